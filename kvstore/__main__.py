@@ -1,0 +1,6 @@
+"""``python -m kvstore``: the same as the command ``kvstore``."""
+
+from kvstore.cli.app import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""The command line: text in, text out. It sees only kvstore's public face; ``app.main`` is its door."""

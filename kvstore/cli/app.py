@@ -1,0 +1,204 @@
+"""The program ``kvstore``: arguments in, exit code out.
+
+The verbs of ``commands.py`` become click commands here; ``shell``, ``import`` and ``export`` are commands of
+the program only. Arguments follow the argv rule: each is one term of the shell's grammar if it is exactly
+one, else text.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from kvstore.cli.command import Call, Command, Kind
+from kvstore.cli.commands import COMMANDS
+from kvstore.cli.csv_commands import EXPORT, IMPORT
+from kvstore.cli.failures import EXPECTED, INTERRUPTED, OUTPUT_CLOSED, Misuse, exit_code, sentence
+from kvstore.cli.grammar import Term, parse_argument
+from kvstore.cli.opening import opened
+from kvstore.cli.parameters import CREATION, STORE, StrictCommand
+from kvstore.cli.shell import Script, run_scripts, say, say_aside, say_error
+
+_SETTINGS = {"help_option_names": ["--help"], "max_content_width": 100}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program; return its exit code. Errors are told in a sentence on standard error."""
+    _speak_utf8()
+    try:
+        code = _run(sys.argv[1:] if arguments is None else list(arguments))
+        sys.stdout.flush()
+    except (KeyboardInterrupt, click.Abort):
+        return INTERRUPTED
+    except BrokenPipeError:
+        # What is still buffered must not be tried again at exit, which would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OUTPUT_CLOSED
+    return code
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        return program.main(arguments, prog_name="kvstore", standalone_mode=False) or 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return error.exit_code
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        say_error(error.format_message())
+        if context is not None:
+            say_aside(f"try {context.command_path} --help")
+        return error.exit_code
+    except BrokenPipeError:
+        raise
+    except EXPECTED as error:
+        say_error(sentence(error))
+        return exit_code(error)
+
+
+def _speak_utf8() -> None:
+    """Whatever the locale says: output is read by other programs, and must not fail on a letter."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
+def _verb(command: Command) -> click.Command:
+    """The command of the program that stands for a verb of the shell."""
+
+    def callback(path: str, terms: tuple[str, ...], text: bool = False, **options: Any) -> None:
+        creation = {option.name: options.pop(str(option.name)) for option in CREATION if command.writes}
+        given = _given(command, terms, options, text)
+        with opened(path, writing=command.writes, **creation) as db:
+            command.run(Call(db, given, say, say_aside))
+
+    has_terms = any(parameter.kind in ("key", "value") for parameter in (*command.terms, *command.options))
+    names = " ".join(term.name if term.required else f"[{term.name}]" for term in command.terms)
+    return StrictCommand(
+        command.name,
+        callback=callback,
+        params=[
+            STORE,
+            click.Argument(["terms"], nargs=-1, metavar=names),
+            *[_option(option.name, option.kind, option.about) for option in command.options],
+            *(
+                [click.Option(["--text"], is_flag=True, help="Keys and values are text.")]
+                if has_terms
+                else []
+            ),
+            *(CREATION if command.writes else ()),
+        ],
+        help=command.about,
+        short_help=command.about,
+        context_settings=_SETTINGS,
+    )
+
+
+def _option(name: str, kind: Kind, about: str) -> click.Option:
+    about = about[:1].upper() + about[1:] + "."
+    if kind == "flag":
+        return click.Option([f"--{name}"], is_flag=True, help=about)
+    return click.Option([f"--{name}"], metavar="N" if kind == "number" else "KEY", help=about)
+
+
+def _given(command: Command, terms: Sequence[str], options: dict[str, Any], text: bool) -> dict[str, Term]:
+    """Arguments as the terms and options that a statement of the shell would have."""
+    kinds: list[Kind] = [parameter.kind for parameter in command.terms]
+    kinds += ["value"] * (len(terms) - len(kinds))  # too many: ``fit_terms`` says so
+    given = command.fit_terms(
+        [_term(kind, argument, text) for kind, argument in zip(kinds, terms, strict=False)]
+    )
+    for option in command.options:
+        argument = options[option.name]
+        if option.kind == "flag":
+            given |= {option.name: Term(True, None)} if argument else {}
+        elif argument is not None:
+            given[option.name] = _term(option.kind, argument, text)
+    return given
+
+
+def _term(kind: Kind, argument: str, text: bool) -> Term:
+    if kind == "text":
+        return Term(argument, argument)
+    return Term(parse_argument(argument, force_text=text and kind != "number"), argument.strip())
+
+
+def _shell(
+    path: str, commands: tuple[str, ...], file: str | None, read_only: bool, keep_going: bool, **creation: Any
+) -> int:
+    if commands and file is not None:
+        raise Misuse("give either -c COMMAND or -f FILE")
+    if read_only and any(value is not None for value in creation.values()):
+        raise Misuse("--read-only creates nothing: leave out --shards, --replicas and --durability")
+    with _scripts(commands, file) as scripts, opened(path, writing=not read_only, **creation) as db:
+        return run_scripts(db, scripts, keep_going=keep_going)
+
+
+@contextmanager
+def _scripts(commands: Sequence[str], file: str | None) -> Iterator[list[Script]]:
+    if commands:
+        encoded = [command.encode("utf-8", "surrogateescape") for command in commands]
+        yield [Script("-c", io.BytesIO(command)) for command in encoded]
+    elif file is not None and file != "-":
+        with open(file, "rb") as stream:
+            yield [Script(file, stream)]
+    elif file is None and sys.stdin.isatty():
+        raise Misuse("say what to run: kvstore shell PATH -c COMMAND, -f FILE, or < FILE")
+    else:
+        yield [Script("<stdin>", sys.stdin.buffer)]
+
+
+_SHELL = click.Command(
+    "shell",
+    callback=_shell,
+    short_help="Run commands from a line, a file or standard input.",
+    help="Run commands, one a line or separated by ';', and stop at the first error. The command 'help' lists"
+    " them. The store is created if it is missing.",
+    params=[
+        STORE,
+        click.Option(["commands", "-c"], multiple=True, metavar="COMMAND", help="Run this; may be repeated."),
+        click.Option(["file", "-f"], metavar="FILE", help="Run the lines of this file."),
+        click.Option(["--read-only"], is_flag=True, help="Change nothing, and create nothing."),
+        click.Option(
+            ["--keep-going"], is_flag=True, help="Go on after an error; fail at the end all the same."
+        ),
+        *CREATION,
+    ],
+)
+
+
+def _say_version(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        import importlib.metadata  # 20 ms that no other command has to wait
+
+        say(f"kvstore {importlib.metadata.version('kvstore')}")
+        context.exit()
+
+
+program = click.Group(
+    "kvstore",
+    help="An embedded, transactional key-value store. PATH is the folder of a store.",
+    commands=[
+        *[_verb(command) for command in COMMANDS if not command.shell_only],
+        IMPORT,
+        EXPORT,
+        _SHELL,
+    ],
+    params=[
+        click.Option(
+            ["--version"],
+            is_flag=True,
+            is_eager=True,
+            expose_value=False,
+            callback=_say_version,
+            help="Print the version and exit.",
+        )
+    ],
+    context_settings=_SETTINGS,
+)

@@ -1,0 +1,251 @@
+"""The verbs, one function each, and the tuple that lists them. They know the store, and no terminal."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from typing import Any, Final
+
+import kvstore
+from kvstore.cli.command import Call, Command, Parameter
+from kvstore.cli.failures import CommandFailed, Misuse
+from kvstore.cli.printing import show, show_raw, type_name
+from kvstore.cli.reports import status_lines, verify_lines
+
+_KEY: Final = Parameter("KEY", "key")
+_PREFIX: Final = Parameter("PREFIX", "key", required=False)
+_START: Final = Parameter("start", "key", "the first key")
+_STOP: Final = Parameter("stop", "key", "the first key that is left out")
+_RAW: Final = Parameter("raw", "flag", "print text bare, not quoted")
+
+
+def get(call: Call) -> None:
+    key = call.key("KEY")
+    try:
+        value = call.db[key]
+    except kvstore.NotFound:
+        raise CommandFailed(f"no value at {show(key)}") from None
+    call.out(show_raw(value) if "raw" in call else show(value))
+
+
+def put(call: Call) -> None:
+    key, value = call.key("KEY"), call.value("VALUE")
+    call.db.put(key, value)
+    call.out(f"{show(key)} = {show(value, as_stored=True)}  {type_name(value)}")
+
+
+def delete(call: Call) -> None:
+    key = call.key("KEY")
+    call.db.delete(key)
+    call.out(f"{show(key)} deleted")
+
+
+def add(call: Call) -> None:
+    key, number = call.key("KEY"), call.number("N", 1)
+    value = call.db.add(key, number)
+    call.out(f"{show(key)} = {show(value)}  {type_name(value)}")
+
+
+def version(call: Call) -> None:
+    key = call.key("KEY")
+    found = call.db.version(key)
+    if found is None:
+        raise CommandFailed(f"no value at {show(key)}")
+    call.out(show(found))
+
+
+def scan(call: Call) -> None:
+    records: Iterator[tuple[Any, Any]] = call.db.scan(
+        **_range(call), reverse="reverse" in call, limit=_whole_number(call, "limit")
+    )
+    raw = "raw" in call
+    empty = True
+    for key, value in records:
+        empty = False
+        call.out(f"{show_raw(key)}\t{show_raw(value)}" if raw else f"{show(key)} = {show(value)}")
+    if empty:
+        _explain_prefix(call, "scan")
+
+
+def count(call: Call) -> None:
+    found = call.db.count(**_range(call))
+    call.out(show(found))
+    if not found:
+        _explain_prefix(call, "count")
+
+
+def explain(call: Call) -> None:
+    route = call.db.explain(call.key("KEY"))
+    call.out(f"path: {route.path}")
+    call.out(f"shards: {show(_plain(route.shards))}")
+    call.out(f"rounds: {route.rounds}")
+
+
+def status(call: Call) -> None:
+    for line in status_lines(call.db.status(), json="json" in call):
+        call.out(line)
+
+
+def verify(call: Call) -> None:
+    report = call.db.verify()
+    for line in verify_lines(report, json="json" in call):
+        call.out(line)
+    if not report["ok"]:
+        raise CommandFailed(f"{len(report['problems'])} problems found")
+
+
+def backup(call: Call) -> None:
+    target = call.text("FOLDER")
+    call.db.backup(target)
+    call.out(f"backed up to {target}")
+
+
+def explain_commands(call: Call) -> None:
+    if "COMMAND" in call:
+        command = command_named(call.text("COMMAND"))
+        call.out(command.usage)
+        call.out(f"  {command.about}")
+        for option in command.options:
+            call.out(f"  --{option.name}: {option.about}")
+        call.out(f"  for example: {command.example}")
+        return
+    for command in COMMANDS:
+        call.out(f"{command.name:8} {command.about}")
+
+
+COMMANDS: Final = (
+    Command(
+        name="get",
+        about="Print the value of a key.",
+        example='get ("acct", "eu", 1)',
+        run=get,
+        terms=(_KEY,),
+        options=(_RAW,),
+    ),
+    Command(
+        name="put",
+        about="Store a value, and print what was understood.",
+        example='put ("acct", "eu", 1) 100',
+        run=put,
+        terms=(_KEY, Parameter("VALUE", "value")),
+        writes=True,
+    ),
+    Command(
+        name="delete",
+        about="Remove a key; a missing one is no error.",
+        example='delete ("acct", "eu", 1)',
+        run=delete,
+        terms=(_KEY,),
+        writes=True,
+    ),
+    Command(
+        name="add",
+        about="Add a number, 1 if none is given, and print the sum; a missing key counts as 0.",
+        example="add hits -2",
+        run=add,
+        terms=(_KEY, Parameter("N", "number", required=False)),
+        writes=True,
+    ),
+    Command(
+        name="version",
+        about="Print the slot of the key's last write.",
+        example="version hits",
+        run=version,
+        terms=(_KEY,),
+    ),
+    Command(
+        name="scan",
+        about="Print all records, or those whose key begins with PREFIX, in key order.",
+        example='scan ("acct",) --limit 10',
+        run=scan,
+        terms=(_PREFIX,),
+        options=(
+            _START,
+            _STOP,
+            Parameter("reverse", "flag", "the last key first"),
+            Parameter("limit", "number", "at most so many records"),
+            _RAW,
+        ),
+    ),
+    Command(
+        name="count",
+        about="Print the number of records, of all or of those whose key begins with PREFIX.",
+        example='count ("acct",)',
+        run=count,
+        terms=(_PREFIX,),
+        options=(_START, _STOP),
+    ),
+    Command(
+        name="explain",
+        about="Print which way a write of the key would take.",
+        example='explain ("acct", "eu", 1)',
+        run=explain,
+        terms=(_KEY,),
+    ),
+    Command(
+        name="status",
+        about="Print how the store is doing.",
+        example="status --json",
+        run=status,
+        options=(Parameter("json", "flag", "print JSON"),),
+    ),
+    Command(
+        name="verify",
+        about="Read everything and check it; damage is a failure.",
+        example="verify",
+        run=verify,
+        options=(Parameter("json", "flag", "print JSON"),),
+    ),
+    Command(
+        name="backup",
+        about="Write a copy of the store, of one moment, to a folder that does not exist yet.",
+        example="backup copy.db",
+        run=backup,
+        terms=(Parameter("FOLDER", "text"),),
+    ),
+    Command(
+        name="help",
+        about="Explain all commands, or one.",
+        example="help scan",
+        run=explain_commands,
+        terms=(Parameter("COMMAND", "text", required=False),),
+        shell_only=True,
+    ),
+)
+
+
+def command_named(name: str) -> Command:
+    """The command of this name.
+
+    Raises:
+        Misuse: there is none; a similar name is offered.
+    """
+    names = [command.name for command in COMMANDS]
+    if name in names:
+        return COMMANDS[names.index(name)]
+    similar = difflib.get_close_matches(name[:40], names, n=1)
+    raise Misuse(
+        f"no command {show(name[:40])}; " + (f"did you mean {similar[0]}?" if similar else "try help")
+    )
+
+
+def _range(call: Call) -> dict[str, Any]:
+    return {"prefix": call.key("PREFIX"), "start": call.key("start"), "stop": call.key("stop")}
+
+
+def _whole_number(call: Call, name: str) -> int | None:
+    number = call.number(name)
+    if isinstance(number, float):
+        raise Misuse(f"--{name} is a whole number, not {show(number)}")
+    return number if number is None else int(number)
+
+
+def _explain_prefix(call: Call, verb: str) -> None:
+    """A str prefix never matches a tuple: say so where somebody may have expected it."""
+    prefix = call.key("PREFIX")
+    if isinstance(prefix, str):
+        call.note(f"tuples begin so: {verb} {show((prefix,))}")
+
+
+def _plain(shards: Any) -> Any:
+    return shards if isinstance(shards, int) else list(shards)

@@ -1,0 +1,341 @@
+"""The embedded database: what users call.
+
+Reads go to the learner's last commit (contracts A3). A write becomes a request of the one client of
+this opening and returns when every shard it touches has a quorum.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any
+
+from kvstore import keys, values
+from kvstore.drivers import backup, report
+from kvstore.drivers.group_commit import Pending
+from kvstore.drivers.idempotency import digest
+from kvstore.drivers.store import Store, WritingStore
+from kvstore.eris.messages import Answer
+from kvstore.errors import Conflict, LimitExceeded, NotFound, ReadOnly, UsageError
+from kvstore.execution.execute import VERSION_BYTES, cell_version
+from kvstore.execution.operations import Add, Delete, Expire, Operation, Put, PutIf, Token
+from kvstore.keys import Key
+from kvstore.routing import Route, Routing, route_of_writes
+from kvstore.snapshot import Snapshot, state_tables
+from kvstore.transaction import Batch, Commit, check_amount, check_number
+from kvstore.types import ShardId, Timestamp
+
+DAY_NS = 86_400 * 10**9
+EXPIRE_EVERY = 256
+"""Requests with idempotency keys between two looks for outcomes that may be forgotten."""
+
+Operations = dict[ShardId, tuple[Operation, ...]]
+
+
+class Database:
+    """A store, open in this process; one handle serves any number of threads.
+
+    Not a Mapping: ``if db:`` is true and nobody walks it by accident. Made by ``kvstore.open``.
+    """
+
+    __iter__ = None  # say scan() to walk it, count() to count it
+
+    def __init__(self, store: Store, snapshot_lifetime: float) -> None:
+        self._store = store
+        self._readers = store.readers
+        self._lifetime = snapshot_lifetime
+        self._routing = Routing(store.manifest.shards, store.manifest.placement)
+        self._tables = state_tables(store.manifest.shards)
+        self._tokens_used = 0
+        if isinstance(store, WritingStore):
+            self._expire()
+
+    # -- reading -----------------------------------------------------------------------------
+
+    def get(self, key: Key, default: Any = None) -> Any:
+        """The value, or ``default`` when there is none. Each call returns a copy of its own."""
+        encoded = keys.encode(key)
+        cell = self._readers.get(self._tables[self._routing.shard(key, encoded)], encoded)
+        return default if cell is None else values.decode(cell[VERSION_BYTES:])
+
+    def __getitem__(self, key: Key) -> Any:
+        cell = self._cell(key)
+        if cell is None:
+            raise NotFound(f"no value at {key!r}", key=key)
+        return values.decode(cell[VERSION_BYTES:])
+
+    def __contains__(self, key: Key) -> bool:
+        return self._cell(key) is not None
+
+    def version(self, key: Key) -> int | None:
+        """The slot of the key's last write, or None when there is no value."""
+        return cell_version(self._cell(key))
+
+    def _cell(self, key: Key) -> bytes | None:
+        encoded = keys.encode(key)
+        return self._readers.get(self._tables[self._routing.shard(key, encoded)], encoded)
+
+    def _read(self, shard: ShardId, encoded: bytes) -> bytes | None:
+        return self._readers.get(self._tables[shard], encoded)
+
+    def snapshot(self) -> Snapshot:
+        """One moment of the whole store. Close it soon: use it in a ``with``."""
+        return Snapshot(self._readers.cut(self._lifetime), self._routing, self._tables)
+
+    def get_many(self, keys: Iterable[Key], default: Any = None) -> list[Any]:
+        """The values of one moment, in the order of the keys."""
+        with self.snapshot() as view:
+            return view.get_many(keys, default)
+
+    def scan(
+        self,
+        *,
+        prefix: Key | None = None,
+        start: Key | None = None,
+        stop: Key | None = None,
+        reverse: bool = False,
+        limit: int | None = None,
+    ) -> Iterator[tuple[Key, Any]]:
+        """Iterate over ``(key, value)`` in key order, as of the moment of this call."""
+        view = self.snapshot()
+        return view.scan_and_close(prefix=prefix, start=start, stop=stop, reverse=reverse, limit=limit)
+
+    def count(
+        self, *, prefix: Key | None = None, start: Key | None = None, stop: Key | None = None
+    ) -> int:
+        """How many keys there are in the range."""
+        with self.snapshot() as view:
+            return view.count(prefix=prefix, start=start, stop=stop)
+
+    # -- writing -----------------------------------------------------------------------------
+
+    def put(
+        self,
+        key: Key,
+        value: Any,
+        *,
+        if_absent: bool = False,
+        if_version: int | None = None,
+        idempotency_key: Key | None = None,
+    ) -> None:
+        """Set the key; with a condition, only if it holds.
+
+        Raises:
+            Conflict: the condition did not hold; nothing changed.
+            KeyInvalid, ValueNotSupported, LimitExceeded, ReadOnly: nothing was sent.
+            DiskFull: there is no room; nothing changed. OutcomeUnknown: the commit failed.
+        """
+        encoded, payload = keys.encode(key), values.encode(value)
+        shard = self._routing.shard(key, encoded)
+        operation: Operation = Put(encoded, payload)
+        conditional = if_absent or if_version is not None
+        if conditional:
+            operation = _conditional(encoded, payload, if_absent, if_version)
+        answer = self._run({shard: (operation,)}, len(encoded) + len(payload), idempotency_key)
+        if conditional and answer.outcomes[shard].refused:
+            wanted = "absent" if if_absent else f"at version {if_version}"
+            raise Conflict(f"{key!r} was not {wanted}", key=key, attempts=1)
+
+    def __setitem__(self, key: Key, value: Any) -> None:
+        self.put(key, value)
+
+    def delete(self, key: Key, *, idempotency_key: Key | None = None) -> None:
+        """Remove the key; a missing one is fine."""
+        encoded = keys.encode(key)
+        shard = self._routing.shard(key, encoded)
+        self._run({shard: (Delete(encoded),)}, len(encoded), idempotency_key)
+
+    def __delitem__(self, key: Key) -> None:
+        encoded = keys.encode(key)
+        shard = self._routing.shard(key, encoded)
+        answer = self._run({shard: (Delete(encoded, report=True),)}, len(encoded), None)
+        if answer.outcomes[shard].results == (False,):
+            raise NotFound(f"no value at {key!r}", key=key)
+
+    def add(self, key: Key, n: int | float = 1, *, idempotency_key: Key | None = None) -> Any:
+        """Add to the number at the key, or to 0, and return the new value.
+
+        Raises:
+            TypeClash: something that is not a number is there; nothing was sent.
+        """
+        encoded, amount = keys.encode(key), check_amount(n)
+        shard = self._routing.shard(key, encoded)
+        check_number(key, self._read(shard, encoded))
+        answer = self._run({shard: (Add(encoded, amount),)}, len(encoded), idempotency_key)
+        total = answer.outcomes[shard].results[0]
+        assert isinstance(total, bytes)
+        return values.decode(total)
+
+    def batch(self, *, idempotency_key: Key | None = None) -> Batch:
+        """Collect writes; they are committed together at the end of the ``with`` block."""
+        self._writing_store()
+
+        def commit(batch: Batch) -> None:
+            self._commit(batch, idempotency_key)
+
+        return Batch(self._routing, self._read, commit)
+
+    def _commit(self, batch: Batch, idempotency_key: Key | None) -> None:
+        operations = batch.finish()
+        if operations:
+            self._run(operations, batch.size, idempotency_key, batch.weight)
+
+    def submit(self, batch: Batch, *, idempotency_key: Key | None = None) -> Future[Commit]:
+        """Send a batch without waiting; the future is done when it is as durable as a put.
+
+        Waits itself while too much is outstanding. The future cannot be cancelled.
+        """
+        store = self._writing_store()
+        operations, route = batch.finish(), batch.route
+        future: Future[Commit] = Future()
+        future.set_running_or_notify_cancel()
+        if not operations:
+            future.set_result(Commit({}, route))
+            return future
+        pending = Pending(operations, batch.size, batch.weight)
+        if idempotency_key is not None:
+            answer = self._claim(pending, idempotency_key)
+            if answer is not None:
+                future.set_result(_committed(answer, route))
+                return future
+        pending.future = future
+        pending.route = route
+        try:
+            store.submit(pending)
+        except BaseException:
+            pending.finish()
+            raise
+        return future
+
+    def _run(
+        self, operations: Operations, size: int, idempotency_key: Key | None, weight: int = 1
+    ) -> Answer:
+        store = self._writing_store()
+        pending = Pending(operations, size, weight)
+        if idempotency_key is not None:
+            answer = self._claim(pending, idempotency_key)
+            if answer is not None:
+                return answer
+        try:
+            store.run(pending)
+        except BaseException:
+            if not pending.done:
+                pending.finish()
+            raise
+        assert pending.answer is not None, "a request is answered or fails"
+        return pending.answer
+
+    def _writing_store(self) -> WritingStore:
+        store = self._store
+        if not isinstance(store, WritingStore):
+            message = f"{store.home.path} was opened with readonly=True"
+            raise ReadOnly(message, path=store.home.path)
+        return store
+
+    # -- idempotency keys --------------------------------------------------------------------
+
+    def _claim(self, pending: Pending, idempotency_key: Key) -> Answer | None:
+        """Give the request its token, unless it was made before: then return the first answer."""
+        self._tokens_used += 1
+        if self._tokens_used % EXPIRE_EVERY == 0:
+            self._expire()
+        encoded = keys.encode(idempotency_key)
+        home = self._routing.shard_of_bytes(encoded)
+        token = Token(encoded, digest(pending.operations), home)
+        pending.on_done = self._store.idempotency.claim(encoded)
+        try:
+            answer = self._store.idempotency.first_answer(token)
+        except BaseException:
+            pending.on_done()
+            raise
+        if answer is not None:
+            pending.on_done()
+            return answer
+        pending.token = token
+        pending.operations.setdefault(home, ())
+        return None
+
+    def _expire(self) -> None:
+        """Forget old outcomes, by a transaction of its own, as long as there are any."""
+        days = self._store.manifest.idempotency_days
+        before = Timestamp(max(0, time.time_ns() - int(days * DAY_NS)))
+        while True:
+            shards = [
+                ShardId(shard)
+                for shard in range(self._routing.shards)
+                if self._store.idempotency.has_expired(ShardId(shard), before)
+            ]
+            if not shards:
+                return
+            self._run({shard: (Expire(before),) for shard in shards}, 0, None)
+
+    # -- looking at it -----------------------------------------------------------------------
+
+    def explain(self, what: Key | Batch) -> Route:
+        """How a write of this key, or this batch, runs: path, shards, rounds."""
+        if isinstance(what, Batch):
+            return what.route
+        encoded = keys.encode(what)
+        return route_of_writes((self._routing.shard(what, encoded),))
+
+    def status(self) -> dict[str, Any]:
+        """What the store is and how it is doing; everything in it can be written as JSON."""
+        return report.status(self._store)
+
+    def verify(self) -> dict[str, Any]:
+        """Walk every record of every replica: ``{"ok", "records", "problems"}``. Never raises for
+        damage, but a page pointer that LMDB follows into nowhere may end the process."""
+        return report.verify(self._store)
+
+    def backup(self, path: str | os.PathLike[str]) -> None:
+        """Write the last commit as a new store at ``path``, which must not exist yet."""
+        backup.write(self._store, path)
+
+    def close(self) -> None:
+        """Commit what was submitted, sync, and let go; a second time is fine.
+
+        Open snapshots and iterators end with ``Closed``.
+        """
+        self._store.close()
+
+    def __enter__(self) -> Database:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<kvstore.Database {self._store.home.path!r}>"
+
+
+def _conditional(key: bytes, value: bytes, if_absent: bool, if_version: int | None) -> PutIf:
+    if if_absent and if_version is not None:
+        raise UsageError("give if_absent or if_version, not both")
+    if if_version is not None and (type(if_version) is not int or if_version < 1):
+        raise LimitExceeded(f"if_version is a version, an int from 1 on, not {if_version!r}", limit=1)
+    return PutIf(key, value, if_version)
+
+
+def _committed(answer: Answer, route: Route) -> Commit:
+    return Commit({int(shard): int(slot) for shard, slot in sorted(answer.slots.items())}, route)
+
+
+def complete(pending: Pending) -> None:
+    """Give a submitted request's future its result."""
+    future = pending.future
+    assert future is not None
+    if pending.error is not None:
+        future.set_exception(pending.error)
+    else:
+        assert pending.answer is not None, "a request is answered or fails"
+        assert pending.route is not None
+        future.set_result(_committed(pending.answer, pending.route))
+

@@ -1,0 +1,57 @@
+"""A backup: the learner's last commit as a store of its own, of the same shape (architecture, 4)."""
+
+from __future__ import annotations
+
+import os
+import uuid
+
+import msgspec
+
+from kvstore.drivers.home import FolderHome
+from kvstore.drivers.host import MANIFEST_KEY
+from kvstore.drivers.manifest import Manifest, encode
+from kvstore.drivers.store import Store
+from kvstore.eris.shard_state import HOST_TABLE
+from kvstore.errors import NotAStore
+
+
+def write(store: Store, path: str | os.PathLike[str]) -> None:
+    """Copy the store to ``path`` while it is in use.
+
+    It gets an identity of its own, so that none of its folders is ever taken for one of the
+    original's. A backup that was cut off half-way is not a store and is written again.
+
+    Raises:
+        NoParent: the folder it should lie in does not exist.
+        NotAStore: something is at ``path`` already; it is never overwritten.
+    """
+    target = os.path.abspath(path)
+    home = FolderHome(target)
+    if home.prepare(create=True, readonly=False):
+        home.release()
+        message = f"{target} holds a store already; a backup never overwrites one"
+        raise NotAStore(message, path=target, hint="give the path of a new folder")
+    try:
+        manifest = msgspec.structs.replace(store.manifest, uuid=str(uuid.uuid4()))
+        home.begin_creation()
+        for number in range(manifest.replicas):
+            store.readers.take()
+            try:
+                home.rebuild(number, store.readers.environment, manifest)
+            finally:
+                store.readers.give()
+            _rename(home, number, manifest)
+        home.end_creation()
+    finally:
+        home.release()
+
+
+def _rename(home: FolderHome, number: int, manifest: Manifest) -> None:
+    """Write the new identity into the copy itself, too."""
+    environment = home.open_environment(number, durability="commit", readonly=False, check=False)
+    try:
+        batch = environment.begin()
+        environment.table(HOST_TABLE).put(MANIFEST_KEY, encode(manifest))
+        batch.commit()
+    finally:
+        environment.close()

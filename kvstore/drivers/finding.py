@@ -1,0 +1,177 @@
+"""Which of a store's environments have a vote when it is opened (contracts B2, B4).
+
+Every environment that can be opened is. One that is missing, empty, cut short or damaged has no
+vote until it is rebuilt; one of another store is moved aside, never overwritten.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import Counter
+from dataclasses import dataclass, field
+
+from kvstore.drivers.home import Durability, Home
+from kvstore.drivers.host import MANIFEST_KEY, Host
+from kvstore.drivers.manifest import Manifest, decode, encode
+from kvstore.eris.shard_state import HOST_TABLE
+from kvstore.errors import Corrupt, Damage, NotAStore
+from kvstore.ports import Environment
+from kvstore.types import HostId
+
+SHARDS_DEFAULT, REPLICAS_DEFAULT = 4, 1
+IDEMPOTENCY_DAYS_DEFAULT = 7
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How a store is opened. ``None`` for a shape means: as stored, or the default when created."""
+
+    shards: int | None = None
+    replicas: int | None = None
+    placement: int | None = None
+    idempotency_days: float = IDEMPOTENCY_DAYS_DEFAULT
+    durability: Durability = "commit"
+    create: bool = True
+    watch_retention: int = 64 << 20
+
+
+@dataclass
+class Found:
+    """The environments with a vote, as hosts, and what was found of the others."""
+
+    home: Home
+    options: Options
+    manifest: Manifest
+    hosts: dict[int, Host] = field(default_factory=dict)
+    lost: dict[int, Damage] = field(default_factory=dict)
+    """Replicas without a vote, and why."""
+    repaired: list[str] = field(default_factory=list)
+
+    def open_replica(self, number: int) -> Host:
+        """Open one replica's environment and load its roles. Raises ``Damage``."""
+        environment = self.home.open_environment(
+            number,
+            durability=self.options.durability,
+            readonly=False,
+            check=self.manifest.replicas > 1,
+        )
+        try:
+            self._check_identity(number, environment)
+            return Host(
+                HostId(number),
+                environment,
+                shards=self.manifest.shards,
+                replicas=self.manifest.replicas,
+                retention=self.options.watch_retention,
+            )
+        except BaseException:
+            environment.close()
+            raise
+
+    def _check_identity(self, number: int, environment: Environment) -> None:
+        location = environment.location
+        if self.manifest.replicas > 1 and environment.suspicion is not None:
+            raise Corrupt(environment.suspicion, record=location)
+        if stored_manifest(environment) != self.manifest:
+            raise Corrupt(f"{location} does not hold this store's records", record=location)
+        if self.home.manifest(number) != self.manifest:
+            self.home.write_manifest(number, self.manifest)
+            self.repaired.append(f"replica {number}: its manifest was damaged and is written again")
+
+    def lose(self, number: int, why: Damage) -> None:
+        """Take a replica's vote away; its environment is closed."""
+        host = self.hosts.pop(number, None)
+        if host is not None:
+            host.environment.close()
+        self.lost[number] = why
+
+    def require_majority(self) -> None:
+        """Raise ``Corrupt`` naming what is wrong with each replica unless a majority is whole."""
+        replicas, whole = self.manifest.replicas, len(self.hosts)
+        if 2 * whole > replicas:
+            return
+        if replicas == 1:
+            raise self.lost[0]
+        reasons = "; ".join(f"replica {number}: {why.args[0]}" for number, why in self.lost.items())
+        message = f"{self.home.path}: {whole} of {replicas} replicas are whole, a majority is needed"
+        raise Corrupt(f"{message}: {reasons}", record=self.home.path)
+
+    def close(self) -> None:
+        for host in self.hosts.values():
+            host.environment.close()
+
+
+def create(home: Home, options: Options) -> None:
+    """Make the environments of a new store. A crash in the middle leaves nothing that is opened."""
+    manifest = Manifest(
+        uuid=str(uuid.uuid4()),
+        shards=SHARDS_DEFAULT if options.shards is None else options.shards,
+        replicas=REPLICAS_DEFAULT if options.replicas is None else options.replicas,
+        placement=options.placement,
+        idempotency_days=options.idempotency_days,
+    )
+    home.begin_creation()
+    for number in range(manifest.replicas):
+        environment = home.open_environment(number, durability="commit", readonly=False, check=False)
+        environment.expect(len(home.path), 64)
+        batch = environment.begin()
+        environment.table(HOST_TABLE).put(MANIFEST_KEY, encode(manifest))
+        batch.commit()
+        environment.close()
+        home.write_manifest(number, manifest)
+    home.end_creation()
+
+
+def find(home: Home, options: Options) -> Found:
+    """Open every environment that can be opened. Raises ``WrongFormat`` and ``WrongShape``."""
+    found = Found(home, options, find_manifest(home))
+    found.manifest.check_shape(
+        home.path,
+        shards=options.shards,
+        replicas=options.replicas,
+        placement=options.placement,
+    )
+    present = set(home.numbers())
+    for number in range(found.manifest.replicas):
+        try:
+            if number not in present:
+                location = f"{home.path}: replica {number}"
+                raise Corrupt(f"{location} is missing", record=location)
+            _refuse_foreign(found, number)
+            found.hosts[number] = found.open_replica(number)
+        except Damage as damage:
+            found.lost[number] = damage
+    return found
+
+
+def _refuse_foreign(found: Found, number: int) -> None:
+    side = found.home.manifest(number)
+    if side is not None and side.uuid != found.manifest.uuid:
+        location = f"{found.home.path}: replica {number}"
+        kept = found.home.move_aside(number)
+        raise Corrupt(f"{location} belonged to another store and is now {kept}", record=location)
+
+
+def find_manifest(home: Home) -> Manifest:
+    """The manifest most environments agree on. Raises ``WrongFormat``, ``NotAStore``, ``Corrupt``."""
+    numbers = home.numbers()
+    counts = Counter(filter(None, map(home.manifest, numbers)))
+    if counts:
+        return counts.most_common(1)[0][0]
+    for number in numbers:
+        environment = home.open_environment(number, durability="commit", readonly=True, check=True)
+        stored = stored_manifest(environment)
+        environment.close()
+        if stored is not None:
+            return stored
+    raise NotAStore(f"there is no store at {home.path}", path=home.path)
+
+
+def stored_manifest(environment: Environment) -> Manifest | None:
+    """The copy of the manifest that lies in the environment itself."""
+    view = environment.view()
+    try:
+        stored = view.table(HOST_TABLE).get(MANIFEST_KEY)
+    finally:
+        view.close()
+    return None if stored is None else decode(stored)

@@ -1,0 +1,287 @@
+"""Many threads, one batch at a time: whoever finds nobody leading leads one group (contracts C3).
+
+A caller puts its request into the queue. If no group is under way it leads: it takes what is queued,
+processes it as one group, and wakes whom it answered. Otherwise it sleeps until it is answered, or
+until a leader that leaves hands over to it. Leadership lasts one group, so no caller works for others
+for long. Requests that were submitted without waiting are led by a writer thread, which starts with
+the first of them, and their futures are completed on a thread of its own, so callbacks may use the
+store.
+
+INVARIANTS
+    G1  Only the holder of ``_leading`` processes, finishes or wakes.
+    G2  A request that is queued is led by someone: a leader never leaves without waking the first.
+    G3  SIGINT never interrupts a group: on the main thread it is kept until the group has ended.
+"""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]  # the functions behind signal's, ten times as fast
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from queue import SimpleQueue
+from types import FrameType
+from typing import Any
+
+from kvstore.errors import Closed
+from kvstore.eris.messages import Answer
+from kvstore.execution.operations import Operation, Token
+from kvstore.types import ShardId
+
+GROUP_BYTES_MAX = 8 << 20
+GROUP_OPERATIONS_MAX = 2000
+"""About 10 ms of work: a group is never longer, so that nobody waits long for its end (C5)."""
+OUTSTANDING_MAX = 10_000
+OUTSTANDING_BYTES_MAX = 64 << 20
+"""Submitted and not yet answered; beyond either bound ``submit`` waits."""
+_MAIN_THREAD = threading.main_thread().ident
+WAKE_S = 1.0
+"""A sleeper looks again after so long, whatever happened to the thread that should wake it."""
+
+
+class Pending:
+    """One request on its way: what it asks, and then its answer or its error."""
+
+    __slots__ = (
+        "answer", "done", "error", "future", "on_done", "operations", "route", "size", "token", "wake",
+        "weight",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        operations: dict[ShardId, tuple[Operation, ...]],
+        size: int,
+        weight: int,
+        token: Token | None = None,
+    ) -> None:
+        """``size`` in bytes of keys and values, ``weight`` in operations."""
+        self.operations = operations
+        self.size = size
+        self.weight = weight
+        self.token = token
+        self.future: Future[Any] | None = None
+        self.route: Any = None
+        """What the future's result says of the path; only for the one who submitted."""
+        self.on_done: Callable[[], None] | None = None
+        self.answer: Answer | None = None
+        self.error: BaseException | None = None
+        self.done = False
+        self.wake: threading.Lock | None = None
+
+    def finish(self) -> None:
+        """Mark it done; whoever waits for that is still to be woken."""
+        self.done = True
+        if self.on_done is not None:
+            self.on_done()
+
+
+class GroupCommit:
+    """The queue in front of a cluster. ``process`` answers every request of a group; never raises."""
+
+    def __init__(
+        self, process: Callable[[list[Pending]], None], finish: Callable[[Pending], None]
+    ) -> None:
+        self._process = process
+        self._finish_future = finish
+        self._queue: deque[Pending] = deque()
+        self._leading = threading.Lock()
+        self._closed = False
+        self._ended = False
+        self._submitted = threading.Event()
+        self._room = threading.Condition()
+        self._outstanding = 0
+        self._outstanding_bytes = 0
+        self._writer: threading.Thread | None = None
+        self._completer: threading.Thread | None = None
+        self._completed: SimpleQueue[list[Pending] | None] = SimpleQueue()
+
+    # -- callers that wait -------------------------------------------------------------------
+
+    def run(self, pending: Pending) -> None:
+        """Return when the request is done: answered, or failed with ``pending.error``."""
+        if self._closed:
+            raise Closed("the database was closed")
+        queued = self._lead(pending, wait=False)
+        if pending.done:
+            return
+        pending.wake = threading.Lock()
+        pending.wake.acquire()
+        if not queued:
+            self._queue.append(pending)
+        try:
+            self._wait(pending, pending.wake)
+        except BaseException:
+            self._withdraw(pending)
+            raise
+
+    def _wait(self, pending: Pending, wake: threading.Lock) -> None:
+        # After a poke the lock is waited for: whoever poked still holds it for a moment.
+        poked = False
+        while not pending.done:
+            if not self._lead(None, wait=poked):
+                poked = wake.acquire(timeout=WAKE_S)
+
+    def _withdraw(self, pending: Pending) -> None:
+        """The caller was interrupted while it waited: its request commits or is taken back."""
+        with self._leading:
+            if pending in self._queue:
+                self._queue.remove(pending)
+                pending.finish()
+            self._poke_first()
+
+    def _lead(self, own: Pending | None, *, wait: bool) -> bool:
+        """Lead one group if nobody does, and queue ``own`` before it; False if somebody does."""
+        if threading.get_ident() != _MAIN_THREAD:
+            return self._lead_group(own, wait)
+        with _Deferred():
+            return self._lead_group(own, wait)
+
+    def _lead_group(self, own: Pending | None, wait: bool) -> bool:
+        if not self._leading.acquire(blocking=wait):
+            return False
+        try:
+            if own is not None:
+                self._queue.append(own)
+            self._one_group()
+        finally:
+            self._leading.release()
+        return True
+
+    def _one_group(self) -> None:
+        group = self._take()
+        if group:
+            if self._ended:
+                for pending in group:
+                    pending.error = Closed("the database was closed")
+            else:
+                self._process(group)
+            self._finish(group)
+        self._poke_first()
+
+    def _take(self) -> list[Pending]:
+        queue, group = self._queue, []
+        size = weight = 0
+        while queue and size < GROUP_BYTES_MAX and weight < GROUP_OPERATIONS_MAX:
+            pending = queue.popleft()
+            size += pending.size
+            weight += pending.weight
+            group.append(pending)
+        return group
+
+    def _finish(self, group: list[Pending]) -> None:
+        futures = []
+        for pending in group:
+            pending.finish()
+            if pending.future is not None:
+                futures.append(pending)
+            else:
+                self._poke(pending)
+        if futures:
+            self._completed.put(futures)
+
+    def _poke_first(self) -> None:
+        """Hand over: the first waiting caller leads next; submitted requests have the writer."""
+        for pending in self._queue:
+            if pending.wake is not None:
+                self._poke(pending)
+                return
+
+    @staticmethod
+    def _poke(pending: Pending) -> None:
+        if pending.wake is not None and pending.wake.locked():
+            pending.wake.release()
+
+    # -- callers that do not wait ------------------------------------------------------------
+
+    def submit(self, pending: Pending) -> None:
+        """Queue the request for the writer thread; its future completes when it is done."""
+        with self._room:
+            while (
+                self._outstanding >= OUTSTANDING_MAX or self._outstanding_bytes >= OUTSTANDING_BYTES_MAX
+            ) and not self._closed:
+                self._room.wait()
+            if self._closed:
+                raise Closed("the database was closed")
+            self._outstanding += 1
+            self._outstanding_bytes += pending.size
+            if self._writer is None:
+                self._start_threads()
+        self._queue.append(pending)
+        if not self._submitted.is_set():
+            self._submitted.set()
+
+    def _start_threads(self) -> None:
+        self._writer = threading.Thread(target=self._write, name="kvstore-writer", daemon=True)
+        self._completer = threading.Thread(target=self._complete, name="kvstore-futures", daemon=True)
+        self._writer.start()
+        self._completer.start()
+
+    def _write(self) -> None:
+        while not self._closed:
+            self._submitted.wait()
+            self._submitted.clear()
+            while self._queue:
+                with self._leading:
+                    self._one_group()
+
+    def _complete(self) -> None:
+        while (group := self._completed.get()) is not None:
+            for pending in group:
+                self._finish_future(pending)
+            with self._room:
+                self._outstanding -= len(group)
+                self._outstanding_bytes -= sum(pending.size for pending in group)
+                self._room.notify_all()
+
+    # -- the end -----------------------------------------------------------------------------
+
+    def exclusively(self, work: Callable[[], None]) -> None:
+        """Run ``work`` between two groups."""
+        if threading.get_ident() != _MAIN_THREAD:
+            with self._leading:
+                work()
+            return
+        with _Deferred(), self._leading:
+            work()
+
+    def close(self) -> None:
+        """Refuse new requests, finish what is queued, and stop the threads."""
+        with self._room:
+            self._closed = True
+            self._room.notify_all()
+        while self._queue:
+            self.exclusively(self._one_group)
+        self.exclusively(self._end)
+        self._submitted.set()
+        self._completed.put(None)
+        for thread in (self._writer, self._completer):
+            if thread is not None and thread is not threading.current_thread():
+                thread.join()
+
+    def _end(self) -> None:
+        self._ended = True
+
+
+class _Deferred:
+    """Keeps SIGINT on the main thread until the end of the block, and raises it there (G3)."""
+
+    __slots__ = ("_frame", "_handler", "_pending")
+
+    def __enter__(self) -> None:
+        self._pending = False
+        handler: Any = _signal.getsignal(signal.SIGINT)
+        self._handler = handler if callable(handler) else None
+        if self._handler is not None:
+            _signal.signal(signal.SIGINT, self._keep)
+
+    def _keep(self, _signal_number: int, frame: FrameType | None) -> None:
+        self._pending = True
+        self._frame = frame
+
+    def __exit__(self, *_: object) -> None:
+        if self._handler is not None:
+            _signal.signal(signal.SIGINT, self._handler)
+            if self._pending:
+                self._handler(signal.SIGINT, self._frame)

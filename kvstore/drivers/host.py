@@ -1,0 +1,112 @@
+"""A host: one environment, one replica of every shard, one batch at a time.
+
+Everything its roles write between ``begin`` and ``commit`` is one commit, so a transaction over many
+shards costs one fsync, and no commit ever falls between two pieces of a transaction (contracts A2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from kvstore.drivers.log_retention import LogRetention
+from kvstore.eris.effects import Effect, ReplicaAddress, Send
+from kvstore.eris.failure_coordinator import CoordinatorRecord, decode_record, encode_record
+from kvstore.eris.log import Bodies, TransactionLog
+from kvstore.eris.messages import ReplicaMessage
+from kvstore.eris.replica import Replica
+from kvstore.eris.shard_state import HOST_TABLE, ShardTables, log_name
+from kvstore.ports import Environment, WriteBatch
+from kvstore.types import HostId, ShardId
+
+COORDINATOR_KEY = b"coordinator"
+MANIFEST_KEY = b"manifest"
+
+Inbox = Iterable[tuple[ShardId, ReplicaMessage]]
+
+
+class Host:
+    """Replica ``number`` of every shard, over one environment.
+
+    After a failed batch the replicas' memory is ahead of the disk: the host must be thrown away and
+    built anew from an environment that was opened again (contracts A5).
+    """
+
+    def __init__(
+        self, number: HostId, environment: Environment, *, shards: int, replicas: int, retention: int
+    ) -> None:
+        self.number = number
+        self.environment = environment
+        self.dropped: dict[str, int] = {}
+        self._bodies = Bodies()
+        self._touched: set[ShardId] = set()
+        self._table = environment.table(HOST_TABLE)
+        self._batch: WriteBatch = environment.begin()
+        try:
+            self.replicas = [self._load(ShardId(shard), replicas) for shard in range(shards)]
+            self._retention = LogRetention(self._table, self.replicas, self._bodies, retention)
+        finally:
+            self._batch.abort()
+
+    def _load(self, shard: ShardId, replicas: int) -> Replica:
+        tables = ShardTables(shard, self.environment)
+        record = tables.load()
+        log = self.environment.log(log_name(shard), record.head)
+        log.check_end()
+        return Replica(
+            address=ReplicaAddress(shard, self.number),
+            replicas=replicas,
+            record=record,
+            log=TransactionLog(shard, log, self._bodies),
+            tables=tables,
+        )
+
+    def begin(self) -> None:
+        """Open the batch on this thread."""
+        self._batch = self.environment.begin()
+
+    def handle(self, inbox: Inbox) -> list[Send]:
+        """Give messages to the replicas they are for; return what they send after the commit."""
+        outbox: list[Send] = []
+        for shard, message in inbox:
+            self._touched.add(shard)
+            self._collect(self.replicas[shard].handle(message), outbox)
+        return outbox
+
+    def _collect(self, effects: list[Effect], outbox: list[Send]) -> None:
+        for effect in effects:
+            if type(effect) is Send:
+                outbox.append(effect)
+            else:
+                reason = getattr(effect, "reason", "timer")
+                self.dropped[reason] = self.dropped.get(reason, 0) + 1
+
+    def touch_all(self) -> None:
+        """Have the next ``finish`` write the records of all shards."""
+        self._touched.update(replica.address.shard for replica in self.replicas)
+
+    def finish(self) -> list[Send]:
+        """Write the records of the shards that were touched; the batch is ready to be committed."""
+        outbox: list[Send] = []
+        self._retention.trim(self._touched)
+        for shard in self._touched:
+            replica = self.replicas[shard]
+            self._collect(replica.on_timer("sync"), outbox)
+            replica.save()
+        self._touched.clear()
+        self._bodies.forget()
+        return outbox
+
+    def commit(self) -> None:
+        """Make the batch visible and durable. Raises ``OutcomeUnknown``; then discard the host."""
+        self._batch.commit()
+
+    def abort(self) -> None:
+        self._batch.abort()
+
+    def coordinator_record(self) -> CoordinatorRecord:
+        """The coordinator's record as this environment has it; within a batch."""
+        stored = self._table.get(COORDINATOR_KEY)
+        return CoordinatorRecord() if stored is None else decode_record(stored)
+
+    def save_coordinator_record(self, record: CoordinatorRecord) -> None:
+        self._table.put(COORDINATOR_KEY, encode_record(record))

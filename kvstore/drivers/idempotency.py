@@ -1,0 +1,84 @@
+"""Idempotency keys: the first outcome of a request, also for its retry after a crash (contracts C4).
+
+Before a request with such a key is submitted its record is looked up in the learner's last commit. A
+latch per key keeps two threads of this process from submitting the same request at once.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from hashlib import blake2b
+
+from kvstore.drivers.readers import Readers
+from kvstore.eris.messages import Answer, encode
+from kvstore.eris.shard_state import EXPIRY, OUTCOMES, table_name
+from kvstore.errors import KeyReused
+from kvstore.execution.operations import Operation, Token
+from kvstore.execution.outcomes import OutcomeRecord, decode_record
+from kvstore.types import RequestId, ShardId
+
+DIGEST_BYTES = 16
+
+
+class Idempotency:
+    """The keys of one store."""
+
+    def __init__(self, readers: Readers) -> None:
+        self._readers = readers
+        self._lock = threading.Lock()
+        self._in_flight: dict[bytes, threading.Event] = {}
+
+    def first_answer(self, token: Token) -> Answer | None:
+        """What the request with this key came to, or None if there was none.
+
+        Raises:
+            KeyReused: the key was used for another request.
+        """
+        home = self._record(token, token.home)
+        if home is None:
+            return None
+        if home.digest != token.digest:
+            message = "this idempotency key was used before, for another request"
+            raise KeyReused(message, idempotency_key=token.key)
+        parts = {shard: self._record(token, shard) for shard in home.participants}
+        found = {shard: part for shard, part in parts.items() if part is not None}
+        assert found.keys() == parts.keys(), "all participants remember, or none"
+        slots = {shard: part.slot for shard, part in found.items()}
+        outcomes = {shard: part.outcome for shard, part in found.items()}
+        return Answer(RequestId(0), slots, outcomes)
+
+    def _record(self, token: Token, shard: ShardId) -> OutcomeRecord | None:
+        stored = self._readers.get(table_name(shard, OUTCOMES), token.key)
+        return None if stored is None else decode_record(stored)
+
+    def claim(self, key: bytes) -> Callable[[], None]:
+        """Wait until no other request with this key is under way; returns what ends the claim."""
+        while True:
+            with self._lock:
+                other = self._in_flight.get(key)
+                if other is None:
+                    self._in_flight[key] = threading.Event()
+                    return lambda: self._release(key)
+            other.wait()
+
+    def _release(self, key: bytes) -> None:
+        with self._lock:
+            event = self._in_flight.pop(key, None)
+        if event is not None:
+            event.set()
+
+    def has_expired(self, shard: ShardId, before: int) -> bool:
+        """Whether the shard remembers anything from before this time."""
+        stop = before.to_bytes(8, "big")
+        cut = self._readers.cut(lifetime=60)
+        try:
+            return bool(cut.scan(table_name(shard, EXPIRY), b"", stop, reverse=False, limit=1))
+        finally:
+            cut.close()
+
+
+def digest(operations: dict[ShardId, tuple[Operation, ...]]) -> bytes:
+    """What tells one request from another."""
+    parts = sorted(operations.items())
+    return blake2b(encode(parts), digest_size=DIGEST_BYTES).digest()

@@ -1,0 +1,94 @@
+"""How long a log lives (contracts A7): cut in chunks, at marks, below what anyone still needs.
+
+A mark is the ends of all the host's logs at the end of one batch. Because a transaction's pieces are
+always in one batch, logs cut at the same mark lose whole transactions only, and no slot that is kept
+refers to a body that is gone. Below a mark the highest shard is cut first: bodies lie with a
+transaction's lowest shard, so references go before what they refer to.
+
+A mark may be cut at when every shard's stable slot and resolved end have passed it, and when what
+lies above it is at least the retention that watchers were promised.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+import msgspec
+
+from kvstore.eris.log import Bodies
+from kvstore.eris.replica import Replica
+from kvstore.ports import Table
+from kvstore.types import ShardId, Slot
+
+MARK_PREFIX = b"mark"
+MARKS_MAX = 64
+"""Marks within the retention: a log overshoots its retention by a sixty-fourth."""
+MARK_BYTES_MIN = 16 << 10
+CUT_MAX = 256
+"""Records cut in one batch beyond those it appended: bounds the work of a batch."""
+
+
+class Mark(msgspec.Struct, frozen=True, array_like=True):
+    """The ends of all logs after ``appended`` bytes since the store was created."""
+
+    appended: int
+    ends: list[Slot]
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Mark).decode
+
+
+class LogRetention:
+    """Marks the logs of one host as they grow, and cuts them."""
+
+    def __init__(self, table: Table, replicas: list[Replica], bodies: Bodies, retention: int) -> None:
+        self._table = table
+        self._replicas = replicas
+        self._bodies = bodies
+        self._retention = retention
+        self._mark_bytes = max(MARK_BYTES_MIN, retention // MARKS_MAX)
+        stop = MARK_PREFIX + b"\xff" * 9
+        marks = (_decode(mark) for _, mark in table.scan(MARK_PREFIX, stop, limit=1 << 20))
+        self._marks: deque[Mark] = deque(marks)
+        self._appended = self._marks[-1].appended if self._marks else 0
+        self._cut: list[Slot] = [Slot(replica.log.first - 1) for replica in replicas]
+
+    def trim(self, touched: set[ShardId]) -> None:
+        """At the end of a batch: mark the logs when they have grown enough, and cut a chunk."""
+        self._appended += self._bodies.take_appended()
+        last = self._marks[-1].appended if self._marks else 0
+        if self._appended - last >= self._mark_bytes:
+            self._mark()
+        if self._marks and self._appended - self._marks[0].appended >= self._retention:
+            self._pass_oldest_mark()
+        self._cut_chunk(touched)
+
+    def _mark(self) -> None:
+        mark = Mark(self._appended, [replica.last_slot for replica in self._replicas])
+        self._marks.append(mark)
+        self._table.put(_key(mark), _encode(mark))
+
+    def _pass_oldest_mark(self) -> None:
+        ends = self._marks[0].ends
+        if all(end <= low for end, low in zip(ends, self._low_water_marks(), strict=True)):
+            self._table.delete(_key(self._marks.popleft()))
+            self._cut = ends
+
+    def _low_water_marks(self) -> Iterable[Slot]:
+        return (min(replica.record.stable, replica.record.executed) for replica in self._replicas)
+
+    def _cut_chunk(self, touched: set[ShardId]) -> None:
+        left = CUT_MAX
+        for replica in reversed(self._replicas):
+            end = self._cut[replica.address.shard]
+            if end >= replica.log.first:
+                left -= replica.log.truncate_before(Slot(end + 1), left)
+                touched.add(replica.address.shard)
+                if left == 0:
+                    return
+
+
+def _key(mark: Mark) -> bytes:
+    return MARK_PREFIX + mark.appended.to_bytes(8, "big")

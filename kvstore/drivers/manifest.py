@@ -1,0 +1,39 @@
+"""What a store was created as: fixed for its life, and the same in all its environments.
+
+It is kept twice per environment: as a readable side file, so that the format is known before LMDB
+opens anything, and as a record, from which a damaged side file is written again.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from kvstore.errors import WrongShape
+
+FORMAT = 1
+"""The on-disk format this version reads and writes (docs/storage-format.md)."""
+LMDB_FORMAT = "0.9"
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """The store's identity and shape."""
+
+    format: int = FORMAT
+    lmdb: str = LMDB_FORMAT
+    uuid: str
+    shards: int
+    replicas: int
+    placement: int | None = None
+    idempotency_days: float = 7
+
+    def check_shape(self, path: str, **wanted: int | None) -> None:
+        """Raise ``WrongShape`` for the first argument that is given and differs."""
+        for name, value in wanted.items():
+            found = getattr(self, name)
+            if value is not None and value != found:
+                message = f"{path} was created with {name}={found}, not {value}"
+                raise WrongShape(message, path=path, name=name, found=found, expected=value)
+
+
+encode = msgspec.msgpack.Encoder().encode
+decode = msgspec.msgpack.Decoder(Manifest).decode

@@ -1,0 +1,209 @@
+"""Reading the learner's last commit from any thread, without a round (contracts A3).
+
+Closing an LMDB environment while another thread reads in it would end the process, so every read
+takes a permit and ``close`` takes all of them: then no read is under way and none can begin.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections.abc import Callable
+
+from kvstore.errors import Closed, Error, LimitExceeded, SnapshotExpired
+from kvstore.ports import Environment, View
+
+READERS_MAX = 1000
+"""Reads and snapshots open at once; LMDB's own table has some more places for other processes."""
+
+
+class Readers:
+    """Permits to read one environment, and the cuts that are open on it."""
+
+    def __init__(self, environment: Environment) -> None:
+        self.environment = environment
+        self._permits: list[None] = [None] * READERS_MAX
+        self._refusal: Callable[[], Error] | None = None
+        self._cuts: weakref.WeakSet[Cut] = weakref.WeakSet()
+        self._cuts_lock = threading.Lock()
+        self._next_expiry = float("inf")
+
+    def take(self) -> None:
+        """Take a permit. Raises what ``refuse`` was told, or ``LimitExceeded``."""
+        if self._refusal is not None:
+            raise self._refusal()
+        try:
+            self._permits.pop()
+        except IndexError:
+            if self._refusal is not None:
+                raise self._refusal() from None
+            message = f"{READERS_MAX} snapshots are open already; close some"
+            raise LimitExceeded(message, limit=READERS_MAX) from None
+
+    def check(self) -> None:
+        """Raise what ``take`` would raise, and take nothing."""
+        self.take()
+        self.give()
+
+    def record_count(self) -> int:
+        """Records in the environment, of every kind."""
+        self.take()
+        view = self.environment.view()
+        try:
+            return view.record_count()
+        finally:
+            view.close()
+            self.give()
+
+    def refuse(self, error: Callable[[], Error]) -> None:
+        """From now on every new read raises this."""
+        self._refusal = error
+
+    def give(self) -> None:
+        self._permits.append(None)
+
+    def get(self, table: bytes, key: bytes) -> bytes | None:
+        """One record of the last commit."""
+        self.take()
+        try:
+            return self.environment.read(table, key)
+        finally:
+            self._permits.append(None)
+
+    def cut(self, lifetime: float) -> Cut:
+        """A view of the last commit, for at most ``lifetime`` seconds."""
+        self.take()
+        try:
+            cut = Cut(self, self.environment.view(), lifetime)
+        except BaseException:
+            self.give()
+            raise
+        with self._cuts_lock:
+            self._cuts.add(cut)
+            self._next_expiry = min(self._next_expiry, cut.expiry)
+        return cut
+
+    def expire(self) -> None:
+        """Close the cuts that are too old, even if nobody uses them: they pin the file's pages."""
+        now = time.monotonic_ns()
+        if now < self._next_expiry:
+            return
+        with self._cuts_lock:
+            cuts = list(self._cuts)
+        for cut in cuts:
+            cut.expire(now)
+        left = [cut.expiry for cut in cuts if not cut.ended]
+        self._next_expiry = min(left, default=float("inf"))
+
+    def forget(self) -> None:
+        """In a forked child: never touch the parent's views again, not even to free them.
+
+        Ending a view would give its place in LMDB's shared reader table to somebody else, so the
+        views are kept alive past the end of the child.
+        """
+        for cut in list(self._cuts):
+            cut.forget()
+
+    @property
+    def open_count(self) -> int:
+        return READERS_MAX - len(self._permits)
+
+    @property
+    def oldest_age(self) -> int:
+        """Nanoseconds; 0 when no cut is open."""
+        with self._cuts_lock:
+            return max((cut.age for cut in self._cuts if not cut.ended), default=0)
+
+    def close(self) -> None:
+        """End all cuts with ``Closed``, wait until no read is under way, and let none begin."""
+        self.refuse(lambda: Closed("the database was closed"))
+        with self._cuts_lock:
+            cuts = list(self._cuts)
+        for cut in cuts:
+            cut.close("the database was closed")
+        for _ in range(READERS_MAX):
+            while not self._permits:
+                time.sleep(0.0005)
+            self._permits.pop()
+
+
+def keep_for_ever(thing: object) -> None:
+    """Never let this be freed, not even when the interpreter ends."""
+    import ctypes  # only a forked child that inherited an open store comes here
+
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
+
+
+class Cut:
+    """One commit held open. Its lock keeps two threads, and its end, from meeting in the view."""
+
+    def __init__(self, readers: Readers, view: View, lifetime: float) -> None:
+        self._readers = readers
+        self._view: View | None = view
+        self._lock = threading.Lock()
+        self._lifetime = lifetime
+        self._taken = time.monotonic_ns()
+        self.expiry = self._taken + lifetime * 1e9
+        self.ended = ""
+        """Why it can no longer be read; empty while it can."""
+
+    def get(self, table: bytes, key: bytes) -> bytes | None:
+        with self._lock:
+            return self._open_view().table(table).get(key)
+
+    def scan(
+        self, table: bytes, start: bytes, stop: bytes, *, reverse: bool, limit: int
+    ) -> list[tuple[bytes, bytes]]:
+        with self._lock:
+            return self._open_view().table(table).scan(start, stop, reverse=reverse, limit=limit)
+
+    def _open_view(self) -> View:
+        if self._view is None or time.monotonic_ns() >= self.expiry:
+            self._end("expired")
+            self.check()
+        assert self._view is not None
+        return self._view
+
+    def check(self) -> None:
+        """Raise ``SnapshotExpired`` or ``Closed`` when it has ended."""
+        if self.ended == "expired":
+            message = f"the snapshot is older than {self._lifetime} s"
+            raise SnapshotExpired(message, age=self.age, lifetime=int(self._lifetime * 1e9))
+        if self.ended:
+            raise Closed(self.ended)
+
+    def expire(self, now: int) -> None:
+        """Close it if it is too old and not in use at this moment."""
+        if now >= self.expiry and self._lock.acquire(blocking=False):
+            try:
+                self._end("expired")
+            finally:
+                self._lock.release()
+
+    def close(self, reason: str = "the snapshot was closed") -> None:
+        with self._lock:
+            self._end(reason)
+
+    def _end(self, reason: str) -> None:
+        view, self._view = self._view, None
+        if view is not None:
+            self.ended = reason
+            view.close()
+            self._readers.give()
+
+    def forget(self) -> None:
+        """In a forked child: the view belongs to the parent."""
+        view, self._view = self._view, None
+        self.ended = "the snapshot was taken before the fork"
+        keep_for_ever(view)
+
+    @property
+    def age(self) -> int:
+        """Nanoseconds since it was taken."""
+        return time.monotonic_ns() - self._taken
+
+    def __del__(self) -> None:
+        # Collected without close: nobody else holds it, so no lock is needed.
+        if getattr(self, "_view", None) is not None:
+            self._end("the snapshot was closed")

@@ -1,0 +1,81 @@
+"""What a store says of itself: ``status`` and ``verify``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kvstore.drivers.store import ReadingStore, Store, WritingStore
+from kvstore.drivers.verification import verify as verify_environment
+
+
+def status(store: Store) -> dict[str, Any]:
+    """A dict that can be written as JSON. ``healthy`` sums it up."""
+    store.readers.check()
+    manifest, record = store.manifest, store.record
+    found: dict[str, Any] = {
+        "path": store.home.path,
+        "healthy": True,
+        "readonly": not isinstance(store, WritingStore),
+        "uuid": manifest.uuid,
+        "format": manifest.format,
+        "shards": manifest.shards,
+        "replicas": manifest.replicas,
+        "placement": manifest.placement,
+        "epoch": record.epoch,
+        "view": record.view,
+        "learner": record.view % manifest.replicas,
+        "records": store.readers.record_count(),
+        "bytes": {str(number): env.size_bytes() for number, env in sorted(store.environments.items())},
+        "snapshots": {"open": store.readers.open_count, "oldest_age": store.readers.oldest_age},
+        "repaired": list(store.repaired),
+        "problems": [],
+    }
+    if isinstance(store, WritingStore):
+        found |= _writing(store)
+    elif isinstance(store, ReadingStore):
+        found["problems"] = [str(damage.args[0]) for damage in store.damage.values()]
+    found["healthy"] = not found["problems"]
+    return found
+
+
+def _writing(store: WritingStore) -> dict[str, Any]:
+    cluster = store.cluster
+    problems = [
+        f"replica {follower.host.number} failed: {follower.failure}"
+        for follower in cluster.followers
+        if follower.failure is not None
+    ]
+    if cluster.failure is not None:
+        problems.append(f"writes are refused: {cluster.failure}")
+    problems += [f"replica {number}: {why.args[0]}" for number, why in cluster.opened.found.lost.items()]
+    logs = {
+        str(replica.address.shard): {
+            "first": int(replica.log.first),
+            "last": int(replica.last_slot),
+            "executed": int(replica.record.executed),
+        }
+        for replica in cluster.learner.replicas
+    }
+    return {
+        "durability": store.options.durability,
+        "logs": logs,
+        "lag": cluster.lag(),
+        "dropped": dict(cluster.learner.dropped),
+        "problems": problems,
+    }
+
+
+def verify(store: Store) -> dict[str, Any]:
+    """Walk every environment that is open: ``{"ok", "records", "problems"}``."""
+    records, problems = 0, []
+    for _, environment in sorted(store.environments.items()):
+        store.readers.take()
+        try:
+            count, found = verify_environment(environment, store.manifest)
+        finally:
+            store.readers.give()
+        records += count
+        problems += found
+    if isinstance(store, ReadingStore):
+        problems += [str(damage.args[0]) for damage in store.damage.values()]
+    return {"ok": not problems, "records": records, "problems": problems}

@@ -1,0 +1,245 @@
+"""A store that is open in this process: reading, group commit, syncing, forking, closing."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from kvstore.drivers.finding import Options, find_manifest
+from kvstore.drivers.group_commit import GroupCommit, Pending
+from kvstore.drivers.home import FolderHome, Home, MemoryHome
+from kvstore.drivers.host import COORDINATOR_KEY
+from kvstore.drivers.idempotency import Idempotency
+from kvstore.drivers.inprocess import Cluster
+from kvstore.drivers.manifest import Manifest
+from kvstore.drivers.opening import open_for_writing
+from kvstore.drivers.readers import Readers, keep_for_ever
+from kvstore.eris.failure_coordinator import CoordinatorRecord, decode_record
+from kvstore.eris.shard_state import HOST_TABLE
+from kvstore.errors import AlreadyOpen, Corrupt, Damage, Error, Failed, Forked
+from kvstore.ports import Environment
+
+_open_stores: dict[tuple[int, int], Store] = {}
+"""By device and inode of the folder, because LMDB must not open a file twice in one process."""
+_registering = threading.Lock()
+
+
+class Store:
+    """What all handles of a store share. Made by ``open_writer`` and ``open_reader``."""
+
+    readers: Readers
+    manifest: Manifest
+    record: CoordinatorRecord
+    environments: dict[int, Environment]
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        self.idempotency: Idempotency
+        self.forked = False
+        self.repaired: list[str] = []
+        self._identity: tuple[int, int] | None = None
+        self._closing = threading.Lock()
+        self._closed = False
+
+    def register(self) -> None:
+        if isinstance(self.home, FolderHome):
+            folder = os.stat(self.home.path)
+            self._identity = (folder.st_dev, folder.st_ino)
+            _open_stores[self._identity] = self
+
+    def close(self) -> None:
+        """Close once; a second time, or in a forked child, does nothing."""
+        with self._closing:
+            if self._closed or self.forked:
+                return
+            self._closed = True
+            try:
+                self._close()
+            finally:
+                if self._identity is not None:
+                    _open_stores.pop(self._identity, None)
+
+    def _close(self) -> None:
+        raise NotImplementedError
+
+    def forget(self) -> None:
+        """In a forked child: everything inherited belongs to the parent."""
+        self.forked = True
+        path, pid = self.home.path, os.getppid()
+
+        def forked() -> Error:
+            message = f"{path} was opened by process {pid}, before the fork"
+            return Forked(message, path=path, pid=pid)
+
+        self.readers.refuse(forked)
+        self.readers.forget()
+        self.home.forget()
+        keep_for_ever(self)
+
+
+class ReadingStore(Store):
+    """A store opened to be read only: no lock, no epoch, no cluster."""
+
+    def __init__(self, home: Home) -> None:
+        super().__init__(home)
+        home.prepare(create=False, readonly=True)
+        self.manifest = find_manifest(home)
+        self.environments = {}
+        self.damage: dict[int, Damage] = {}
+        for number in home.numbers():
+            try:
+                self.environments[number] = self._open(number)
+            except Damage as error:
+                self.damage[number] = error
+        self.record = self._newest_record()
+        learner = self.record.view % self.manifest.replicas
+        if learner not in self.environments:
+            self._close_environments()
+            why = self.damage.get(learner) or Corrupt(f"{home.path}: replica {learner} is missing")
+            why.hint = "open the store for writing once: that repairs what can be repaired"
+            raise why
+        self.readers = Readers(self.environments[learner])
+        self.idempotency = Idempotency(self.readers)
+
+    def _open(self, number: int) -> Environment:
+        return self.home.open_environment(number, durability="commit", readonly=True, check=False)
+
+    def _newest_record(self) -> CoordinatorRecord:
+        newest = CoordinatorRecord()
+        for environment in self.environments.values():
+            stored = environment.read(HOST_TABLE, COORDINATOR_KEY)
+            if stored is not None:
+                newest = max(newest, decode_record(stored), key=lambda record: (record.epoch, record.counter))
+        return newest
+
+    def _close(self) -> None:
+        self.readers.close()
+        self._close_environments()
+
+    def _close_environments(self) -> None:
+        for environment in self.environments.values():
+            environment.close()
+
+
+class WritingStore(Store):
+    """A store opened for writing: one epoch, from this opening to the next."""
+
+    def __init__(
+        self,
+        home: Home,
+        options: Options,
+        *,
+        sync_interval_ms: int,
+        finish: Callable[[Pending], None],
+    ) -> None:
+        super().__init__(home)
+        opened = open_for_writing(home, options)
+        self.manifest = opened.found.manifest
+        self.options = options
+        self.record = opened.record
+        self.repaired = opened.found.repaired
+        self.cluster = Cluster(opened)
+        self.readers = Readers(opened.learner.environment)
+        self.idempotency = Idempotency(self.readers)
+        self.commits = GroupCommit(self._process, finish)
+        self._dirty = False
+        self._stop_syncing = threading.Event()
+        self._syncer: threading.Thread | None = None
+        if options.durability == "interval":
+            self._start_syncer(sync_interval_ms / 1000)
+
+    @property
+    def environments(self) -> dict[int, Environment]:  # type: ignore[override]  # a failed host may go
+        return {number: host.environment for number, host in self.cluster.opened.hosts.items()}
+
+    def run(self, pending: Pending) -> None:
+        """Process one request and return its answer in ``pending``, or raise its error."""
+        if self.forked:
+            self.readers.take()
+        self.commits.run(pending)
+        if pending.error is not None:
+            raise pending.error
+
+    def submit(self, pending: Pending) -> None:
+        if self.forked:
+            self.readers.take()
+        self.commits.submit(pending)
+
+    def _process(self, group: list[Pending]) -> None:
+        cluster = self.cluster
+        cluster.process(group)
+        self._dirty = True
+        if cluster.learner_failed:
+            failure = cluster.failure
+            self.readers.refuse(lambda: Failed(f"the store failed: {failure}"))
+        self.readers.expire()
+
+    def _start_syncer(self, seconds: float) -> None:
+        # Holds the store weakly, so that one that was forgotten can be collected and closed.
+        store = weakref.ref(self)
+        stop = self._stop_syncing
+
+        def sync_again_and_again() -> None:
+            while not stop.wait(seconds):
+                living = store()
+                if living is None:
+                    return
+                living.sync()
+                del living
+
+        self._syncer = threading.Thread(target=sync_again_and_again, name="kvstore-sync", daemon=True)
+        self._syncer.start()
+
+    def sync(self) -> None:
+        """Make what was committed durable, unless nothing was since the last time."""
+        if self._dirty:
+            self.commits.exclusively(self._sync)
+
+    def _sync(self) -> None:
+        self._dirty = False
+        self.cluster.sync()
+
+    def _close(self) -> None:
+        self._stop_syncing.set()
+        if self._syncer is not None:
+            self._syncer.join()
+        self.commits.close()
+        self.readers.close()
+        self.cluster.close()
+
+
+def home_at(path: str) -> Home:
+    """Where the store of this path lives."""
+    return MemoryHome() if path == MemoryHome.path else FolderHome(path)
+
+
+def open_store(home: Home, make: Callable[[Home], Any]) -> Any:
+    """Open by ``make`` and remember it. Raises ``AlreadyOpen`` and whatever ``make`` does."""
+    with _registering:
+        if isinstance(home, FolderHome) and os.path.isdir(home.path):
+            folder = os.stat(home.path)
+            if (folder.st_dev, folder.st_ino) in _open_stores:
+                message = f"{home.path} is open in this process already"
+                raise AlreadyOpen(message, path=home.path)
+        store = make(home)
+        store.register()
+        return store
+
+
+def _close_all() -> None:
+    for store in list(_open_stores.values()):
+        store.close()
+
+
+def _forget_all() -> None:
+    for store in list(_open_stores.values()):
+        store.forget()
+    _open_stores.clear()
+
+
+atexit.register(_close_all)
+os.register_at_fork(after_in_child=_forget_all)

@@ -1,0 +1,97 @@
+"""Walking everything a store has on disk, and saying what is wrong with it (contracts B4)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kvstore import keys, values
+from kvstore.drivers.manifest import Manifest
+from kvstore.eris.log import read_body
+from kvstore.eris.shard_state import (
+    HOST_TABLE,
+    REGISTERS,
+    ShardRecord,
+    decode_record,
+    log_name,
+    record_key,
+    table_name,
+)
+from kvstore.errors import Damage
+from kvstore.execution.execute import VERSION_BYTES, cell_version
+from kvstore.ports import Environment, View
+from kvstore.routing import Routing
+from kvstore.types import ShardId, Slot
+
+CHUNK = 512
+PROBLEMS_MAX = 1000
+"""More are not listed: one lost page would fill the memory with sentences."""
+
+
+def verify(environment: Environment, manifest: Manifest) -> tuple[int, list[str]]:
+    """Return how many records the environment holds, and a sentence for each problem."""
+    problems: list[str] = [] if environment.suspicion is None else [environment.suspicion]
+    view = environment.view()
+    try:
+        for problem in _problems(view, manifest, environment.location):
+            problems.append(problem)
+            if len(problems) >= PROBLEMS_MAX:
+                problems.append("and more")
+                break
+        return view.record_count(), problems
+    finally:
+        view.close()
+
+
+def _problems(view: View, manifest: Manifest, location: str) -> Iterator[str]:
+    try:
+        yield from view.problems()
+    except Damage as damage:
+        yield str(damage.args[0])
+    routing = Routing(manifest.shards, manifest.placement)
+    for number in range(manifest.shards):
+        shard = ShardId(number)
+        where = f"{location}: shard {shard}"
+        try:
+            stored = view.table(HOST_TABLE).get(record_key(shard))
+            record = ShardRecord() if stored is None else decode_record(stored)
+            yield from _log_problems(view, shard, record, where)
+            yield from _state_problems(view, shard, record, routing, where)
+        except Damage as damage:
+            yield str(damage.args[0])
+        except ValueError as error:
+            yield f"{where}: {error}"
+
+
+def _log_problems(view: View, shard: ShardId, record: ShardRecord, where: str) -> Iterator[str]:
+    log = view.log(log_name(shard), record.head)
+    log.check_end()
+    first = log.first
+    while first <= log.last:
+        entries = log.read(first, CHUNK)
+        for slot, body in entries:
+            stamped = read_body(body, lambda other, at: _referred(view, other, at))
+            if stamped is not None and shard not in stamped.stamp.numbers:
+                yield f"{where}: slot {slot} holds another shard's transaction"
+        first += len(entries)
+
+
+def _referred(view: View, shard: ShardId, slot: Slot) -> bytes:
+    stored = view.table(HOST_TABLE).get(record_key(shard))
+    record = ShardRecord() if stored is None else decode_record(stored)
+    return view.log(log_name(shard), record.head).read(slot, 1)[0][1]
+
+
+def _state_problems(
+    view: View, shard: ShardId, record: ShardRecord, routing: Routing, where: str
+) -> Iterator[str]:
+    table = view.table(table_name(shard, REGISTERS))
+    start = b""
+    while rows := table.scan(start, b"\xff", limit=CHUNK):
+        for encoded, cell in rows:
+            version = cell_version(cell)
+            if version is None or not 0 < version <= record.executed:
+                yield f"{where}: {encoded.hex()} has version {version}, beyond slot {record.executed}"
+            if not routing.owns(shard, encoded):
+                yield f"{where}: {encoded.hex()} ({keys.decode(encoded)!r}) belongs to another shard"
+            values.decode(cell[VERSION_BYTES:])
+        start = rows[-1][0] + b"\x00"

@@ -1,0 +1,107 @@
+"""A shard's log of stamped transactions, on a host that carries other shards too.
+
+A transaction's body is stored once per environment (contracts A7): the first hosted participant that
+appends it holds the body, the others refer to that slot. All pieces of a transaction are appended in
+one batch, so a reference never points outside what was committed with it.
+
+    slot record   1 byte 0, then the encoded Stamped                              the body
+                  1 byte 1, then shard as 2 and slot as 8 bytes big-endian        a reference
+                  1 byte 2                                                        a NO-OP
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from kvstore import ports
+from kvstore.eris.messages import LogEntry, Stamped, decode_stamped, encode
+from kvstore.types import ShardId, Slot, Timestamp
+
+BODY, REFERENCE, NO_OP = b"\x00", b"\x01", b"\x02"
+READ_MAX = 256
+"""Records read at once when a log is walked."""
+
+
+class Bodies:
+    """Where on this host the bodies of the open batch's transactions stand."""
+
+    def __init__(self) -> None:
+        self.placed: dict[Timestamp, tuple[ShardId, Slot]] = {}
+        self.logs: dict[ShardId, ports.Log] = {}
+        self.appended_bytes = 0
+
+    def take_appended(self) -> int:
+        """Bytes appended to all logs since the last call."""
+        taken, self.appended_bytes = self.appended_bytes, 0
+        return taken
+
+    def forget(self) -> None:
+        """The batch ended: later transactions cannot share bodies with it."""
+        if self.placed:
+            self.placed.clear()
+
+
+class TransactionLog:
+    """One shard's slots. Index of the stored log = slot."""
+
+    __slots__ = ("_bodies", "_log", "_shard")
+
+    def __init__(self, shard: ShardId, log: ports.Log, bodies: Bodies) -> None:
+        self._shard = shard
+        self._log = log
+        self._bodies = bodies
+        bodies.logs[shard] = log
+
+    @property
+    def first(self) -> Slot:
+        return Slot(self._log.first)
+
+    @property
+    def last(self) -> Slot:
+        return Slot(self._log.last)
+
+    @property
+    def head(self) -> ports.Head:
+        return self._log.head
+
+    def append(self, slot: Slot, stamped: Stamped | None) -> None:
+        """Write the transaction, or a NO-OP, into the next slot."""
+        record = self._record(slot, stamped)
+        self._bodies.appended_bytes += len(record)
+        self._log.append(slot, record)
+
+    def replace(self, slot: Slot, stamped: Stamped | None) -> None:
+        """Overwrite a slot by what an epoch change decided."""
+        self._log.replace(slot, self._record(slot, stamped))
+
+    def _record(self, slot: Slot, stamped: Stamped | None) -> bytes:
+        if stamped is None:
+            return NO_OP
+        if len(stamped.stamp.numbers) > 1:
+            placed = self._bodies.placed.setdefault(stamped.stamp.clock, (self._shard, slot))
+            if placed != (self._shard, slot):
+                return REFERENCE + placed[0].to_bytes(2, "big") + placed[1].to_bytes(8, "big")
+        return BODY + encode(stamped)
+
+    def read(self, first: Slot, count_max: int) -> list[LogEntry]:
+        """Return up to ``count_max`` entries from ``first`` on. Raises ``Corrupt``."""
+        records = self._log.read(first, count_max)
+        return [LogEntry(Slot(slot), read_body(record, self._referred)) for slot, record in records]
+
+    def _referred(self, shard: ShardId, slot: Slot) -> bytes:
+        return self._bodies.logs[shard].read(slot, 1)[0][1]
+
+    def truncate_before(self, slot: Slot, count_max: int) -> int:
+        return self._log.truncate_before(slot, count_max)
+
+
+def read_body(record: bytes, referred: Callable[[ShardId, Slot], bytes]) -> Stamped | None:
+    """Decode a slot record; ``referred`` fetches the record that a reference points to."""
+    kind = record[:1]
+    if kind == NO_OP:
+        return None
+    if kind == REFERENCE:
+        shard, slot = int.from_bytes(record[1:3], "big"), int.from_bytes(record[3:11], "big")
+        record = referred(ShardId(shard), Slot(slot))
+    assert record[:1] == BODY, "a reference points to a body"
+    return decode_stamped(record[1:])

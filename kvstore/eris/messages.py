@@ -1,0 +1,165 @@
+"""The messages of Eris, a closed set: who sends each to whom, and why (eris.md, section 12).
+
+Every message is an immutable value. Field order and tags are part of storage format 1, because
+``Stamped`` is what the log holds and ``StartEpoch`` is what the coordinator saves.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from kvstore.execution.operations import Operation, Outcome, Token
+from kvstore.types import (
+    ClientId,
+    Epoch,
+    RequestId,
+    SequenceNumber,
+    ShardId,
+    Slot,
+    Timestamp,
+    TransactionId,
+    ViewNumber,
+)
+
+
+class MultiStamp(msgspec.Struct, frozen=True, array_like=True):
+    """One number per participant shard, all assigned at once by one sequencer (section 5).
+
+    ``clock`` is unique and rises with every stamp of an epoch and over epochs: the transaction's
+    time on every replica. ``sequencer`` leaves room for more than one (Hydra, NSDI 2023).
+    """
+
+    epoch: Epoch
+    sequencer: int
+    clock: Timestamp
+    numbers: dict[ShardId, SequenceNumber]
+
+    def ids(self) -> list[TransactionId]:
+        """Every name of the transaction: one per participant."""
+        return [TransactionId(self.epoch, shard, number) for shard, number in self.numbers.items()]
+
+
+class Request(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """Client -> sequencer: order this transaction at every shard it touches.
+
+    ``answered``: the client has the answers of all its requests up to this one (contracts C4).
+    ``operations``: each participant's part, by shard. ``after``: the greatest time the sender has
+    seen (contracts D1).
+    """
+
+    client: ClientId
+    request: RequestId
+    answered: RequestId
+    operations: dict[ShardId, tuple[Operation, ...]]
+    after: Timestamp = Timestamp(0)
+    token: Token | None = None
+
+
+class Stamped(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """Sequencer -> every replica of every participant: the whole transaction with its stamp."""
+
+    stamp: MultiStamp
+    request: Request
+
+
+class Reply(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """Replica -> client: the request stands in this slot of my log. The learner adds the outcome."""
+
+    client: ClientId
+    request: RequestId
+    shard: ShardId
+    replica: int
+    epoch: Epoch
+    view: ViewNumber
+    slot: Slot
+    outcome: Outcome | None = None
+
+
+class Answer(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """Client -> the user's thread: every participant has a quorum."""
+
+    request: RequestId
+    slots: dict[ShardId, Slot]
+    outcomes: dict[ShardId, Outcome]
+
+
+class SyncReply(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """Follower -> learner: my log is durable up to this slot (section 6.6)."""
+
+    shard: ShardId
+    replica: int
+    epoch: Epoch
+    view: ViewNumber
+    slot: Slot
+
+
+class SyncCommit(msgspec.Struct, frozen=True, array_like=True, tag=6):
+    """Learner -> followers: a quorum holds the log up to this slot; execute it (section 6.6)."""
+
+    shard: ShardId
+    epoch: Epoch
+    view: ViewNumber
+    slot: Slot
+
+
+class EpochChange(msgspec.Struct, frozen=True, array_like=True, tag=7):
+    """Coordinator -> every replica: process nothing of older epochs, and show your log."""
+
+    epoch: Epoch
+
+
+class LogEntry(msgspec.Struct, frozen=True, array_like=True):
+    """One slot of a log; ``stamped`` is None for a NO-OP."""
+
+    slot: Slot
+    stamped: Stamped | None
+
+
+class EpochChangeAck(msgspec.Struct, frozen=True, array_like=True, tag=8):
+    """Replica -> coordinator: where my log stands, and what is in it above ``stable``.
+
+    ``base``: the last slot before the replica's last normal epoch began. Up to ``stable`` the log is
+    known to be at a quorum, so no replica needs to show it.
+    """
+
+    epoch: Epoch
+    shard: ShardId
+    replica: int
+    last_normal_epoch: Epoch
+    view: ViewNumber
+    base: Slot
+    stable: Slot
+    clock: Timestamp
+    entries: tuple[LogEntry, ...]
+
+
+class StartEpoch(msgspec.Struct, frozen=True, array_like=True, tag=9):
+    """Coordinator -> every replica of a shard: the log all begin this epoch with.
+
+    The log is what every replica holds up to ``stable``, then ``entries``. ``clock``: the greatest
+    time in any log; the next sequencer starts above it (contracts D1).
+    """
+
+    epoch: Epoch
+    shard: ShardId
+    view: ViewNumber
+    stable: Slot
+    entries: tuple[LogEntry, ...]
+    clock: Timestamp
+
+
+class StartEpochAck(msgspec.Struct, frozen=True, array_like=True, tag=10):
+    """Replica -> coordinator: I began this epoch."""
+
+    epoch: Epoch
+    shard: ShardId
+    replica: int
+
+
+ReplicaMessage: TypeAlias = Stamped | SyncReply | SyncCommit | EpochChange | StartEpoch
+Message: TypeAlias = ReplicaMessage | Request | Reply | Answer | EpochChangeAck | StartEpochAck
+
+encode = msgspec.msgpack.Encoder().encode
+decode_stamped = msgspec.msgpack.Decoder(Stamped).decode

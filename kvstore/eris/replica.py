@@ -1,0 +1,164 @@
+"""A replica of one shard: the normal case (Eris, SOSP 2017, section 6.2).
+
+It appends stamped transactions in the order of their numbers. The designated learner, replica
+``view % n``, executes each at once and answers with the outcome; the others log, acknowledge, and
+execute what the learner says a quorum holds (section 6.6, ``synchronization.py``). Crossing into
+a new epoch is in ``epoch_change.py``.
+
+INVARIANTS
+    R1  Slot ``base + k`` holds exactly the transaction with number k of the current epoch, or NO-OP.
+    R2  executed <= last slot; on a follower executed <= stable.
+    R3  The clock rises with the slots (contracts D1).
+    R4  A request is executed at most once; its copies get the outcome of the first (contracts C4).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import assert_never
+
+from kvstore.eris import epoch_change, synchronization
+from kvstore.eris.client_window import Answered, ClientWindow
+from kvstore.eris.effects import ClientAddress, Dropped, Effect, ReplicaAddress, Send
+from kvstore.eris.log import READ_MAX, TransactionLog
+from kvstore.eris.messages import (
+    EpochChange,
+    Reply,
+    ReplicaMessage,
+    Stamped,
+    StartEpoch,
+    SyncCommit,
+    SyncReply,
+)
+from kvstore.eris.shard_state import ShardRecord, ShardTables, Status
+from kvstore.execution.execute import apply, execute
+from kvstore.execution.operations import Expire, Outcome
+from kvstore.execution.outcomes import OutcomeRecord, expire, remember
+from kvstore.types import Slot
+
+
+@dataclass(slots=True, kw_only=True)
+class Replica:
+    """One replica of one shard. Storage comes in as tables and a log of its host's open batch."""
+
+    address: ReplicaAddress
+    replicas: int
+    record: ShardRecord
+    """The durable state that is not in log or tables; written by ``save`` once per batch."""
+    log: TransactionLog
+    tables: ShardTables
+    status: Status = Status.NORMAL
+    last_slot: Slot = field(init=False)
+    is_learner: bool = field(init=False)
+    sync_replies: dict[int, Slot] = field(default_factory=dict)
+    """On the learner: how far each follower's log is durable."""
+
+    def __post_init__(self) -> None:
+        self.last_slot = self.log.last
+        self.is_learner = self.record.view % self.replicas == self.address.replica
+
+    def handle(self, message: ReplicaMessage) -> list[Effect]:
+        """Take one message and return the effects it causes, in order."""
+        match message:
+            case Stamped():
+                return self._on_stamped(message)
+            case SyncCommit():
+                return synchronization.on_sync_commit(self, message)
+            case SyncReply():
+                return synchronization.on_sync_reply(self, message)
+            case EpochChange():
+                return epoch_change.on_epoch_change(self, message)
+            case StartEpoch():
+                return epoch_change.on_start_epoch(self, message)
+            case _:
+                assert_never(message)
+
+    def on_timer(self, name: str) -> list[Effect]:
+        """The batch is about to be committed ("sync"): a follower says how far its log reaches."""
+        assert name == "sync", name
+        return synchronization.on_batch_end(self)
+
+    def save(self) -> None:
+        """Write the durable record; the host calls it before each commit."""
+        self.record.head = self.log.head
+        self.tables.save(self.record)
+
+    def _on_stamped(self, stamped: Stamped) -> list[Effect]:
+        reason = self._ignore_reason(stamped)
+        if reason is not None:
+            return [Dropped(stamped, reason)]
+        assert stamped.stamp.clock > self.record.clock, "R3"
+        slot = self.append(stamped)
+        outcome = self.execute_next(stamped) if self.is_learner else None
+        if isinstance(outcome, Answered):
+            return []
+        request, record = stamped.request, self.record
+        shard, replica = self.address
+        reply = Reply(
+            request.client, request.request, shard, replica, record.epoch, record.view, slot, outcome
+        )
+        return [Send(ClientAddress(request.client), reply)]
+
+    def _ignore_reason(self, stamped: Stamped) -> str | None:
+        record, stamp = self.record, stamped.stamp
+        if self.status is not Status.NORMAL:
+            return "in an epoch change"
+        if stamp.epoch != record.epoch:
+            return f"of epoch {stamp.epoch}, this is epoch {record.epoch}"
+        number = stamp.numbers[self.address.shard]
+        expected = self.last_slot - record.base + 1
+        if number < expected:
+            return "received before"
+        return None if number == expected else f"number {number} came before number {expected}"
+
+    def append(self, stamped: Stamped | None) -> Slot:
+        """Write the next slot of the log."""
+        self.last_slot = slot = Slot(self.last_slot + 1)
+        self.log.append(slot, stamped)
+        if stamped is not None:
+            self.record.clock = stamped.stamp.clock
+        return slot
+
+    def execute_up_to(self, slot: Slot) -> None:
+        """Execute the logged slots above ``executed``, up to and including ``slot``."""
+        while self.record.executed < slot:
+            first = Slot(self.record.executed + 1)
+            for entry in self.log.read(first, min(READ_MAX, slot - self.record.executed)):
+                self.execute_next(entry.stamped)
+
+    def execute_next(self, stamped: Stamped | None) -> Outcome | Answered | None:
+        """Execute the slot after ``executed``; a copy of an executed request only finds its outcome."""
+        self.record.executed = slot = Slot(self.record.executed + 1)
+        assert slot <= self.last_slot, "R2"
+        if stamped is None:
+            return None
+        request = stamped.request
+        window = self.record.windows.get(request.client)
+        if window is None:
+            window = self.record.windows[request.client] = ClientWindow()
+        known = window.outcome_of(request.request)
+        if known is not None:
+            return known
+        outcome = self._run(stamped, slot)
+        window.record(request.request, request.answered, outcome)
+        return outcome
+
+    def _run(self, stamped: Stamped, slot: Slot) -> Outcome:
+        request, tables = stamped.request, self.tables
+        shard = self.address.shard
+        operations = request.operations[shard]
+        effects, outcome = execute(operations, tables.state, slot)
+        apply(effects, tables.state)
+        if request.token is not None:
+            memory = OutcomeRecord(
+                slot, outcome, stamped.stamp.clock, request.token.digest, tuple(request.operations)
+            )
+            at_home = request.token.home == shard
+            remember(
+                request.token, memory, at_home=at_home, outcomes=tables.outcomes, expiry=tables.expiry
+            )
+        for operation in operations:
+            if type(operation) is Expire:
+                expire(operation.before, outcomes=tables.outcomes, expiry=tables.expiry)
+        return outcome
+

@@ -1,0 +1,98 @@
+"""What a shard keeps on disk beside its log, and under which names.
+
+    tables of shard s   s as 2 bytes big-endian, then one byte:
+        0x00..0x0f      cells, by their geo type (contracts D5); 0x00 is the register, all others
+                        are reserved for the regions' own types
+        0x80            outcomes of idempotency keys
+        0x81            when those expire
+    table of the host   ff ff 80: the record of each shard under the shard's 2 bytes, so that the
+                        records of all shards lie on one page
+    log of shard s      s as 2 bytes, then 0x00
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import msgspec
+
+from kvstore import ports
+from kvstore.eris.client_window import ClientWindow
+from kvstore.ports import Head
+from kvstore.types import ClientId, Epoch, ShardId, Slot, Timestamp, ViewNumber
+
+REGISTERS, OUTCOMES, EXPIRY = 0x00, 0x80, 0x81
+HOST_TABLE = b"\xff\xff\x80"
+EMPTY_LOG: Head = (1, 0, 0)
+
+
+def table_name(shard: ShardId, kind: int) -> bytes:
+    """The storage name of one of a shard's tables."""
+    return shard.to_bytes(2, "big") + kind.to_bytes(1, "big")
+
+
+def log_name(shard: ShardId) -> bytes:
+    """The storage name of a shard's log."""
+    return shard.to_bytes(2, "big") + b"\x00"
+
+
+def record_key(shard: ShardId) -> bytes:
+    """Where in the host's table a shard's record stands."""
+    return shard.to_bytes(2, "big")
+
+
+class Status(Enum):
+    """Whether transactions are processed."""
+
+    NORMAL = "normal"
+    EPOCH_CHANGE = "epoch change"
+
+
+class ShardRecord(msgspec.Struct, array_like=True):
+    """A replica's durable state outside log and tables (contracts A6).
+
+    epoch               never process a lower one
+    last_normal_epoch   the last epoch this replica began
+    view                its learner is replica view % n
+    base                last slot before the epoch: slot = base + number
+    stable              up to here the log is known to be at a quorum and never changes
+    executed            the resolved end: every slot up to here is executed
+    clock               time of the last stamped slot
+    head                where the log begins and ends, kept outside the data it covers (B4)
+    windows             outcomes of requests not yet known to be answered, by client
+    """
+
+    epoch: Epoch = Epoch(0)
+    last_normal_epoch: Epoch = Epoch(0)
+    view: ViewNumber = ViewNumber(0)
+    base: Slot = Slot(0)
+    stable: Slot = Slot(0)
+    executed: Slot = Slot(0)
+    clock: Timestamp = Timestamp(0)
+    head: Head = EMPTY_LOG
+    windows: dict[ClientId, ClientWindow] = msgspec.field(default_factory=dict)
+
+
+encode_record = msgspec.msgpack.Encoder().encode
+decode_record = msgspec.msgpack.Decoder(ShardRecord).decode
+
+
+class ShardTables:
+    """A replica's tables, through its host's open batch."""
+
+    __slots__ = ("_key", "_records", "expiry", "outcomes", "state")
+
+    def __init__(self, shard: ShardId, environment: ports.Environment) -> None:
+        self.state = environment.table(table_name(shard, REGISTERS))
+        self.outcomes = environment.table(table_name(shard, OUTCOMES))
+        self.expiry = environment.table(table_name(shard, EXPIRY))
+        self._records = environment.table(HOST_TABLE)
+        self._key = record_key(shard)
+
+    def load(self) -> ShardRecord:
+        """The stored record, or that of a shard nothing was ever written to. Raises ``Corrupt``."""
+        stored = self._records.get(self._key)
+        return ShardRecord() if stored is None else decode_record(stored)
+
+    def save(self, record: ShardRecord) -> None:
+        self._records.put(self._key, encode_record(record))

@@ -1,0 +1,68 @@
+"""Synchronization: how followers learn what they may execute (Eris, SOSP 2017, section 6.6).
+
+    1. When its batch commits, a follower tells the learner how far its log reaches: ``SyncReply``.
+    2. With a quorum of those, itself included, the learner knows a new stable slot and sends
+       ``SyncCommit``; it travels with the next batch, so followers execute one batch behind (A4).
+    3. A follower executes up to the stable slot. The log up to there never changes again.
+
+The paper opens with a SYNC-PREPARE that carries the learner's log to followers that missed some of
+it; here a follower's own log is complete whenever it replies, so the reply needs no question.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kvstore.eris.effects import Dropped, Effect, ReplicaAddress, Send
+from kvstore.eris.messages import SyncCommit, SyncReply
+from kvstore.types import Slot
+
+if TYPE_CHECKING:
+    from kvstore.eris.replica import Replica
+
+
+def on_batch_end(replica: Replica) -> list[Effect]:
+    """Step 1, at a follower; a shard of one replica is its own quorum."""
+    record = replica.record
+    if replica.is_learner:
+        if replica.replicas == 1:
+            record.stable = replica.last_slot
+        return []
+    shard, number = replica.address
+    learner = ReplicaAddress(shard, record.view % replica.replicas)
+    return [Send(learner, SyncReply(shard, number, record.epoch, record.view, replica.last_slot))]
+
+
+def on_sync_reply(replica: Replica, reply: SyncReply) -> list[Effect]:
+    """Step 2, at the learner."""
+    record = replica.record
+    if (reply.epoch, reply.view) != (record.epoch, record.view) or not replica.is_learner:
+        return [Dropped(reply, "of another epoch or view")]
+    replica.sync_replies[reply.replica] = reply.slot
+    stable = _quorum_slot(replica)
+    if stable <= record.stable:
+        return []
+    record.stable = stable
+    shard = replica.address.shard
+    commit = SyncCommit(shard, record.epoch, record.view, stable)
+    peers = (number for number in range(replica.replicas) if number != replica.address.replica)
+    return [Send(ReplicaAddress(shard, number), commit) for number in peers]
+
+
+def _quorum_slot(replica: Replica) -> Slot:
+    """The highest slot that a majority, this replica included, holds."""
+    ends = sorted([replica.last_slot, *replica.sync_replies.values()], reverse=True)
+    majority = replica.replicas // 2 + 1
+    return min(replica.last_slot, ends[majority - 1]) if len(ends) >= majority else Slot(0)
+
+
+def on_sync_commit(replica: Replica, commit: SyncCommit) -> list[Effect]:
+    """Step 3, at a follower."""
+    record = replica.record
+    if (commit.epoch, commit.view) != (record.epoch, record.view) or replica.is_learner:
+        return [Dropped(commit, "of another epoch or view")]
+    if commit.slot > replica.last_slot:
+        return [Dropped(commit, "the log does not reach so far")]
+    record.stable = max(record.stable, commit.slot)
+    replica.execute_up_to(record.stable)
+    return []

@@ -1,0 +1,90 @@
+"""Running one shard's part of a transaction: staged first, written only when all of it succeeded.
+
+INVARIANTS
+    X1  Executing is a function of the table, the operations and the slot: no clock, no chance.
+    X2  A part that refuses or raises has no effect (contracts A5).
+    X3  The version of a record is the slot of the transaction that wrote it, so it only rises.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, assert_never
+
+from kvstore import values
+from kvstore.execution.operations import DONE, REFUSED, Add, Delete, Expire, Operation, Outcome, Put, PutIf
+from kvstore.types import Slot
+
+VERSION_BYTES = 8
+"""A cell is the version as 8 bytes big-endian, then the encoded value."""
+
+Effects = dict[bytes, bytes | None]
+"""New cell by key; None where the key goes."""
+
+
+class Table(Protocol):
+    """What execution needs of a table."""
+
+    def get(self, key: bytes) -> bytes | None: ...
+    def put(self, key: bytes, value: bytes) -> None: ...
+    def delete(self, key: bytes) -> bool: ...
+
+
+def execute(operations: tuple[Operation, ...], table: Table, slot: Slot) -> tuple[Effects, Outcome]:
+    """Return what the operations would change, and their outcome. The table is only read."""
+    staged: Effects = {}
+    results: list[bytes | bool] = []
+    version = slot.to_bytes(VERSION_BYTES, "big")
+    for operation in operations:
+        match operation:
+            case Put(key, value):
+                staged[key] = version + value
+            case Delete(key, report):
+                if report:
+                    results.append(_cell(key, staged, table) is not None)
+                staged[key] = None
+            case Add(key, amount):
+                total = _sum(_cell(key, staged, table), amount)
+                results.append(total)
+                staged[key] = version + total
+            case PutIf(key, value, expected):
+                if cell_version(_cell(key, staged, table)) != expected:
+                    return {}, REFUSED
+                staged[key] = version + value
+            case Expire():
+                pass  # about the outcomes of idempotency keys: see outcomes.py
+            case _:
+                assert_never(operation)
+    return staged, Outcome(results=tuple(results)) if results else DONE
+
+
+def apply(effects: Effects, table: Table) -> None:
+    """Write what was staged."""
+    for key, cell in effects.items():
+        if cell is None:
+            table.delete(key)
+        else:
+            table.put(key, cell)
+
+
+def cell_version(cell: bytes | None) -> int | None:
+    """The version of a cell; None for a missing one."""
+    return None if cell is None else int.from_bytes(cell[:VERSION_BYTES], "big")
+
+
+def cell_value(cell: bytes) -> Any:
+    """The decoded value of a cell."""
+    return values.decode(cell[VERSION_BYTES:])
+
+
+def is_number(value: object) -> bool:
+    """Whether ``add`` works on it: an int or a float; a bool is not a number here."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _cell(key: bytes, staged: Effects, table: Table) -> bytes | None:
+    return staged[key] if key in staged else table.get(key)
+
+
+def _sum(cell: bytes | None, amount: bytes) -> bytes:
+    value = None if cell is None else cell_value(cell)
+    return values.encode(value + values.decode(amount)) if is_number(value) else amount

@@ -1,0 +1,75 @@
+"""What a transaction may ask of one shard: a closed set of operations, as they stand in the log.
+
+Keys are encoded by ``kvstore.keys`` and values by ``kvstore.values`` before they come here, so an
+operation is a few short byte strings. Tags are part of storage format 1; a new operation takes a
+new tag.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from kvstore.types import ShardId, Timestamp
+
+
+class Put(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
+    """Set the key to the value."""
+
+    key: bytes
+    value: bytes
+
+
+class PutIf(msgspec.Struct, frozen=True, array_like=True, tag=2, gc=False):
+    """Set the key if its version is ``version``; None means: if it is absent. May refuse."""
+
+    key: bytes
+    value: bytes
+    version: int | None
+
+
+class Delete(msgspec.Struct, frozen=True, array_like=True, tag=3, gc=False):
+    """Remove the key. With ``report`` the outcome says whether it was there."""
+
+    key: bytes
+    report: bool = False
+
+
+class Add(msgspec.Struct, frozen=True, array_like=True, tag=4, gc=False):
+    """Add the encoded number; what is missing or not a number counts as 0 (contracts C1)."""
+
+    key: bytes
+    amount: bytes
+
+
+class Expire(msgspec.Struct, frozen=True, array_like=True, tag=5, gc=False):
+    """Forget the outcomes of idempotency keys that were stored before this time (contracts C4)."""
+
+    before: Timestamp
+
+
+Operation: TypeAlias = Put | PutIf | Delete | Add | Expire
+
+
+class Token(msgspec.Struct, frozen=True, array_like=True):
+    """An idempotency key: its shard, ``home``, takes part in the transaction and keeps the digest."""
+
+    key: bytes
+    digest: bytes
+    home: ShardId
+
+
+class Outcome(msgspec.Struct, frozen=True, array_like=True):
+    """What one shard's part of a transaction came to.
+
+    ``refused``: a condition did not hold and the part had no effect. ``results``: one entry for
+    each ``Add`` (the new value, encoded) and each reporting ``Delete`` (True if it was there).
+    """
+
+    refused: bool = False
+    results: tuple[bytes | bool, ...] = ()
+
+
+DONE = Outcome()
+REFUSED = Outcome(refused=True)

@@ -1,0 +1,67 @@
+"""What became of requests that carried an idempotency key (contracts C4).
+
+The key's home shard keeps the digest of the request and who took part; every participant keeps its
+own part of the outcome under the key. So a retry, even after a crash, finds the first outcome, and
+nothing has to flow between shards.
+
+    outcomes   key of the token -> OutcomeRecord
+    expiry     time as 8 bytes big-endian, then the key -> empty: what to forget, oldest first
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+
+from kvstore.execution.operations import Outcome, Token
+from kvstore.types import ShardId, Slot, Timestamp
+
+EXPIRED_AT_ONCE_MAX = 1000
+"""Records one Expire forgets on one shard: bounds the work of its batch."""
+_TIME_BYTES = 8
+
+
+class OutcomeRecord(msgspec.Struct, frozen=True, array_like=True):
+    """One participant's memory of a request. Only the home shard's copy has a digest."""
+
+    slot: Slot
+    outcome: Outcome
+    time: Timestamp
+    digest: bytes = b""
+    participants: tuple[ShardId, ...] = ()
+
+
+class Table(Protocol):
+    """What this module needs of a table."""
+
+    def put(self, key: bytes, value: bytes) -> None: ...
+    def delete(self, key: bytes) -> bool: ...
+    def scan(self, start: bytes, stop: bytes, *, limit: int) -> list[tuple[bytes, bytes]]: ...
+
+
+_encode = msgspec.msgpack.Encoder().encode
+decode_record = msgspec.msgpack.Decoder(OutcomeRecord).decode
+
+
+def remember(
+    token: Token,
+    record: OutcomeRecord,
+    *,
+    at_home: bool,
+    outcomes: Table,
+    expiry: Table,
+) -> None:
+    """Store this shard's part of the outcome; the digest and participants only at home."""
+    if not at_home:
+        record = msgspec.structs.replace(record, digest=b"", participants=())
+    outcomes.put(token.key, _encode(record))
+    expiry.put(record.time.to_bytes(_TIME_BYTES, "big") + token.key, b"")
+
+
+def expire(before: Timestamp, *, outcomes: Table, expiry: Table) -> None:
+    """Forget what was stored before this time, the oldest first, up to a bound."""
+    stop = before.to_bytes(_TIME_BYTES, "big")
+    for entry, _ in expiry.scan(b"", stop, limit=EXPIRED_AT_ONCE_MAX):
+        expiry.delete(entry)
+        outcomes.delete(entry[_TIME_BYTES:])

@@ -1,0 +1,60 @@
+"""Which shard owns a key, and which path a transaction takes.
+
+    key -> its placement part -> CRC-32 -> one of BUCKETS buckets -> shard
+
+The buckets never change, so a shard can later give some of them away on purpose. The hash is part
+of storage format 1 and the same in every process: never Python's own.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+from zlib import crc32
+
+from kvstore import keys
+from kvstore.keys import Key
+from kvstore.types import ShardId
+
+BUCKETS = 4096
+SHARDS_MAX = 256
+
+Path = Literal["independent", "read-only", "one-shard", "general"]
+
+
+class Route(NamedTuple):
+    """How a transaction runs: by which path, at which shards, in how many rounds."""
+
+    path: Path
+    shards: tuple[int, ...]
+    rounds: int
+
+
+class Routing:
+    """The buckets of one store."""
+
+    __slots__ = ("_placement", "_shards", "shards")
+
+    def __init__(self, shards: int, placement: int | None) -> None:
+        """``placement``: how many elements of a tuple key place it; None for the whole key."""
+        self.shards = shards
+        self._placement = placement
+        self._shards = [ShardId(bucket % shards) for bucket in range(BUCKETS)]
+
+    def shard(self, key: Key, encoded: bytes) -> ShardId:
+        """The shard that owns the key; ``encoded`` is its encoding."""
+        if self._placement is not None:
+            encoded = keys.placement(key, encoded, self._placement)
+        return self._shards[crc32(encoded) % BUCKETS]
+
+    def shard_of_bytes(self, encoded: bytes) -> ShardId:
+        """The shard of something that is placed as a whole: an idempotency key."""
+        return self._shards[crc32(encoded) % BUCKETS]
+
+    def owns(self, shard: ShardId, encoded: bytes) -> bool:
+        """Whether this shard owns the encoded key."""
+        return self.shard(keys.decode(encoded), encoded) == shard
+
+
+def route_of_writes(shards: tuple[int, ...], *, conditional: bool = False) -> Route:
+    """Blind writes are independent over any shards; one that may refuse stays on its own."""
+    return Route("one-shard" if conditional else "independent", shards, 1 if shards else 0)

@@ -1,0 +1,118 @@
+"""LMDB's data file as bytes: what must be known of it before it is mapped (contracts B3, B4).
+
+A page past the end of a mapped file raises SIGBUS, which no ``except`` can catch, so the two meta
+pages are read with ``pread`` first and compared with the file's size. LMDB 0.9 on 64-bit hosts:
+
+    page header  16 bytes   page number u64, pad u16, flags u16 (0x08 = meta), lower/upper u32
+    meta         magic u32 0xBEEFC0DE, version u32 1, address u64, map size u64,
+                 free-list tree 48 bytes (its first u32 is the page size), main tree 48 bytes,
+                 last page u64, transaction id u64
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+from typing import NamedTuple
+
+from kvstore.errors import Corrupt, WrongFormat
+
+MAGIC = 0xBEEFC0DE
+DATA_VERSION = 1
+_HEADER = struct.Struct("=QHHI")
+_META = struct.Struct("=IIQQ48s48sQQ")
+_META_FLAG = 0x08
+_PAGE_SIZE_AT = _HEADER.size + 24
+META_BYTES = _HEADER.size + _META.size
+
+
+class MetaPage(NamedTuple):
+    """One of the two roots of the file, and the bytes it was read from."""
+
+    page: int
+    page_bytes: int
+    last_page: int
+    transaction: int
+    raw: bytes
+
+    @property
+    def file_bytes(self) -> int:
+        """How long the file must be for every page of this root to exist."""
+        return (self.last_page + 1) * self.page_bytes
+
+
+def newest_meta(path: Path) -> MetaPage:
+    """Return the root LMDB would open. Raises ``Corrupt`` or ``WrongFormat``, naming the file."""
+    with path.open("rb", buffering=0) as file:
+        first = _meta_at(path, file.fileno(), page=0, offset=0)
+        page_bytes = first.page_bytes if first else os.sysconf("SC_PAGE_SIZE")
+        second = _meta_at(path, file.fileno(), page=1, offset=page_bytes)
+    metas = [meta for meta in (first, second) if meta]
+    if len(metas) < 2:
+        record = f"{path}: meta page {0 if first is None else 1}"
+        raise Corrupt(f"{record} is damaged or cut off", record=record)
+    return max(metas, key=lambda meta: meta.transaction)
+
+
+def _meta_at(path: Path, file: int, *, page: int, offset: int) -> MetaPage | None:
+    raw = os.pread(file, META_BYTES, offset)
+    if len(raw) < META_BYTES:
+        return None
+    number, _, flags, _ = _HEADER.unpack_from(raw)
+    magic, version, _, _, _, _, last_page, transaction = _META.unpack_from(raw, _HEADER.size)
+    if magic != MAGIC or number != page or not flags & _META_FLAG:
+        return None
+    if version != DATA_VERSION:
+        raise WrongFormat(
+            f"{path} is an LMDB file of version {version}; this store reads version {DATA_VERSION}",
+            path=str(path),
+            found=version,
+            expected=DATA_VERSION,
+        )
+    return MetaPage(page, page_bytes_of(raw), last_page, transaction, raw)
+
+
+def page_bytes_of(meta: bytes) -> int:
+    """The page size a meta page states, or the system's when it states none LMDB could have."""
+    stated = int.from_bytes(meta[_PAGE_SIZE_AT : _PAGE_SIZE_AT + 4], "little")
+    sound = 256 <= stated <= 1 << 16 and stated & (stated - 1) == 0
+    return stated if sound else os.sysconf("SC_PAGE_SIZE")
+
+
+def is_cut_short(path: Path) -> bool:
+    """Whether the file ends before the last page its newest root counts.
+
+    Not yet damage: a page that was given back within the commit that took it is counted but never
+    written. Whoever sees True walks the file without mapping it before deciding.
+    """
+    needed = newest_meta(path).file_bytes  # read first: a writer may be extending the file
+    return path.stat().st_size < needed
+
+
+def extend(path: Path) -> None:
+    """Give a sound file the unwritten pages at its end, so that mapping it cannot fault."""
+    os.truncate(path, newest_meta(path).file_bytes)
+
+
+def restore_root(path: Path, meta: bytes) -> None:
+    """Write a saved meta page into both slots of the file, and make that durable (B3)."""
+    _, pad, flags, rest = _HEADER.unpack_from(meta)
+    page_bytes = page_bytes_of(meta)
+    with path.open("r+b", buffering=0) as file:
+        for page in (0, 1):
+            header = _HEADER.pack(page, pad, flags, rest)
+            os.pwrite(file.fileno(), header + meta[_HEADER.size :], page * page_bytes)
+        os.fsync(file.fileno())
+
+
+def drop_cached_pages(path: Path) -> None:
+    """After a failed sync the page cache may hold what the disk does not: read the disk (A5)."""
+    with path.open("rb", buffering=0) as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def boot_id() -> str:
+    """What names this run of the machine: after another one, unsynced pages are lost."""
+    source = Path("/proc/sys/kernel/random/boot_id")
+    return source.read_text().strip() if source.exists() else ""

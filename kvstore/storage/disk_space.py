@@ -1,0 +1,66 @@
+"""Whether there is room for the next commit, asked before it begins (contracts A5).
+
+LMDB copies each page it changes, so a record can cost several pages. A commit that runs out of disk
+in the middle leaves its outcome unknown; asking first turns that into ``DiskFull`` with nothing
+changed. The system is asked again only after half of what it last granted may be used up.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from kvstore.errors import DiskFull
+
+try:
+    import resource
+except ImportError:  # pragma: no cover - there is no such limit where the module is missing
+    resource = None  # type: ignore[assignment]
+
+RESERVE_BYTES = 1 << 20
+"""Always left free: enough for an opening, a close and the pages of a few small commits."""
+RECORD_COST_BYTES = 3 * 4096
+"""Pages that one record may newly occupy: its leaf, a split, and a share of the branches."""
+GRANT_BYTES_MAX = 64 << 20
+"""Upper bound of what is used before asking again: other programs use the disk as well."""
+
+
+class DiskSpace:
+    """The room left for one data file: on its disk, under the file size limit, in its map."""
+
+    def __init__(self, data: Path, *, map_bytes: int) -> None:
+        self._data = data
+        self._map_bytes = map_bytes
+        self._granted = 0
+
+    def expect(self, payload_bytes: int, records: int) -> None:
+        """Note what the next batch will write, in bytes and in records.
+
+        Raises:
+            DiskFull: there is no room for it; nothing changed.
+        """
+        wanted = 2 * payload_bytes + records * RECORD_COST_BYTES
+        if wanted > self._granted:
+            self._ask(wanted)
+        self._granted -= wanted
+
+    def _ask(self, wanted: int) -> None:
+        free = self._free_bytes()
+        if free < wanted + RESERVE_BYTES:
+            raise DiskFull(
+                f"{self._data}: {free} bytes free, {wanted + RESERVE_BYTES} needed",
+                path=str(self._data),
+                free=free,
+                needed=wanted + RESERVE_BYTES,
+            )
+        self._granted = max(wanted, min((free - RESERVE_BYTES) // 2, GRANT_BYTES_MAX))
+
+    def _free_bytes(self) -> int:
+        disk = os.statvfs(self._data.parent)
+        size = self._data.stat().st_size
+        bounds = [disk.f_bavail * disk.f_frsize, self._map_bytes - size]
+        if resource is not None:
+            limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+            if limit != resource.RLIM_INFINITY:
+                bounds.append(limit - size)
+        return min(bounds)

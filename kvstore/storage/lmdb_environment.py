@@ -1,0 +1,336 @@
+"""The durable environment: one LMDB 0.9 file per host (architecture, section 4; contracts A5, B3, B4).
+
+INVARIANTS
+    E1  One batch is open at a time, and only on the thread that began it.
+    E2  After a failed commit nothing is written until the environment is opened again.
+    E3  With ``interval`` no page of the last synced root is overwritten before the next one is
+        safe: a read transaction pins it, and the side file holds its meta page.
+    E4  The count record names its own transaction, so a root that is not the last one shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+from zlib import crc32
+
+import lmdb
+
+from kvstore.errors import Corrupt, Failed, LimitExceeded, OutcomeUnknown
+from kvstore.storage import data_file, side_file
+from kvstore.storage.disk_space import DiskSpace
+from kvstore.storage.records import (
+    COUNT_KEY,
+    RESIDUE,
+    TABLE,
+    Head,
+    Row,
+    StoredLog,
+    StoredTable,
+    fetch,
+    problems,
+    seal,
+)
+from kvstore.storage.soundness import (
+    CLOSED_MARK,
+    DATA_FILE,
+    FAILED_MARK,
+    SYNCED_ROOT,
+    check_before_mapping,
+    meta_pages,
+)
+
+Durability = Literal["commit", "interval", "none"]
+
+MAP_BYTES_MAX = 1 << 40
+"""Address space reserved, not disk: one TiB, halved until the system grants it."""
+MAP_BYTES_MIN = 1 << 26
+READERS_MAX = 1024
+SPARE_READERS = 32
+"""Read transactions that py-lmdb keeps ready; beginning one of these costs a microsecond."""
+
+
+class LmdbEnvironment:
+    """One folder with one LMDB file. Opened once per process; views may be used from any thread."""
+
+    damage = (lmdb.Error,)
+
+    def __init__(
+        self, folder: Path, *, durability: Durability = "commit", readonly: bool = False
+    ) -> None:
+        """Open the environment, creating its file unless ``readonly``.
+
+        Raises:
+            Corrupt: the file is cut short or its roots contradict themselves.
+            WrongFormat: it is an LMDB file of another version.
+        """
+        self.folder = folder
+        self.location = str(folder)
+        self.durability = durability
+        self.readonly = readonly
+        self.failure: BaseException | None = None
+        self.raw: Any = None
+        self._pin: lmdb.Transaction | None = None
+        data = folder / DATA_FILE
+        self.suspicion: str | None = None
+        self._uncounted = 0
+        """Records that were written but are not there, as far as the count tells."""
+        if data.exists():
+            self.suspicion = check_before_mapping(folder, readonly=readonly)
+        elif readonly:
+            raise Corrupt(f"{data} is missing", record=str(data))
+        self._lmdb = _open_lmdb(folder, sync=durability == "commit", readonly=readonly)
+        try:
+            self._main = self._lmdb.open_db(None)
+            self._space = DiskSpace(data, map_bytes=self._lmdb.info()["map_size"])
+            self._batch = LmdbBatch(self)
+            self._start(readonly=readonly)
+        except BaseException:
+            self._lmdb.close()
+            raise
+
+    def _start(self, *, readonly: bool) -> None:
+        with translated(self.location), self._lmdb.begin() as txn:
+            stored = txn.get(COUNT_KEY)
+            number, entries = txn.id(), self._entries(txn)
+        if entries and stored != _count_record(entries, number):
+            self._explain_root(stored, entries, number)
+        if readonly:
+            return
+        self._lmdb.reader_check()
+        side_file.remove(self.folder / CLOSED_MARK)
+        if not entries:
+            self._write_first_record()
+        if self.durability == "interval":
+            self.sync()
+        else:
+            # From here on commits are not covered by an older synced root: it must not come back.
+            self._lmdb.sync(True)
+            side_file.remove(self.folder / SYNCED_ROOT)
+
+    def _explain_root(self, stored: bytes | None, entries: int, number: int) -> None:
+        sound = stored is not None and crc32(stored, crc32(COUNT_KEY)) == RESIDUE
+        if self.suspicion is None or stored is None or not sound:
+            record = f"{self.location}: root of commit {number}"
+            raise Corrupt(f"{record} is not what the last commit wrote", record=record)
+        self._uncounted = int.from_bytes(stored[:8], "big") - entries
+
+    def _write_first_record(self) -> None:
+        batch = self.begin()
+        self.raw.put(COUNT_KEY, b"")
+        batch.commit()
+
+    def _entries(self, txn: lmdb.Transaction) -> int:
+        entries: int = txn.stat(self._main)["entries"]
+        return entries
+
+    def count_record(self, txn: lmdb.Transaction) -> bytes:
+        """What the count record must say when ``txn`` commits; a loss is never forgotten."""
+        return _count_record(self._entries(txn) + self._uncounted, txn.id())
+
+    def begin(self) -> LmdbBatch:
+        if self.failure is not None:
+            raise Failed(f"{self.location} failed earlier: {self.failure}") from self.failure
+        assert self.raw is None, "E1"
+        self.raw = self._lmdb.begin(write=True)
+        return self._batch
+
+    def expect(self, payload_bytes: int, records: int) -> None:
+        """Say what the next batch will write. Raises ``DiskFull`` when there is no room for it."""
+        self._space.expect(payload_bytes, records)
+
+    def rows(self, position: bytes, *, reverse: bool, limit: int) -> list[Row]:
+        with translated(self.location):
+            return rows_of(self.raw, position, reverse=reverse, limit=limit)
+
+    def log(self, name: bytes, head: Head) -> StoredLog:
+        return StoredLog(self, name, head)
+
+    def table(self, name: bytes) -> StoredTable:
+        return StoredTable(self, name)
+
+    def read(self, name: bytes, key: bytes) -> bytes | None:
+        full = TABLE + name + key
+        txn = self._lmdb.begin()
+        try:
+            value = txn.get(full)
+            if value is not None and crc32(value, crc32(full)) == RESIDUE:
+                return value[:-4]
+            return fetch(LmdbView(self.location, txn), full)
+        except lmdb.Error as error:
+            raise Corrupt(f"{self.location}: LMDB: {error}", record=self.location) from error
+        finally:
+            txn.abort()
+
+    def view(self) -> LmdbView:
+        try:
+            return LmdbView(self.location, self._lmdb.begin())
+        except lmdb.ReadersFullError as error:
+            message = f"{self.location}: {READERS_MAX} snapshots are open already; close some"
+            raise LimitExceeded(message, limit=READERS_MAX) from error
+
+    def sync(self) -> None:
+        """Make every commit so far durable; with ``interval``, move the synced root here (B3).
+
+        No commit may run meanwhile. Raises ``Failed`` when the disk refuses.
+        """
+        if self.durability == "commit" or self.readonly:
+            return
+        try:
+            self._lmdb.sync(True)
+            if self.durability == "interval":
+                self._pin_synced_root()
+        except (lmdb.Error, OSError) as error:
+            self.fail(error)
+            raise Failed(f"{self.location}: sync failed: {error}") from error
+
+    def _pin_synced_root(self) -> None:
+        pin = self._lmdb.begin()
+        meta = data_file.newest_meta(self.folder / DATA_FILE)
+        assert meta.transaction == pin.id() or pin.id() == 0, "E3: a commit ran during the sync"
+        root = {"boot": data_file.boot_id(), "meta": meta.raw.hex()}
+        side_file.write(self.folder / SYNCED_ROOT, root)
+        if self._pin is not None:
+            self._pin.abort()
+        self._pin = pin
+
+    def fail(self, error: BaseException) -> None:
+        """Refuse all further writes, and leave a mark so that the next opening verifies first."""
+        self.failure = error
+        try:
+            side_file.write(self.folder / FAILED_MARK, {"reason": str(error)})
+        except OSError:
+            # The disk that just failed may refuse the mark too; the failure itself is reported.
+            return
+
+    def copy_to(self, folder: str) -> None:
+        self._lmdb.copy(folder, compact=True)
+        copy = _open_lmdb(Path(folder), sync=True, readonly=False)
+        try:
+            main = copy.open_db(None)
+            with copy.begin(write=True) as txn:
+                # A compact copy counts its commits anew, and the count record names one (E4).
+                entries = txn.stat(main)["entries"] + self._uncounted
+                txn.put(COUNT_KEY, _count_record(entries, txn.id()))
+        finally:
+            copy.close()
+
+    def size_bytes(self) -> int:
+        return (self.folder / DATA_FILE).stat().st_size
+
+    def close(self) -> None:
+        """Close the files; everything committed is synced first unless the environment failed."""
+        assert self.raw is None, "closed with an open batch"
+        clean = not self.readonly and self.failure is None
+        if clean and self.durability != "commit":
+            self._lmdb.sync(True)
+        if self._pin is not None:
+            self._pin.abort()
+        self._lmdb.close()
+        if clean:
+            metas = meta_pages(self.folder / DATA_FILE).hex()
+            side_file.write(self.folder / CLOSED_MARK, {"metas": metas})
+            side_file.remove(self.folder / SYNCED_ROOT)
+
+
+class LmdbBatch:
+    """The one open batch of an environment; the same object serves batch after batch."""
+
+    __slots__ = ("_environment",)
+
+    def __init__(self, environment: LmdbEnvironment) -> None:
+        self._environment = environment
+
+    def commit(self) -> None:
+        environment = self._environment
+        txn, environment.raw = environment.raw, None
+        try:
+            txn.put(COUNT_KEY, environment.count_record(txn))
+            txn.commit()
+        except BaseException as error:
+            environment.fail(error)
+            message = f"{environment.location}: the commit failed: {error}"
+            raise OutcomeUnknown(message) from error
+
+    def abort(self) -> None:
+        txn, self._environment.raw = self._environment.raw, None
+        txn.abort()
+
+
+class LmdbView:
+    """One commit, for as long as it is open. Not for two threads at once."""
+
+    __slots__ = ("location", "raw")
+    damage = (lmdb.Error,)
+
+    def __init__(self, location: str, txn: lmdb.Transaction) -> None:
+        self.location = location
+        self.raw: Any = txn
+
+    def rows(self, position: bytes, *, reverse: bool, limit: int) -> list[Row]:
+        with translated(self.location):
+            return rows_of(self.raw, position, reverse=reverse, limit=limit)
+
+    def table(self, name: bytes) -> StoredTable:
+        return StoredTable(self, name)
+
+    def log(self, name: bytes, head: Head) -> StoredLog:
+        return StoredLog(self, name, head)
+
+    def problems(self) -> Iterator[str]:
+        return problems(self)
+
+    def record_count(self) -> int:
+        return int.from_bytes((self.raw.get(COUNT_KEY) or b"")[:8], "big")
+
+    def close(self) -> None:
+        self.raw.abort()
+
+
+def rows_of(txn: Any, position: bytes, *, reverse: bool, limit: int) -> list[Row]:
+    """Up to ``limit`` rows from the first key >= ``position`` on, or downwards below it."""
+    cursor = txn.cursor()
+    found = cursor.set_range(position) if position else cursor.first()
+    if not reverse:
+        return list(islice(cursor.iternext(), limit)) if found else []
+    found = cursor.prev() if found else cursor.last()
+    return list(islice(cursor.iterprev(), limit)) if found else []
+
+
+def _count_record(entries: int, transaction: int) -> bytes:
+    return seal(COUNT_KEY, entries.to_bytes(8, "big") + transaction.to_bytes(8, "big"))
+
+
+def _open_lmdb(folder: Path, *, sync: bool, readonly: bool) -> lmdb.Environment:
+    map_bytes = MAP_BYTES_MAX
+    while True:
+        try:
+            return lmdb.open(
+                str(folder),
+                map_size=map_bytes,
+                sync=sync,
+                readonly=readonly,
+                create=not readonly,
+                max_readers=READERS_MAX,
+                max_spare_txns=SPARE_READERS,
+                lib_version=0,
+            )
+        except (lmdb.MemoryError, lmdb.DiskError) as error:
+            # The address space may be bounded (ulimit -v): take what the system grants.
+            if map_bytes == MAP_BYTES_MIN:
+                raise Failed(f"{folder}: the system grants no address space: {error}") from error
+            map_bytes //= 2
+        except lmdb.Error as error:
+            raise Corrupt(f"{folder}: LMDB cannot open it: {error}", record=str(folder)) from error
+
+
+@contextmanager
+def translated(location: str) -> Iterator[None]:
+    """Turn what LMDB says of a damaged file into ``Corrupt``."""
+    try:
+        yield
+    except lmdb.Error as error:
+        raise Corrupt(f"{location}: LMDB: {error}", record=location) from error

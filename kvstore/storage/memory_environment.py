@@ -1,0 +1,165 @@
+"""The memory environment: the same contract without a disk, with faults on demand.
+
+A ``MemoryDisk`` outlives the environments opened on it, as a real disk outlives processes. It keeps
+for each folder what was committed and what was synced; ``lose_power`` puts every folder back to
+what was synced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from kvstore.errors import DiskFull, Failed, OutcomeUnknown
+from kvstore.storage.records import COUNT_KEY, Head, Row, StoredLog, StoredTable, problems, seal
+from kvstore.storage.sorted_map import SortedMap
+
+
+@dataclass
+class MemoryFolder:
+    """What one folder of the disk holds."""
+
+    committed: SortedMap = field(default_factory=SortedMap)
+    synced: SortedMap = field(default_factory=SortedMap)
+    manifest: Any = None
+    """What a folder on disk keeps as a side file."""
+
+
+@dataclass
+class MemoryDisk:
+    """Folders by name, and the faults that are to happen."""
+
+    folders: dict[str, MemoryFolder] = field(default_factory=dict)
+    commits_left: dict[str, int] = field(default_factory=dict)
+    """Commits that still succeed, by folder; the next one fails. A missing folder never fails."""
+    full: bool = False
+
+    def lose_power(self) -> None:
+        """Forget what was not synced. Environments that are open must not be used any more."""
+        for folder in self.folders.values():
+            folder.committed = folder.synced
+
+
+class MemoryEnvironment:
+    """One folder of a memory disk."""
+
+    damage: tuple[type[Exception], ...] = ()
+
+    def __init__(self, disk: MemoryDisk, name: str, *, durability: str = "commit") -> None:
+        self.location = f"memory:{name}"
+        self.durability = durability
+        self.suspicion: str | None = None
+        self.failure: BaseException | None = None
+        self.raw: Any = None
+        self._disk = disk
+        self._name = name
+        self._folder = disk.folders.setdefault(name, MemoryFolder())
+        self._batch = MemoryBatch(self)
+
+    def begin(self) -> MemoryBatch:
+        if self.failure is not None:
+            raise Failed(f"{self.location} failed earlier: {self.failure}") from self.failure
+        assert self.raw is None, "one batch at a time"
+        self.raw = self._folder.committed.fork()
+        return self._batch
+
+    def expect(self, payload_bytes: int, records: int) -> None:
+        if self._disk.full:
+            raise DiskFull(f"{self.location}: the disk is full", path=self.location, free=0)
+
+    def rows(self, position: bytes, *, reverse: bool, limit: int) -> list[Row]:
+        rows: list[Row] = self.raw.rows(position, reverse=reverse, limit=limit)
+        return rows
+
+    def log(self, name: bytes, head: Head) -> StoredLog:
+        return StoredLog(self, name, head)
+
+    def table(self, name: bytes) -> StoredTable:
+        return StoredTable(self, name)
+
+    def read(self, name: bytes, key: bytes) -> bytes | None:
+        return self.view().table(name).get(key)
+
+    def view(self) -> MemoryView:
+        return MemoryView(self.location, self._folder.committed)
+
+    def sync(self) -> None:
+        self._folder.synced = self._folder.committed
+
+    def copy_to(self, folder: str) -> None:
+        copy = self._folder.committed.fork()
+        self._disk.folders[folder] = MemoryFolder(committed=copy, synced=copy)
+
+    def size_bytes(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        assert self.raw is None, "closed with an open batch"
+        if self.failure is None:
+            self.sync()
+
+    def publish(self, version: SortedMap) -> None:
+        """Make a batch's version the committed one, or fail as the disk was told to."""
+        left = self._disk.commits_left.get(self._name)
+        if left == 0:
+            raise OSError(5, "injected commit failure")
+        if left is not None:
+            self._disk.commits_left[self._name] = left - 1
+        self._folder.committed = version
+        if self.durability == "commit":
+            self._folder.synced = version
+
+
+class MemoryBatch:
+    """The one open batch of a memory environment."""
+
+    __slots__ = ("_environment",)
+
+    def __init__(self, environment: MemoryEnvironment) -> None:
+        self._environment = environment
+
+    def commit(self) -> None:
+        environment = self._environment
+        version, environment.raw = environment.raw, None
+        entries = len(version) + (version.get(COUNT_KEY) is None)
+        version.put(COUNT_KEY, seal(COUNT_KEY, entries.to_bytes(8, "big") + bytes(8)))
+        try:
+            environment.publish(version)
+        except OSError as error:
+            environment.failure = error
+            message = f"{environment.location}: the commit failed: {error}"
+            raise OutcomeUnknown(message) from error
+
+    def abort(self) -> None:
+        self._environment.raw = None
+
+
+class MemoryView:
+    """One committed version."""
+
+    __slots__ = ("location", "raw")
+    damage: tuple[type[Exception], ...] = ()
+
+    def __init__(self, location: str, version: SortedMap) -> None:
+        self.location = location
+        self.raw: Any = version
+
+    def rows(self, position: bytes, *, reverse: bool, limit: int) -> list[Row]:
+        rows: list[Row] = self.raw.rows(position, reverse=reverse, limit=limit)
+        return rows
+
+    def table(self, name: bytes) -> StoredTable:
+        return StoredTable(self, name)
+
+    def log(self, name: bytes, head: Head) -> StoredLog:
+        return StoredLog(self, name, head)
+
+    def problems(self) -> Iterator[str]:
+        return problems(self)
+
+    def record_count(self) -> int:
+        return int.from_bytes((self.raw.get(COUNT_KEY) or b"")[:8], "big")
+
+    def close(self) -> None:
+        self.raw = None

@@ -1,0 +1,261 @@
+"""Sealed records, and the logs and tables made of them; shared by both environments.
+
+ON-DISK FORMAT 1 (drawn in docs/storage-format.md)
+    key       1 byte    room: 0x01 the environment's own, 0x02 logs, 0x03 tables
+              3 bytes   name of the log or table
+              n bytes   the log's index as 8 bytes big-endian, or the table's key
+    value     n bytes   payload
+              4 bytes   CRC-32 of key and payload, little-endian
+    A log's payload begins with the 4-byte checksum of the record before it, which chains them.
+
+Because the checksum is stored little-endian at the end, the CRC over key and whole value is one
+constant, ``RESIDUE``, so a check costs one pass and no slicing. The checksum covers the key too: a
+record that surfaces under another key must not pass.
+
+A miss is an answer and is checked like one (contracts B4): the records on both sides of the gap
+must be sound and in order, or a damaged page could hide a key that exists.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from itertools import pairwise
+from operator import lt
+from typing import Protocol
+from zlib import crc32
+
+from kvstore.errors import Corrupt
+
+RESIDUE = 0x2144DF1C
+OWN, LOG, TABLE = b"\x01", b"\x02", b"\x03"
+COUNT_KEY = OWN + b"count"
+"""Holds the number of records in the environment as of each commit, as 8 bytes big-endian."""
+EMPTY_CHECKSUM = 0
+"""What the first record of a log is chained to."""
+ROWS_MAX = 1024
+"""Rows fetched at once where everything is walked."""
+
+Row = tuple[bytes, bytes]
+
+
+Head = tuple[int, int, int]
+"""First index, last index and last checksum of a log; ``last == first - 1`` when it is empty."""
+
+
+class Raw(Protocol):
+    """An ordered map of bytes inside one transaction: what LMDB and memory both are."""
+
+    def get(self, key: bytes, /) -> bytes | None: ...
+    def put(self, key: bytes, value: bytes, /) -> object: ...
+    def delete(self, key: bytes, /) -> bool: ...
+
+
+class Owner(Protocol):
+    """Whoever holds the transaction that a log or table reads and writes through."""
+
+    @property
+    def raw(self) -> Raw: ...
+
+    @property
+    def location(self) -> str: ...
+
+    @property
+    def damage(self) -> tuple[type[Exception], ...]:
+        """What ``raw`` raises when it meets a damaged page."""
+
+    def rows(self, position: bytes, *, reverse: bool, limit: int) -> list[Row]:
+        """Up to ``limit`` rows from the first key >= position on, or downwards below it."""
+
+
+def seal(key: bytes, payload: bytes) -> bytes:
+    """Return the stored value: the payload and the checksum of key and payload."""
+    return payload + crc32(payload, crc32(key)).to_bytes(4, "little")
+
+
+def corrupt(owner: Owner, key: bytes, what: str) -> Corrupt:
+    """The error that names a damaged record by environment, room, name and key."""
+    room = {OWN: "record", LOG: "log", TABLE: "table"}.get(key[:1], "unknown room")
+    record = f"{owner.location}: {room} {key[1:4].hex()} key {key[4:].hex()}"
+    return Corrupt(f"{record}: {what}", record=record)
+
+
+def fetch(owner: Owner, key: bytes) -> bytes | None:
+    """Return the payload stored under ``key``, or None when it is proved missing."""
+    try:
+        value = owner.raw.get(key)
+    except owner.damage as error:
+        raise corrupt(owner, key, str(error)) from error
+    if value is None:
+        _prove_missing(owner, key)
+        return None
+    if crc32(value, crc32(key)) != RESIDUE:
+        raise corrupt(owner, key, "checksum does not match")
+    return value[:-4]
+
+
+def _prove_missing(owner: Owner, key: bytes) -> None:
+    for reverse in (False, True):
+        for neighbour, value in owner.rows(key, reverse=reverse, limit=1):
+            if crc32(value, crc32(neighbour)) != RESIDUE:
+                raise corrupt(owner, neighbour, "checksum does not match")
+            if neighbour == key or (neighbour < key) is not reverse:
+                raise corrupt(owner, neighbour, "out of order")
+
+
+def checked_rows(owner: Owner, low: bytes, high: bytes, *, reverse: bool, limit: int) -> list[Row]:
+    """Return up to ``limit`` sound rows with ``low <= key < high``, values still sealed.
+
+    One row more is read at either end where there is one, so that a gap is proved there too.
+    """
+    if low >= high or limit <= 0:
+        return []
+    rows = owner.rows(high if reverse else low, reverse=reverse, limit=limit)
+    if reverse:
+        rows.reverse()
+    edge = owner.rows(high, reverse=False, limit=1) if reverse else owner.rows(low, reverse=True, limit=1)
+    for key, value in edge:
+        _check_row(owner, key, value)
+        if (key < high) if reverse else (key >= low):
+            raise corrupt(owner, key, "out of order")
+    return _cut(owner, rows, low, high, reverse=reverse)
+
+
+def _check_row(owner: Owner, key: bytes, value: bytes) -> None:
+    if crc32(value, crc32(key)) != RESIDUE:
+        raise corrupt(owner, key, "checksum does not match")
+
+
+def _cut(owner: Owner, rows: list[Row], low: bytes, high: bytes, *, reverse: bool) -> list[Row]:
+    if not rows:
+        return rows
+    keys = [key for key, _ in rows]
+    if not all(map(lt, keys, keys[1:])):
+        wrong = next(key for before, key in pairwise(keys) if before >= key)
+        raise corrupt(owner, wrong, "out of order")
+    for key, value in rows:
+        if crc32(value, crc32(key)) != RESIDUE:
+            raise corrupt(owner, key, "checksum does not match")
+    if (keys[-1] >= high) if reverse else (keys[0] < low):
+        raise corrupt(owner, keys[0], "out of order")
+    rows = rows[bisect_left(keys, low) : bisect_left(keys, high)]
+    if reverse:
+        rows.reverse()
+    return rows
+
+
+class StoredTable:
+    """One table: an ordered map of bytes to bytes under a common key prefix."""
+
+    __slots__ = ("_owner", "_prefix")
+
+    def __init__(self, owner: Owner, name: bytes) -> None:
+        self._owner = owner
+        self._prefix = TABLE + name
+
+    def get(self, key: bytes) -> bytes | None:
+        return fetch(self._owner, self._prefix + key)
+
+    def put(self, key: bytes, value: bytes) -> None:
+        full = self._prefix + key
+        self._owner.raw.put(full, value + crc32(value, crc32(full)).to_bytes(4, "little"))
+
+    def delete(self, key: bytes) -> bool:
+        return self._owner.raw.delete(self._prefix + key)
+
+    def scan(self, start: bytes, stop: bytes, *, reverse: bool = False, limit: int) -> list[Row]:
+        prefix = self._prefix
+        rows = checked_rows(
+            self._owner, prefix + start, prefix + stop, reverse=reverse, limit=limit
+        )
+        cut = len(prefix)
+        return [(key[cut:], value[:-4]) for key, value in rows]
+
+
+class StoredLog:
+    """One log. Its owner keeps the head outside the data it covers, and gives it back here."""
+
+    __slots__ = ("_chain", "_owner", "_prefix", "first", "last")
+
+    def __init__(self, owner: Owner, name: bytes, head: Head) -> None:
+        self._owner = owner
+        self._prefix = LOG + name
+        self.first, self.last, self._chain = head
+
+    @property
+    def head(self) -> Head:
+        return self.first, self.last, self._chain
+
+    def append(self, index: int, record: bytes) -> None:
+        assert index == self.last + 1, f"append {index} after {self.last}"
+        self._chain = self._write(index, self._chain, record)
+        self.last = index
+
+    def _write(self, index: int, chain: int, record: bytes) -> int:
+        key = self._prefix + index.to_bytes(8, "big")
+        payload = chain.to_bytes(4, "little") + record
+        checksum = crc32(payload, crc32(key))
+        self._owner.raw.put(key, payload + checksum.to_bytes(4, "little"))
+        return checksum
+
+    def read(self, first: int, count_max: int) -> list[tuple[int, bytes]]:
+        first = max(first, self.first)
+        entries = self._sealed(first, min(self.last, first + count_max - 1))
+        return [(index, value[4:-4]) for index, value in entries]
+
+    def _sealed(self, first: int, last: int) -> list[tuple[int, bytes]]:
+        low, high = (self._prefix + index.to_bytes(8, "big") for index in (first, last + 1))
+        rows = checked_rows(self._owner, low, high, reverse=False, limit=last + 1 - first)
+        found = [(int.from_bytes(key[4:], "big"), value) for key, value in rows]
+        missing = set(range(first, last + 1)) - {index for index, _ in found}
+        if missing:
+            key = self._prefix + min(missing).to_bytes(8, "big")
+            raise corrupt(self._owner, key, "log record is missing")
+        for (_, before), (index, value) in pairwise(found):
+            if value[:4] != before[-4:]:
+                key = self._prefix + index.to_bytes(8, "big")
+                raise corrupt(self._owner, key, "not chained to the record before it")
+        return found
+
+    def check_end(self) -> None:
+        if self.last < self.first:
+            return
+        _, value = self._sealed(self.last, self.last)[0]
+        if int.from_bytes(value[-4:], "little") != self._chain:
+            key = self._prefix + self.last.to_bytes(8, "big")
+            raise corrupt(self._owner, key, "log does not end with the record it should")
+
+    def replace(self, index: int, record: bytes) -> None:
+        assert self.first <= index <= self.last, f"replace {index} outside {self.first}..{self.last}"
+        entries = self._sealed(index, self.last)
+        chain = int.from_bytes(entries[0][1][:4], "little")
+        for at, value in entries:
+            chain = self._write(at, chain, record if at == index else value[4:-4])
+        self._chain = chain
+
+    def truncate_before(self, index: int, count_max: int) -> int:
+        first = self.first
+        stop = min(index, first + count_max, self.last + 1)
+        for at in range(first, stop):
+            key = self._prefix + at.to_bytes(8, "big")
+            if not self._owner.raw.delete(key):
+                raise corrupt(self._owner, key, "log record is missing")
+        self.first = max(first, stop)
+        return self.first - first
+
+
+def problems(owner: Owner) -> Iterator[str]:
+    """Walk every record and yield a sentence for each whose checksum or order is wrong."""
+    position, count = b"", 0
+    while rows := owner.rows(position, reverse=False, limit=ROWS_MAX):
+        for key, value in rows:
+            if key < position:
+                yield str(corrupt(owner, key, "out of order").args[0])
+                return
+            if crc32(value, crc32(key)) != RESIDUE:
+                yield str(corrupt(owner, key, "checksum does not match").args[0])
+            position, count = key + b"\x00", count + 1
+    stored = owner.raw.get(COUNT_KEY)
+    recorded = int.from_bytes(stored[:8], "big") if stored else 0
+    if recorded != count:
+        yield f"{owner.location}: {recorded} records were written, {count} are there"

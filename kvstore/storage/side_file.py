@@ -1,0 +1,60 @@
+"""Small files beside the data: replaced as a whole, durably, and checked when read.
+
+A side file is one JSON object with a ``crc`` of the rest. It is written to a temporary name, synced,
+renamed and the folder synced, so a crash leaves the old one or the new one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    """Replace the file durably."""
+    body = json.dumps(content, sort_keys=True)
+    sealed = json.dumps({"crc": crc32(body.encode()), **content}, sort_keys=True, indent=1) + "\n"
+    temporary = path.with_name(path.name + ".new")
+    with temporary.open("w") as file:
+        file.write(sealed)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """Return the content, or None when the file is missing or does not match its checksum."""
+    content = read_unchecked(path)
+    crc = content.pop("crc", None)
+    return content if crc == crc32(json.dumps(content, sort_keys=True).encode()) else None
+
+
+def read_unchecked(path: Path) -> dict[str, Any]:
+    """Return the content and its ``crc`` as they stand; empty when there is no JSON object."""
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError:
+        return {}  # damaged, which is what a missing checksum says
+    return content if isinstance(content, dict) else {}
+
+
+def remove(path: Path) -> None:
+    """Remove the file durably; a missing one is fine."""
+    if path.exists():
+        path.unlink()
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the folder's entries durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,199 @@
+"""Values and their bytes: msgpack, and nothing that could not be read back.
+
+What comes back equals what was put, but tuples come back as lists, bytearray and memoryview as
+bytes. Map keys are str, bytes, int, float, bool and None. An int beyond 64 bits travels as the
+msgpack extension INT_EXTENSION: two's complement, big-endian, of any length.
+
+Subclasses of these types are taken and come back as the base class: an IntEnum as its int, an
+OrderedDict as a dict, a namedtuple as a list. Refused, with the place named, are all other types,
+msgpack's own ExtType and Timestamp, strs with lone surrogates (which have no UTF-8), and more than
+VALUE_DEPTH_MAX containers inside each other, so also a container that holds itself.
+
+Scalars are written by msgspec, whose bytes are the same, in a third of the time. It takes more
+types than come back, though (sets, dates, dataclasses), where msgpack takes two of its own. So a
+container is written by both, and what they agree on, byte by byte, is msgpack's data model and
+nothing else, at half the cost of reading it back. Only where they differ do we look ourselves.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import msgpack
+import msgspec
+
+from kvstore.errors import LimitExceeded, ValueNotSupported
+
+VALUE_BYTES_MAX = 16 * 1024 * 1024
+"""Bound on an encoded value."""
+VALUE_DEPTH_MAX = 1024
+"""Bound on containers inside each other: msgpack (from 1.2 on) reads no more, whatever the stack allows."""
+INT_EXTENSION = 1
+"""The msgpack extension type of ints beyond 64 bits."""
+
+_SCALARS = frozenset({str, bytes, bytearray, int, float, bool, type(None)})
+_CONTAINERS = (dict, list, tuple)
+_KEYS_CARRIED = (str, bytes, memoryview, int, float, type(None))
+_CARRIED = (*_KEYS_CARRIED, bytearray, *_CONTAINERS)
+_SHOWN_CHARS_MAX = 40
+_BUFFER_BYTES = 512
+"""First buffer of a packer. The default, a whole MiB, takes longer to get than most values to pack."""
+
+
+def encode(value: Any) -> bytes:
+    """The bytes of ``value``; ``ValueNotSupported`` when it would not be read back as it was."""
+    try:
+        payload = _write(value) if type(value) in _SCALARS else _encode_container(value)
+    except (UnicodeEncodeError, OverflowError):
+        payload = _encode_after_look(value)
+    if len(payload) > VALUE_BYTES_MAX:
+        message = f"a value of {len(payload)} bytes is over the limit of {VALUE_BYTES_MAX}"
+        raise LimitExceeded(message, size=len(payload), limit=VALUE_BYTES_MAX)
+    return payload
+
+
+def decode(payload: bytes) -> Any:
+    """A new copy of the value whose bytes these are; ``ValueError`` for what is no msgpack."""
+    try:
+        return _read(payload)
+    except RecursionError:
+        # msgpack keeps a stack of its own: a deep value is readable from deep in the caller's.
+        return msgpack.unpackb(payload, strict_map_key=False, ext_hook=_int_from_extension)
+    except msgspec.DecodeError as damage:
+        raise ValueError(f"not an encoded value: {damage}") from damage
+
+
+def _int_from_extension(code: int, data: bytes | memoryview) -> int:
+    if code != INT_EXTENSION:
+        raise ValueError(f"unknown msgpack extension {code}")
+    return int.from_bytes(data, "big", signed=True)
+
+
+def _extension_from_int(part: Any) -> msgpack.ExtType:
+    if not isinstance(part, int):
+        raise _not_supported("value", type(part).__name__)
+    size = (part if part >= 0 else ~part).bit_length() // 8 + 1
+    return msgpack.ExtType(INT_EXTENSION, part.to_bytes(size, "big", signed=True))
+
+
+_write = msgspec.msgpack.Encoder().encode
+_read = msgspec.msgpack.Decoder(ext_hook=_int_from_extension).decode
+_FOREIGN = msgpack.ExtType(127, b"not msgpack's")
+
+
+def _unlike_anything(part: Any) -> msgpack.ExtType:
+    """What a packer writes in place of what it does not take: bytes that msgspec never writes."""
+    return _FOREIGN
+
+
+_exact_packer = partial(msgpack.Packer, default=_unlike_anything, strict_types=True, buf_size=_BUFFER_BYTES)
+_packer = partial(msgpack.Packer, default=_unlike_anything, buf_size=_BUFFER_BYTES)
+
+
+def _encode_container(value: Any) -> bytes:
+    """The bytes that both libraries write for ``value``; where they differ, a closer look.
+
+    msgpack gets it inside one list more, because it writes one level more than it reads.
+    """
+    try:
+        payload = _write(value)
+        if _exact_packer().pack([value])[1:] == payload:
+            return payload
+        if _packer().pack([value])[1:] == payload:
+            # It holds tuples or subclasses. A tuple as a map key can be written, but not read.
+            msgpack.unpackb(payload, strict_map_key=False)
+            return payload
+    except Exception:
+        # Whatever it was, the look finds it and names its place.
+        return _encode_after_look(value)
+    return _encode_after_look(value)
+
+
+def _encode_after_look(value: Any) -> bytes:
+    _refuse_unreadable(value)
+    payload: bytes = msgpack.packb(value, default=_extension_from_int, buf_size=_BUFFER_BYTES)
+    return payload
+
+
+def _refuse_unreadable(value: Any) -> None:
+    """Raise for the first part, in order, that could not be read back. Without recursion."""
+    path: list[str] = []
+    enclosing: list[Any] = []
+    unfinished: list[Iterator[tuple[str, Any]]] = [iter([("value", value)])]
+    while unfinished:
+        for step, part in unfinished[-1]:
+            if objection := _objection(part, enclosing):
+                raise _not_supported("".join([*path, step]), objection)
+            if issubclass(type(part), _CONTAINERS):
+                path.append(step)
+                enclosing.append(part)
+                unfinished.append(_steps_into(part))
+                break
+        else:
+            unfinished.pop()
+            del path[-1:], enclosing[-1:]
+
+
+def _steps_into(container: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(container, dict):
+        return ((f"[{_shown(key)}]", part) for key, part in container.items())
+    return ((f"[{index}]", part) for index, part in enumerate(container))
+
+
+def _not_supported(place: str, objection: str) -> ValueNotSupported:
+    return ValueNotSupported(f"{place}: {objection}", place=place)
+
+
+def _objection(part: Any, enclosing: list[Any]) -> str:
+    """Why ``part`` could not be read back, leaving out what is inside it; empty when it could."""
+    kind = type(part)  # Not isinstance, which a mock can deceive.
+    if not issubclass(kind, _CARRIED) or issubclass(kind, msgpack.ExtType):
+        return kind.__name__
+    if issubclass(kind, _CONTAINERS):
+        return _container_objection(part, enclosing)
+    return _scalar_objection(part)
+
+
+def _container_objection(container: Any, enclosing: list[Any]) -> str:
+    if any(container is outer for outer in enclosing):
+        return "holds itself"
+    if len(enclosing) >= VALUE_DEPTH_MAX:
+        return f"nested too deeply, over {VALUE_DEPTH_MAX} levels"
+    if isinstance(container, dict):
+        return next(filter(None, map(_key_objection, container)), "")
+    return ""
+
+
+def _scalar_objection(part: Any) -> str:
+    if isinstance(part, str) and not _has_utf8(part):
+        return "str with a lone surrogate"
+    if isinstance(part, memoryview) and not part.c_contiguous:
+        return "memoryview with gaps"
+    return ""
+
+
+def _key_objection(key: Any) -> str:
+    carried = issubclass(type(key), _KEYS_CARRIED)
+    objection = _scalar_objection(key) if carried else type(key).__name__
+    return f"key {_shown(key)} is a {objection}" if objection else ""
+
+
+def _has_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _shown(key: Any) -> str:
+    """A map key as it stands between the brackets of a place, cut to fit in a message."""
+    try:
+        text = json.dumps(key, ensure_ascii=False) if isinstance(key, str) else repr(key)
+    except Exception:
+        text = f"<{type(key).__name__}>"
+    text = text.encode(errors="backslashreplace").decode()
+    return text if len(text) <= _SHOWN_CHARS_MAX else f"{text[: _SHOWN_CHARS_MAX - 3]}..."

@@ -1,0 +1,1 @@
+"""Tests mirror the rooms of the store; what several of them share is in ``support``."""

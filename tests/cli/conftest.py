@@ -1,0 +1,61 @@
+"""What the tests of the command line share: the program, run in this process or as one of its own."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from kvstore.cli.app import main
+
+ROOT = Path(__file__).parent.parent.parent
+ENVIRONMENT = os.environ | {
+    "PYTHONPATH": os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), str(ROOT)])
+}
+
+
+class Done(NamedTuple):
+    """How a run of the program ended, and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Stdin(io.TextIOWrapper):
+    """Standard input with something in it, or a terminal with nobody at it."""
+
+    def __init__(self, content: bytes | None) -> None:
+        super().__init__(io.BytesIO(content or b""), encoding="utf-8")
+        self._terminal = content is None
+
+    def isatty(self) -> bool:
+        return self._terminal
+
+
+Kv = Callable[..., Done]
+
+
+@pytest.fixture
+def kv(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Kv:
+    """Run the program in this process, in a folder of its own: quick, and with the same exit codes."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str, stdin: bytes | None = None) -> Done:
+        monkeypatch.setattr(sys, "stdin", Stdin(stdin))
+        code = main(arguments)
+        return Done(code, *capsys.readouterr())
+
+    return run
+
+
+def start(*arguments: str, cwd: Path, **options: object) -> subprocess.Popen[bytes]:
+    """Start the program as a process of its own."""
+    command = [sys.executable, "-m", "kvstore", *arguments]
+    return subprocess.Popen(command, cwd=cwd, env=ENVIRONMENT, **options)  # type: ignore[call-overload,no-any-return]

@@ -29,6 +29,7 @@ INVARIANTS
 
 from __future__ import annotations
 
+import reprlib
 import struct
 from collections.abc import Callable
 from math import isnan
@@ -254,10 +255,10 @@ _BYTE_INTS = [_encode_int(number) for number in range(256)]
 
 
 def _decode_thoroughly(encoded: bytes) -> Key:
+    if len(encoded) > KEY_BYTES_MAX:
+        raise ValueError("too long")
     parts = _decode_parts(encoded)
-    if not parts or len(encoded) > KEY_BYTES_MAX:
-        raise ValueError("empty, or too long")
-    if encoded[0] == 1:
+    if encoded[0] == 1 and parts:
         return parts
     (bare,) = parts
     if encoded[0] == 0 and type(bare) in (str, bytes) and bare:
@@ -405,10 +406,26 @@ def _too_long(key: Key, size: int) -> LimitExceeded:
     )
 
 
+class _Brief(reprlib.Repr):
+    """``repr`` bounded in depth and width: even a short key's may be endless."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 3
+        self.maxstring = self.maxother = self.maxlong = _SHOWN_CHARS_MAX // 2
+
+    def repr_int(self, x: int, level: int) -> str:
+        """Python refuses to write out an int of thousands of digits."""
+        return super().repr_int(x, level) if x.bit_length() < 1000 else "<int>"
+
+
+_brief = _Brief()
+
+
 def _shown(key: Any) -> str:
-    """``repr``, cut to fit in a message; some things, such as very deep tuples, have none."""
+    """``key`` for a message. Some things cannot be shown: their ``repr`` fails."""
     try:
-        text = repr(key[:_SHOWN_CHARS_MAX] if type(key) in (str, bytes) else key)
+        text = _brief.repr(key)
     except Exception:
         text = f"<{type(key).__name__}>"
     return text if len(text) <= _SHOWN_CHARS_MAX else f"{text[: _SHOWN_CHARS_MAX - 3]}..."

@@ -76,8 +76,8 @@ class Table(ReadableTable, Protocol):
 
     def put(self, key: bytes, value: bytes) -> None: ...
 
-    def delete(self, key: bytes) -> bool:
-        """Remove the key and say whether it was there."""
+    def delete(self, key: bytes) -> None:
+        """Remove the key, if it is there."""
 
 
 class View(Protocol):

@@ -176,7 +176,7 @@ def test_bytes_sort_as_the_keys_do(some: list[Key]) -> None:
 
 
 def test_order_is_by_type_first_and_bare_keys_before_tuples() -> None:
-    in_order: list[Key] = [
+    in_order: tuple[Key, ...] = (
         b"z",
         "a",
         (None,),
@@ -193,9 +193,10 @@ def test_order_is_by_type_first_and_bare_keys_before_tuples() -> None:
         (False,),
         (True,),
         (UUID(int=0),),
-    ]
+    )
+    shuffled = [in_order[i * 7 % 16] for i in range(16)]
 
-    assert sorted(in_order[::-1], key=encode) == in_order
+    assert tuple(sorted(shuffled, key=encode)) == in_order
 
 
 # --- ranges
@@ -466,12 +467,27 @@ def test_endless_nesting_is_too_long_and_no_more(key: Key) -> None:
     assert refusal.value.size > refusal.value.limit == 480
 
 
-def test_a_tuple_that_holds_itself_many_times_over_is_refused_at_once() -> None:
+def test_a_tuple_of_few_objects_and_endless_length_is_refused_at_once() -> None:
     key: tuple[Any, ...] = ()
     for _ in range(200):
         key = (key, key)
 
-    with pytest.raises(LimitExceeded):
+    with pytest.raises(LimitExceeded, match=r"key \(.*\.\.\..*\) takes") as refusal:
+        encode(key)
+
+    assert len(str(refusal.value)) < 150
+
+
+class Unprintable:
+    def __repr__(self) -> str:
+        raise RuntimeError("no repr")
+
+
+@pytest.mark.parametrize(
+    "key", [Unprintable(), (1, Unprintable()), [Unprintable()]], ids=["bare", "in", "list"]
+)
+def test_what_cannot_be_shown_is_refused_all_the_same(key: Any) -> None:
+    with pytest.raises(KeyInvalid, match=r"Unprintable|list"):
         encode(key)
 
 

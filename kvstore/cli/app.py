@@ -16,7 +16,8 @@ from typing import Any
 
 import click
 
-from kvstore.cli.command import Call, Command, Kind
+import kvstore
+from kvstore.cli.command import Call, Command, Given, Kind
 from kvstore.cli.commands import COMMANDS
 from kvstore.cli.csv_commands import EXPORT, IMPORT
 from kvstore.cli.failures import EXPECTED, INTERRUPTED, OUTPUT_CLOSED, Misuse, exit_code, sentence
@@ -33,27 +34,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _speak_utf8()
     try:
         code = _run(sys.argv[1:] if arguments is None else list(arguments))
-        sys.stdout.flush()
-    except (KeyboardInterrupt, click.Abort):
-        return INTERRUPTED
+    except KeyboardInterrupt:
+        code = INTERRUPTED
     except BrokenPipeError:
-        # What is still buffered must not be tried again at exit, which would complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OUTPUT_CLOSED
+        code = OUTPUT_CLOSED
+    _close_output()
     return code
 
 
 def _run(arguments: list[str]) -> int:
     try:
-        return program.main(arguments, prog_name="kvstore", standalone_mode=False) or 0
+        with program.make_context("kvstore", arguments) as context:
+            code = program.invoke(context) or 0
+        sys.stdout.flush()
+        return code
+    except click.exceptions.Exit as exit:
+        return exit.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return error.exit_code
     except click.ClickException as error:
-        context = getattr(error, "ctx", None)
         say_error(error.format_message())
-        if context is not None:
-            say_aside(f"try {context.command_path} --help")
+        if isinstance(error, click.UsageError) and error.ctx is not None:
+            say_aside(f"try {error.ctx.command_path} --help")
         return error.exit_code
     except BrokenPipeError:
         raise
@@ -67,6 +70,14 @@ def _speak_utf8() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
+def _close_output() -> None:
+    """What cannot be written now must not be tried again at exit, which would complain."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _verb(command: Command) -> click.Command:
@@ -107,8 +118,8 @@ def _option(name: str, kind: Kind, about: str) -> click.Option:
     return click.Option([f"--{name}"], metavar="N" if kind == "number" else "KEY", help=about)
 
 
-def _given(command: Command, terms: Sequence[str], options: dict[str, Any], text: bool) -> dict[str, Term]:
-    """Arguments as the terms and options that a statement of the shell would have."""
+def _given(command: Command, terms: Sequence[str], options: dict[str, Any], text: bool) -> Given:
+    """Fit arguments to a command, as ``Command.fit`` does with a statement of the shell."""
     kinds: list[Kind] = [parameter.kind for parameter in command.terms]
     kinds += ["value"] * (len(terms) - len(kinds))  # too many: ``fit_terms`` says so
     given = command.fit_terms(
@@ -117,9 +128,9 @@ def _given(command: Command, terms: Sequence[str], options: dict[str, Any], text
     for option in command.options:
         argument = options[option.name]
         if option.kind == "flag":
-            given |= {option.name: Term(True, None)} if argument else {}
+            given |= {option.name: True} if argument else {}
         elif argument is not None:
-            given[option.name] = _term(option.kind, argument, text)
+            given[option.name] = option.fit(_term(option.kind, argument, text))
     return given
 
 
@@ -175,9 +186,7 @@ _SHELL = click.Command(
 
 def _say_version(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
     if wanted:
-        import importlib.metadata  # 20 ms that no other command has to wait
-
-        say(f"kvstore {importlib.metadata.version('kvstore')}")
+        say(f"kvstore {kvstore.__version__}")
         context.exit()
 
 

@@ -6,7 +6,7 @@ a ``Call``, so that a verb is written, checked and explained once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias
 from uuid import UUID
@@ -31,53 +31,51 @@ class Parameter:
     about: str = ""
     required: bool = True
 
+    def fit(self, term: Term) -> Any:
+        """The term's value, if it is of this kind.
 
-@dataclass(slots=True)
+        Raises:
+            Misuse: it is not; the message says what to write instead.
+        """
+        match self.kind:
+            case "key":
+                return as_key(term)
+            case "number":
+                return self._as_number(term)
+            case "text":
+                return self._as_text(term)
+            case "value" | "flag":
+                return term.value
+
+    def _as_number(self, term: Term) -> int | float:
+        if type(term.value) not in (int, float):
+            raise Misuse(f"{self.name} is a number, not {show(term.value)}")
+        number: int | float = term.value
+        return number
+
+    def _as_text(self, term: Term) -> str:
+        """What was typed, if it was typed without brackets."""
+        if term.text is not None:
+            return term.text
+        if not isinstance(term.value, str):
+            raise Misuse(f"{self.name} is text, not {show(term.value)}")
+        return term.value
+
+
+Given: TypeAlias = dict[str, Any]
+"""Values by the names of the parameters; what was not given is missing."""
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
-    """One command about to run: its terms by name (absent ones are missing) and where its words go."""
+    """One command about to run: what it was given, and where its words go."""
 
     db: kvstore.Database
-    given: Mapping[str, Term]
+    given: Given
     out: Callable[[str], None]
     """Takes a line of the result."""
     note: Callable[[str], None]
     """Takes a remark that is not the result."""
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.given
-
-    def key(self, name: str) -> Any:
-        """The term as a key; None if it was not given.
-
-        Raises:
-            Misuse: it cannot be a key, and what to write instead.
-        """
-        return as_key(self.given[name]) if name in self.given else None
-
-    def value(self, name: str) -> Any:
-        return self.given[name].value
-
-    def number(self, name: str, default: Any = None) -> Any:
-        """The term as an int or float.
-
-        Raises:
-            Misuse: it is something else.
-        """
-        if name not in self.given:
-            return default
-        value = self.given[name].value
-        if type(value) not in (int, float):
-            raise Misuse(f"{name} is a number, not {show(value)}")
-        return value
-
-    def text(self, name: str) -> str:
-        """The term as it was typed, if it was typed without brackets."""
-        term = self.given[name]
-        if term.text is not None:
-            return term.text
-        if not isinstance(term.value, str):
-            raise Misuse(f"{name} is text, not {show(term.value)}")
-        return term.value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,18 +99,20 @@ class Command:
         ]
         object.__setattr__(self, "usage", " ".join([self.name, *terms, *options]))
 
-    def fit_terms(self, terms: Sequence[Term]) -> dict[str, Term]:
+    def fit_terms(self, terms: Sequence[Term]) -> Given:
         """Give the terms their names.
 
         Raises:
-            Misuse: too few or too many.
+            Misuse: too few or too many, or one is not of its kind.
         """
         if len(terms) > len(self.terms):
             raise Misuse(self._too_many(len(terms)))
         missing = [term.name for term in self.terms[len(terms) :] if term.required]
         if missing:
             raise Misuse(f"{missing[0]} is missing: {self.usage}")
-        return {parameter.name: term for parameter, term in zip(self.terms, terms, strict=False)}
+        return {
+            parameter.name: parameter.fit(term) for parameter, term in zip(self.terms, terms, strict=False)
+        }
 
     def _too_many(self, count: int) -> str:
         if not self.terms:
@@ -121,30 +121,31 @@ class Command:
         surplus = count - len(self.terms) + 1
         return f"{surplus} {_PLURALS.get(last, last)}: quote them"
 
-    def fit(self, statement: Statement) -> dict[str, Term]:
-        """Give a statement's terms and options their names. A flag takes no term; other options take one."""
+    def fit(self, statement: Statement) -> Given:
+        """Give a statement's terms and options their names. A flag takes no term; other options take one.
+
+        Raises:
+            Misuse: they do not fit.
+        """
         terms: list[Term] = []
-        given: dict[str, Term] = {}
-        waiting: Option | None = None
-        for item in statement.items:
+        options: Given = {}
+        items = iter(statement.items)
+        for item in items:
             if isinstance(item, Term):
-                if waiting is None:
-                    terms.append(item)
-                else:
-                    given[waiting.name] = item
-                    waiting = None
-                continue
-            if waiting is not None:
-                raise Misuse(f"--{waiting.name} takes a value: {self.usage}")
-            if item.name in given:
+                terms.append(item)
+            elif item.name in options:
                 raise Misuse(f"--{item.name} is there twice")
-            if self.option(item.name).kind == "flag":
-                given[item.name] = Term(True, None, item.place)
             else:
-                waiting = item
-        if waiting is not None:
-            raise Misuse(f"--{waiting.name} takes a value: {self.usage}")
-        return self.fit_terms(terms) | given
+                options[item.name] = self._option_value(self.option(item.name), items)
+        return self.fit_terms(terms) | options
+
+    def _option_value(self, option: Parameter, items: Iterator[Term | Option]) -> Any:
+        if option.kind == "flag":
+            return True
+        term = next(items, None)
+        if not isinstance(term, Term):
+            raise Misuse(f"--{option.name} takes a value: {self.usage}")
+        return option.fit(term)
 
     def option(self, name: str) -> Parameter:
         """The option of this name.

@@ -20,34 +20,34 @@ _RAW: Final = Parameter("raw", "flag", "print text bare, not quoted")
 
 
 def get(call: Call) -> None:
-    key = call.key("KEY")
+    key = call.given["KEY"]
     try:
         value = call.db[key]
     except kvstore.NotFound:
         raise CommandFailed(f"no value at {show(key)}") from None
-    call.out(show_raw(value) if "raw" in call else show(value))
+    call.out(show_raw(value) if "raw" in call.given else show(value))
 
 
 def put(call: Call) -> None:
-    key, value = call.key("KEY"), call.value("VALUE")
+    key, value = call.given["KEY"], call.given["VALUE"]
     call.db.put(key, value)
     call.out(f"{show(key)} = {show(value, as_stored=True)}  {type_name(value)}")
 
 
 def delete(call: Call) -> None:
-    key = call.key("KEY")
+    key = call.given["KEY"]
     call.db.delete(key)
     call.out(f"{show(key)} deleted")
 
 
 def add(call: Call) -> None:
-    key, number = call.key("KEY"), call.number("N", 1)
+    key, number = call.given["KEY"], call.given.get("N", 1)
     value = call.db.add(key, number)
     call.out(f"{show(key)} = {show(value)}  {type_name(value)}")
 
 
 def version(call: Call) -> None:
-    key = call.key("KEY")
+    key = call.given["KEY"]
     found = call.db.version(key)
     if found is None:
         raise CommandFailed(f"no value at {show(key)}")
@@ -56,14 +56,14 @@ def version(call: Call) -> None:
 
 def scan(call: Call) -> None:
     records: Iterator[tuple[Any, Any]] = call.db.scan(
-        **_range(call), reverse="reverse" in call, limit=_whole_number(call, "limit")
+        **_range(call), reverse="reverse" in call.given, limit=_limit(call)
     )
-    raw = "raw" in call
+    raw = "raw" in call.given
     empty = True
     for key, value in records:
         empty = False
         call.out(f"{show_raw(key)}\t{show_raw(value)}" if raw else f"{show(key)} = {show(value)}")
-    if empty:
+    if empty and call.given.get("limit") != 0:
         _explain_prefix(call, "scan")
 
 
@@ -75,34 +75,34 @@ def count(call: Call) -> None:
 
 
 def explain(call: Call) -> None:
-    route = call.db.explain(call.key("KEY"))
+    route = call.db.explain(call.given["KEY"])
     call.out(f"path: {route.path}")
     call.out(f"shards: {show(_plain(route.shards))}")
     call.out(f"rounds: {route.rounds}")
 
 
 def status(call: Call) -> None:
-    for line in status_lines(call.db.status(), json="json" in call):
+    for line in status_lines(call.db.status(), json="json" in call.given):
         call.out(line)
 
 
 def verify(call: Call) -> None:
     report = call.db.verify()
-    for line in verify_lines(report, json="json" in call):
+    for line in verify_lines(report, json="json" in call.given):
         call.out(line)
     if not report["ok"]:
         raise CommandFailed(f"{len(report['problems'])} problems found")
 
 
 def backup(call: Call) -> None:
-    target = call.text("FOLDER")
+    target = call.given["FOLDER"]
     call.db.backup(target)
     call.out(f"backed up to {target}")
 
 
 def explain_commands(call: Call) -> None:
-    if "COMMAND" in call:
-        command = command_named(call.text("COMMAND"))
+    if "COMMAND" in call.given:
+        command = command_named(call.given["COMMAND"])
         call.out(command.usage)
         call.out(f"  {command.about}")
         for option in command.options:
@@ -230,19 +230,23 @@ def command_named(name: str) -> Command:
 
 
 def _range(call: Call) -> dict[str, Any]:
-    return {"prefix": call.key("PREFIX"), "start": call.key("start"), "stop": call.key("stop")}
+    return {
+        "prefix": call.given.get("PREFIX"),
+        "start": call.given.get("start"),
+        "stop": call.given.get("stop"),
+    }
 
 
-def _whole_number(call: Call, name: str) -> int | None:
-    number = call.number(name)
-    if isinstance(number, float):
-        raise Misuse(f"--{name} is a whole number, not {show(number)}")
-    return number if number is None else int(number)
+def _limit(call: Call) -> int | None:
+    limit: int | float | None = call.given.get("limit")
+    if isinstance(limit, float):
+        raise Misuse(f"limit is a whole number, not {show(limit)}")
+    return limit
 
 
 def _explain_prefix(call: Call, verb: str) -> None:
     """A str prefix never matches a tuple: say so where somebody may have expected it."""
-    prefix = call.key("PREFIX")
+    prefix = call.given.get("PREFIX")
     if isinstance(prefix, str):
         call.note(f"tuples begin so: {verb} {show((prefix,))}")
 

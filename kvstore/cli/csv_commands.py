@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,12 +43,8 @@ def _import(
     options = ImportOptions(prefix=name, key=_columns(key), types=types, last_wins=last_wins)
     with _readable(file) as stream:
         source = read_header(stream, "<stdin>" if file == "-" else file, options)
-        size = os.fstat(stream.fileno())
-        length = size.st_size if stat.S_ISREG(size.st_mode) else None
-        with (
-            opened(path, writing=True, **creation) as db,
-            _progress(f"importing {name}", length) as progress,
-        ):
+        length = os.path.getsize(file) if os.path.isfile(file) else None
+        with opened(path, writing=True, **creation) as db, _progress(f"importing {name}", length) as progress:
             rows = import_rows(db, source, progress)
     say(f"{rows} rows imported as {name}")
 

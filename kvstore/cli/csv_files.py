@@ -75,7 +75,13 @@ def read_header(stream: BinaryIO, name: str, options: ImportOptions) -> Source:
     if header is None:
         raise reader.bad_line(1, "the file is empty: a header line is needed")
     try:
-        layout = layout_of(header, prefix=options.prefix, key=options.key, byte_order_mark=reader.has_mark)
+        layout = layout_of(
+            header,
+            prefix=options.prefix,
+            key=options.key,
+            types=options.types,
+            byte_order_mark=reader.has_mark,
+        )
     except Malformed as error:
         raise reader.bad_line(1, str(error)) from None
     return Source(reader, records, layout, options)
@@ -150,7 +156,7 @@ def _check_layout(db: kvstore.Database, layout: Layout) -> bool:
     before = stored_layout(db, layout.prefix)
     if before is not None and not layout.same_rows(before):
         raise CommandFailed(
-            f"{show(layout.prefix)} holds rows of other columns or with another key: choose another --prefix"
+            f"{show(layout.prefix)} was imported with other columns, --key or --types: choose another --prefix"
         )
     return before is not None
 
@@ -165,7 +171,7 @@ class _Import:
         self._rows = source.rows
         self._layout = layout
         self._again = again
-        self._convert: Callable[[str], Any] = typed if source.options.types else str
+        self._convert: Callable[[str], Any] = typed if layout.types else str
         self._seen = _SeenKeys() if layout.key and not source.options.last_wins else None
         self._key_at = [layout.columns.index(column) for column in layout.key]
         self._value_at = [layout.columns.index(column) for column in layout.value_columns]
@@ -279,6 +285,7 @@ class _Lines:
     def _rows(self) -> Iterator[tuple[tuple[Any, ...], Any]]:
         length = 1 + max(1, len(self._layout.key))
         for key, value in self._view.scan(prefix=(self._layout.prefix,)):
+            assert isinstance(key, tuple), "a tuple prefix matches tuples only"
             if len(key) == length:
                 self.rows += 1
                 yield key[1:], value

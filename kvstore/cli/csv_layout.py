@@ -42,6 +42,8 @@ class Layout:
     """The header line as it stood in the file, with its line end."""
     columns: tuple[str, ...]
     key: tuple[str, ...]
+    types: bool
+    """Whether fields, those of the key too, were converted by ``typed``."""
     byte_order_mark: bool
     ends_with_newline: bool
 
@@ -69,6 +71,7 @@ class Layout:
             "header": self.header,
             "columns": list(self.columns),
             "key": list(self.key),
+            "types": self.types,
             "byte_order_mark": self.byte_order_mark,
             "ends_with_newline": self.ends_with_newline,
         }
@@ -80,13 +83,14 @@ class Layout:
             header=record["header"],
             columns=tuple(record["columns"]),
             key=tuple(record["key"]),
+            types=record["types"],
             byte_order_mark=record["byte_order_mark"],
             ends_with_newline=record["ends_with_newline"],
         )
 
     def same_rows(self, other: Layout) -> bool:
         """Whether rows of the two can stand under one prefix."""
-        return self.columns == other.columns and self.key == other.key
+        return (self.columns, self.key, self.types) == (other.columns, other.key, other.types)
 
     def text_of_row(self, part: Sequence[Any], value: Any, own_text: str | None) -> str:
         """Write a row, with its line end.
@@ -112,7 +116,9 @@ class Layout:
         return [field_text(named[column]) for column in self.columns]
 
 
-def layout_of(header: Record, *, prefix: str, key: Sequence[str], byte_order_mark: bool) -> Layout:
+def layout_of(
+    header: Record, *, prefix: str, key: Sequence[str], types: bool, byte_order_mark: bool
+) -> Layout:
     """The layout of a file with this header line.
 
     Raises:
@@ -134,6 +140,7 @@ def layout_of(header: Record, *, prefix: str, key: Sequence[str], byte_order_mar
         header=without_line_end(header.text) + (newline or "\n"),
         columns=tuple(header.fields),
         key=tuple(key),
+        types=types,
         byte_order_mark=byte_order_mark,
         ends_with_newline=bool(newline),
     )

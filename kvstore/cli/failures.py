@@ -61,4 +61,4 @@ def sentence(error: Exception) -> str:
     message = str(error)
     if isinstance(error, OSError) and not isinstance(error, kvstore.Error) and error.filename:
         message = f"{error.filename}: {error.strerror}"
-    return " ".join(message.split()) or type(error).__name__
+    return " ".join(message.splitlines()) or type(error).__name__

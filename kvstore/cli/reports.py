@@ -14,8 +14,8 @@ def status_lines(status: Mapping[str, Any], *, json: bool) -> Iterator[str]:
     if json:
         yield _as_json(status)
         return
-    yield "healthy" if is_healthy(status) else "unhealthy"
-    yield from _facts(status, "")
+    yield "healthy" if status["healthy"] else "unhealthy"
+    yield from _facts({name: fact for name, fact in status.items() if name != "healthy"}, "")
 
 
 def verify_lines(report: Mapping[str, Any], *, json: bool) -> Iterator[str]:
@@ -26,11 +26,6 @@ def verify_lines(report: Mapping[str, Any], *, json: bool) -> Iterator[str]:
         yield f"ok: {report['records']} records"
     else:
         yield from (show_raw(problem) for problem in report["problems"])
-
-
-def is_healthy(status: Mapping[str, Any]) -> bool:
-    """Whether nothing in a status asks for attention."""
-    return bool(status.get("healthy", True)) and not status.get("failed") and not status.get("problems")
 
 
 def _facts(facts: Mapping[str, Any], above: str) -> Iterator[str]:

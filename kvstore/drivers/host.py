@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from kvstore.drivers.log_retention import LogRetention
-from kvstore.eris.effects import Effect, ReplicaAddress, Send
+from kvstore.eris.effects import Dropped, Effect, ReplicaAddress, Send
 from kvstore.eris.failure_coordinator import CoordinatorRecord, decode_record, encode_record
 from kvstore.eris.log import Bodies, TransactionLog
 from kvstore.eris.messages import ReplicaMessage
@@ -67,18 +67,20 @@ class Host:
     def handle(self, inbox: Inbox) -> list[Send]:
         """Give messages to the replicas they are for; return what they send after the commit."""
         outbox: list[Send] = []
+        replicas, touched = self.replicas, self._touched
         for shard, message in inbox:
-            self._touched.add(shard)
-            self._collect(self.replicas[shard].handle(message), outbox)
+            touched.add(shard)
+            for effect in replicas[shard].handle(message):
+                if type(effect) is Send:
+                    outbox.append(effect)
+                else:
+                    self._count(effect)
         return outbox
 
-    def _collect(self, effects: list[Effect], outbox: list[Send]) -> None:
-        for effect in effects:
-            if type(effect) is Send:
-                outbox.append(effect)
-            else:
-                reason = getattr(effect, "reason", "timer")
-                self.dropped[reason] = self.dropped.get(reason, 0) + 1
+    def _count(self, effect: Effect) -> None:
+        """Only drops are left: no replica sets a timer in one process."""
+        assert type(effect) is Dropped
+        self.dropped[effect.reason] = self.dropped.get(effect.reason, 0) + 1
 
     def touch_all(self) -> None:
         """Have the next ``finish`` write the records of all shards."""
@@ -90,7 +92,7 @@ class Host:
         self._retention.trim(self._touched)
         for shard in self._touched:
             replica = self.replicas[shard]
-            self._collect(replica.on_timer("sync"), outbox)
+            outbox += (effect for effect in replica.on_timer("sync") if type(effect) is Send)
             replica.save()
         self._touched.clear()
         self._bodies.forget()

@@ -24,14 +24,17 @@ RETRY_MS = 100
 _ARM, _DISARM = SetTimer("retry", RETRY_MS), CancelTimer("retry")
 
 
-@dataclass(slots=True)
 class Outstanding:
     """A request and the replies to it so far."""
 
-    request: Request
-    replies: dict[ShardId, list[Reply]] = field(default_factory=dict)
-    slots: dict[ShardId, Slot] = field(default_factory=dict)
-    outcomes: dict[ShardId, Outcome] = field(default_factory=dict)
+    __slots__ = ("outcomes", "replies", "request", "slots")
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.replies: dict[ShardId, list[Reply]] | None = None
+        """Replies of shards without a quorum yet; a shard of one replica never has any."""
+        self.slots: dict[ShardId, Slot] = {}
+        self.outcomes: dict[ShardId, Outcome] = {}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -57,21 +60,28 @@ class Client:
 
     def handle(self, reply: Reply) -> list[Effect]:
         """Count the reply; when it was the last one needed, answer the caller."""
-        waiting = self.outstanding.get(reply.request)
-        if waiting is None or reply.client != self.client or reply.shard in waiting.slots:
+        number, shard = reply.request, reply.shard
+        waiting = self.outstanding.get(number)
+        if waiting is None or reply.client != self.client or shard in waiting.slots:
             return []
-        votes = waiting.replies.setdefault(reply.shard, [])
-        votes.append(reply)
-        if not self._settle(waiting, reply, votes):
+        outcome = reply.outcome if self.replicas == 1 else self._quorum_outcome(waiting, reply)
+        if outcome is None:
             return []
-        if len(waiting.slots) < len(waiting.request.operations):
+        slots, outcomes = waiting.slots, waiting.outcomes
+        slots[shard] = reply.slot
+        outcomes[shard] = outcome
+        if len(slots) < len(waiting.request.operations):
             return []
-        del self.outstanding[reply.request]
-        answer = Send(CALLER, Answer(reply.request, waiting.slots, waiting.outcomes))
+        del self.outstanding[number]
+        answer = Send(CALLER, Answer(number, slots, outcomes))
         return [answer] if self.outstanding else [answer, _DISARM]
 
-    def _settle(self, waiting: Outstanding, reply: Reply, votes: list[Reply]) -> bool:
-        """Whether this reply completed a view-consistent quorum of its shard."""
+    def _quorum_outcome(self, waiting: Outstanding, reply: Reply) -> Outcome | None:
+        """The learner's outcome, if this reply completed a view-consistent quorum of its shard."""
+        if waiting.replies is None:
+            waiting.replies = {}
+        votes = waiting.replies.setdefault(reply.shard, [])
+        votes.append(reply)
         learner, voters = None, set()
         for vote in votes:
             if (vote.epoch, vote.view, vote.slot) == (reply.epoch, reply.view, reply.slot):
@@ -79,11 +89,9 @@ class Client:
                 if vote.replica == vote.view % self.replicas:
                     learner = vote
         if learner is None or 2 * len(voters) <= self.replicas:
-            return False
+            return None
         assert learner.outcome is not None, "the learner's reply has an outcome"
-        waiting.slots[reply.shard] = reply.slot
-        waiting.outcomes[reply.shard] = learner.outcome
-        return True
+        return learner.outcome
 
     def on_timer(self, name: str) -> list[Effect]:
         """Replies are late: send everything outstanding again. The stamps will be new."""

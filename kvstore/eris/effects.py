@@ -46,7 +46,7 @@ CALLER = RoleAddress("caller")
 Address: TypeAlias = ReplicaAddress | GroupAddress | ClientAddress | RoleAddress
 
 
-class Send(msgspec.Struct, frozen=True):
+class Send(msgspec.Struct, frozen=True, gc=False):
     """Hand a message to the network."""
 
     to: Address

@@ -1,7 +1,8 @@
 """The messages of Eris, a closed set: who sends each to whom, and why (eris.md, section 12).
 
 Every message is an immutable value. Field order and tags are part of storage format 1, because
-``Stamped`` is what the log holds and ``StartEpoch`` is what the coordinator saves.
+``Stamped`` is what the log holds and ``StartEpoch`` is what the coordinator saves. ``gc=False``
+where a message is made for every transaction: values of values cannot form cycles.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from kvstore.types import (
 )
 
 
-class MultiStamp(msgspec.Struct, frozen=True, array_like=True):
+class MultiStamp(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One number per participant shard, all assigned at once by one sequencer (section 5).
 
     ``clock`` is unique and rises with every stamp of an epoch and over epochs: the transaction's
@@ -41,7 +42,7 @@ class MultiStamp(msgspec.Struct, frozen=True, array_like=True):
         return [TransactionId(self.epoch, shard, number) for shard, number in self.numbers.items()]
 
 
-class Request(msgspec.Struct, frozen=True, array_like=True, tag=1):
+class Request(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
     """Client -> sequencer: order this transaction at every shard it touches.
 
     ``answered``: the client has the answers of all its requests up to this one (contracts C4).
@@ -57,14 +58,14 @@ class Request(msgspec.Struct, frozen=True, array_like=True, tag=1):
     token: Token | None = None
 
 
-class Stamped(msgspec.Struct, frozen=True, array_like=True, tag=2):
+class Stamped(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
     """Sequencer -> every replica of every participant: the whole transaction with its stamp."""
 
     stamp: MultiStamp
     request: Request
 
 
-class Reply(msgspec.Struct, frozen=True, array_like=True, tag=3):
+class Reply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
     """Replica -> client: the request stands in this slot of my log. The learner adds the outcome."""
 
     client: ClientId
@@ -77,7 +78,7 @@ class Reply(msgspec.Struct, frozen=True, array_like=True, tag=3):
     outcome: Outcome | None = None
 
 
-class Answer(msgspec.Struct, frozen=True, array_like=True, tag=4):
+class Answer(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
     """Client -> the user's thread: every participant has a quorum."""
 
     request: RequestId

@@ -32,7 +32,7 @@ from kvstore.eris.messages import (
 )
 from kvstore.eris.shard_state import ShardRecord, ShardTables, Status
 from kvstore.execution.execute import apply, execute
-from kvstore.execution.operations import Expire, Outcome
+from kvstore.execution.operations import Expire, Outcome, Token
 from kvstore.execution.outcomes import OutcomeRecord, expire, remember
 from kvstore.types import Slot
 
@@ -84,22 +84,27 @@ class Replica:
         self.tables.save(self.record)
 
     def _on_stamped(self, stamped: Stamped) -> list[Effect]:
-        reason = self._ignore_reason(stamped)
-        if reason is not None:
-            return [Dropped(stamped, reason)]
-        assert stamped.stamp.clock > self.record.clock, "R3"
+        record, stamp = self.record, stamped.stamp
+        shard, replica = self.address
+        number = stamp.numbers[shard]
+        next_slot = self.last_slot + 1
+        if (
+            record.base + number != next_slot
+            or stamp.epoch != record.epoch
+            or self.status is not Status.NORMAL
+        ):
+            return [Dropped(stamped, self._ignore_reason(stamped))]
+        assert stamp.clock > record.clock, "R3"
         slot = self.append(stamped)
         outcome = self.execute_next(stamped) if self.is_learner else None
-        if isinstance(outcome, Answered):
+        if type(outcome) is Answered:
             return []
-        request, record = stamped.request, self.record
-        shard, replica = self.address
-        reply = Reply(
-            request.client, request.request, shard, replica, record.epoch, record.view, slot, outcome
-        )
-        return [Send(ClientAddress(request.client), reply)]
+        request = stamped.request
+        client, request_id = request.client, request.request
+        reply = Reply(client, request_id, shard, replica, record.epoch, record.view, slot, outcome)
+        return [Send(ClientAddress(client), reply)]
 
-    def _ignore_reason(self, stamped: Stamped) -> str | None:
+    def _ignore_reason(self, stamped: Stamped) -> str:
         record, stamp = self.record, stamped.stamp
         if self.status is not Status.NORMAL:
             return "in an epoch change"
@@ -109,7 +114,7 @@ class Replica:
         expected = self.last_slot - record.base + 1
         if number < expected:
             return "received before"
-        return None if number == expected else f"number {number} came before number {expected}"
+        return f"number {number} came before number {expected}"
 
     def append(self, stamped: Stamped | None) -> Slot:
         """Write the next slot of the log."""
@@ -144,21 +149,19 @@ class Replica:
         return outcome
 
     def _run(self, stamped: Stamped, slot: Slot) -> Outcome:
-        request, tables = stamped.request, self.tables
-        shard = self.address.shard
-        operations = request.operations[shard]
-        effects, outcome = execute(operations, tables.state, slot)
-        apply(effects, tables.state)
+        request, state = stamped.request, self.tables.state
+        operations = request.operations[self.address.shard]
+        effects, outcome = execute(operations, state, slot)
+        apply(effects, state)
         if request.token is not None:
-            memory = OutcomeRecord(
-                slot, outcome, stamped.stamp.clock, request.token.digest, tuple(request.operations)
-            )
-            at_home = request.token.home == shard
-            remember(
-                request.token, memory, at_home=at_home, outcomes=tables.outcomes, expiry=tables.expiry
-            )
-        for operation in operations:
-            if type(operation) is Expire:
-                expire(operation.before, outcomes=tables.outcomes, expiry=tables.expiry)
+            self._remember(request.token, stamped, slot, outcome)
+        if operations and type(operations[0]) is Expire:
+            expire(operations[0].before, outcomes=self.tables.outcomes, expiry=self.tables.expiry)
         return outcome
 
+    def _remember(self, token: Token, stamped: Stamped, slot: Slot, outcome: Outcome) -> None:
+        participants = tuple(stamped.request.operations)
+        memory = OutcomeRecord(slot, outcome, stamped.stamp.clock, token.digest, participants)
+        at_home = token.home == self.address.shard
+        tables = self.tables
+        remember(token, memory, at_home=at_home, outcomes=tables.outcomes, expiry=tables.expiry)

@@ -38,12 +38,11 @@ class Sequencer:
 
         ``now`` is physical time in nanoseconds; it may stand still or go back, the clock does not.
         """
-        self.clock = Timestamp(max(now, self.clock + 1, request.after + 1))
-        assigned = self.numbers
-        numbers: dict[ShardId, SequenceNumber] = {}
+        self.clock = clock = Timestamp(max(now, self.clock + 1, request.after + 1))
+        assigned, groups = self.numbers, self._groups
         participants = request.operations if len(request.operations) == 1 else sorted(request.operations)
+        numbers: dict[ShardId, SequenceNumber] = {}
         for shard in participants:
             assigned[shard] = numbers[shard] = SequenceNumber(assigned[shard] + 1)
-        stamp = MultiStamp(self.epoch, self.sequencer, self.clock, numbers)
-        stamped = Stamped(stamp, request)
-        return [Send(self._groups[shard], stamped) for shard in numbers]
+        stamped = Stamped(MultiStamp(self.epoch, self.sequencer, clock, numbers), request)
+        return [Send(groups[shard], stamped) for shard in numbers]

@@ -26,7 +26,7 @@ class Table(Protocol):
 
     def get(self, key: bytes) -> bytes | None: ...
     def put(self, key: bytes, value: bytes) -> None: ...
-    def delete(self, key: bytes) -> bool: ...
+    def delete(self, key: bytes) -> None: ...
 
 
 def execute(operations: tuple[Operation, ...], table: Table, slot: Slot) -> tuple[Effects, Outcome]:
@@ -35,9 +35,10 @@ def execute(operations: tuple[Operation, ...], table: Table, slot: Slot) -> tupl
     results: list[bytes | bool] = []
     version = slot.to_bytes(VERSION_BYTES, "big")
     for operation in operations:
+        if type(operation) is Put:  # first and by exact type: nearly all of them are
+            staged[operation.key] = version + operation.value
+            continue
         match operation:
-            case Put(key, value):
-                staged[key] = version + value
             case Delete(key, report):
                 if report:
                     results.append(_cell(key, staged, table) is not None)
@@ -50,8 +51,8 @@ def execute(operations: tuple[Operation, ...], table: Table, slot: Slot) -> tupl
                 if cell_version(_cell(key, staged, table)) != expected:
                     return {}, REFUSED
                 staged[key] = version + value
-            case Expire():
-                pass  # about the outcomes of idempotency keys: see outcomes.py
+            case Put() | Expire():
+                pass  # Put: above; Expire: about outcomes, see outcomes.py
             case _:
                 assert_never(operation)
     return staged, Outcome(results=tuple(results)) if results else DONE
@@ -78,7 +79,7 @@ def cell_value(cell: bytes) -> Any:
 
 def is_number(value: object) -> bool:
     """Whether ``add`` works on it: an int or a float; a bool is not a number here."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) in (int, float)
 
 
 def _cell(key: bytes, staged: Effects, table: Table) -> bytes | None:

@@ -60,7 +60,7 @@ class Token(msgspec.Struct, frozen=True, array_like=True):
     home: ShardId
 
 
-class Outcome(msgspec.Struct, frozen=True, array_like=True):
+class Outcome(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What one shard's part of a transaction came to.
 
     ``refused``: a condition did not hold and the part had no effect. ``results``: one entry for

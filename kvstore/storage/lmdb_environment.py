@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 from zlib import crc32
@@ -22,10 +21,12 @@ import lmdb
 from kvstore.errors import Corrupt, Failed, LimitExceeded, OutcomeUnknown
 from kvstore.storage import data_file, side_file
 from kvstore.storage.disk_space import DiskSpace
+from kvstore.storage.lmdb_batch import LmdbBatch, rows_of
 from kvstore.storage.records import (
     COUNT_KEY,
     RESIDUE,
     TABLE,
+    Beside,
     Head,
     Row,
     StoredLog,
@@ -135,8 +136,16 @@ class LmdbEnvironment:
         if self.failure is not None:
             raise Failed(f"{self.location} failed earlier: {self.failure}") from self.failure
         assert self.raw is None, "E1"
-        self.raw = self._lmdb.begin(write=True)
+        self.raw = self._batch
         return self._batch
+
+    def begin_txn(self, *, write: bool) -> lmdb.Transaction:
+        """A transaction of LMDB's own. Raises ``LimitExceeded`` when too many read."""
+        try:
+            return self._lmdb.begin(write=write)
+        except lmdb.ReadersFullError as error:
+            message = f"{self.location}: {READERS_MAX} snapshots are open already; close some"
+            raise LimitExceeded(message, limit=READERS_MAX) from error
 
     def expect(self, payload_bytes: int, records: int) -> None:
         """Say what the next batch will write. Raises ``DiskFull`` when there is no room for it."""
@@ -144,7 +153,14 @@ class LmdbEnvironment:
 
     def rows(self, position: bytes, *, reverse: bool, limit: int) -> list[Row]:
         with translated(self.location):
-            return rows_of(self.raw, position, reverse=reverse, limit=limit)
+            return self._batch.rows(position, reverse=reverse, limit=limit)
+
+    def beside(self, key: bytes) -> Beside:
+        if self._batch.is_written(key):
+            return [], []  # this batch itself removed it
+        with translated(self.location):
+            below = self._batch.committed_rows(key, reverse=True, limit=1)
+            return below, self._batch.committed_rows(key, reverse=False, limit=1)
 
     def log(self, name: bytes, head: Head) -> StoredLog:
         return StoredLog(self, name, head)
@@ -154,7 +170,7 @@ class LmdbEnvironment:
 
     def read(self, name: bytes, key: bytes) -> bytes | None:
         full = TABLE + name + key
-        txn = self._lmdb.begin()
+        txn = self.begin_txn(write=False)
         try:
             value = txn.get(full)
             if value is not None and crc32(value, crc32(full)) == RESIDUE:
@@ -166,11 +182,7 @@ class LmdbEnvironment:
             txn.abort()
 
     def view(self) -> LmdbView:
-        try:
-            return LmdbView(self.location, self._lmdb.begin())
-        except lmdb.ReadersFullError as error:
-            message = f"{self.location}: {READERS_MAX} snapshots are open already; close some"
-            raise LimitExceeded(message, limit=READERS_MAX) from error
+        return LmdbView(self.location, self.begin_txn(write=False))
 
     def sync(self) -> None:
         """Make every commit so far durable; with ``interval``, move the synced root here (B3).
@@ -236,30 +248,6 @@ class LmdbEnvironment:
             side_file.remove(self.folder / SYNCED_ROOT)
 
 
-class LmdbBatch:
-    """The one open batch of an environment; the same object serves batch after batch."""
-
-    __slots__ = ("_environment",)
-
-    def __init__(self, environment: LmdbEnvironment) -> None:
-        self._environment = environment
-
-    def commit(self) -> None:
-        environment = self._environment
-        txn, environment.raw = environment.raw, None
-        try:
-            txn.put(COUNT_KEY, environment.count_record(txn))
-            txn.commit()
-        except BaseException as error:
-            environment.fail(error)
-            message = f"{environment.location}: the commit failed: {error}"
-            raise OutcomeUnknown(message) from error
-
-    def abort(self) -> None:
-        txn, self._environment.raw = self._environment.raw, None
-        txn.abort()
-
-
 class LmdbView:
     """One commit, for as long as it is open. Not for two threads at once."""
 
@@ -273,6 +261,10 @@ class LmdbView:
     def rows(self, position: bytes, *, reverse: bool, limit: int) -> list[Row]:
         with translated(self.location):
             return rows_of(self.raw, position, reverse=reverse, limit=limit)
+
+    def beside(self, key: bytes) -> Beside:
+        below = self.rows(key, reverse=True, limit=1)
+        return below, self.rows(key, reverse=False, limit=1)
 
     def table(self, name: bytes) -> StoredTable:
         return StoredTable(self, name)
@@ -288,16 +280,6 @@ class LmdbView:
 
     def close(self) -> None:
         self.raw.abort()
-
-
-def rows_of(txn: Any, position: bytes, *, reverse: bool, limit: int) -> list[Row]:
-    """Up to ``limit`` rows from the first key >= ``position`` on, or downwards below it."""
-    cursor = txn.cursor()
-    found = cursor.set_range(position) if position else cursor.first()
-    if not reverse:
-        return list(islice(cursor.iternext(), limit)) if found else []
-    found = cursor.prev() if found else cursor.last()
-    return list(islice(cursor.iterprev(), limit)) if found else []
 
 
 def _count_record(entries: int, transaction: int) -> bytes:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kvstore.errors import DiskFull, Failed, OutcomeUnknown
-from kvstore.storage.records import COUNT_KEY, Head, Row, StoredLog, StoredTable, problems, seal
+from kvstore.storage.records import COUNT_KEY, Beside, Head, Row, StoredLog, StoredTable, problems, seal
 from kvstore.storage.sorted_map import SortedMap
 
 
@@ -71,6 +71,10 @@ class MemoryEnvironment:
     def rows(self, position: bytes, *, reverse: bool, limit: int) -> list[Row]:
         rows: list[Row] = self.raw.rows(position, reverse=reverse, limit=limit)
         return rows
+
+    def beside(self, key: bytes) -> Beside:
+        below = self.rows(key, reverse=True, limit=1)
+        return below, self.rows(key, reverse=False, limit=1)
 
     def log(self, name: bytes, head: Head) -> StoredLog:
         return StoredLog(self, name, head)
@@ -148,6 +152,10 @@ class MemoryView:
     def rows(self, position: bytes, *, reverse: bool, limit: int) -> list[Row]:
         rows: list[Row] = self.raw.rows(position, reverse=reverse, limit=limit)
         return rows
+
+    def beside(self, key: bytes) -> Beside:
+        below = self.rows(key, reverse=True, limit=1)
+        return below, self.rows(key, reverse=False, limit=1)
 
     def table(self, name: bytes) -> StoredTable:
         return StoredTable(self, name)

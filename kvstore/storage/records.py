@@ -37,6 +37,8 @@ ROWS_MAX = 1024
 """Rows fetched at once where everything is walked."""
 
 Row = tuple[bytes, bytes]
+Beside = tuple[list[Row], list[Row]]
+"""The row below a key and the row above it, where there are any."""
 
 
 Head = tuple[int, int, int]
@@ -48,7 +50,7 @@ class Raw(Protocol):
 
     def get(self, key: bytes, /) -> bytes | None: ...
     def put(self, key: bytes, value: bytes, /) -> object: ...
-    def delete(self, key: bytes, /) -> bool: ...
+    def delete(self, key: bytes, /) -> object: ...
 
 
 class Owner(Protocol):
@@ -66,6 +68,9 @@ class Owner(Protocol):
 
     def rows(self, position: bytes, *, reverse: bool, limit: int) -> list[Row]:
         """Up to ``limit`` rows from the first key >= position on, or downwards below it."""
+
+    def beside(self, key: bytes) -> Beside:
+        """What stands beside the place of a key that is missing; nothing if the batch removed it."""
 
 
 def seal(key: bytes, payload: bytes) -> bytes:
@@ -95,12 +100,12 @@ def fetch(owner: Owner, key: bytes) -> bytes | None:
 
 
 def _prove_missing(owner: Owner, key: bytes) -> None:
-    for reverse in (False, True):
-        for neighbour, value in owner.rows(key, reverse=reverse, limit=1):
-            if crc32(value, crc32(neighbour)) != RESIDUE:
-                raise corrupt(owner, neighbour, "checksum does not match")
-            if neighbour == key or (neighbour < key) is not reverse:
-                raise corrupt(owner, neighbour, "out of order")
+    below, above = owner.beside(key)
+    for neighbour, value in (*below, *above):
+        if crc32(value, crc32(neighbour)) != RESIDUE:
+            raise corrupt(owner, neighbour, "checksum does not match")
+    if (below and below[0][0] >= key) or (above and above[0][0] <= key):
+        raise corrupt(owner, key, "out of order")
 
 
 def checked_rows(owner: Owner, low: bytes, high: bytes, *, reverse: bool, limit: int) -> list[Row]:
@@ -160,8 +165,8 @@ class StoredTable:
         full = self._prefix + key
         self._owner.raw.put(full, value + crc32(value, crc32(full)).to_bytes(4, "little"))
 
-    def delete(self, key: bytes) -> bool:
-        return self._owner.raw.delete(self._prefix + key)
+    def delete(self, key: bytes) -> None:
+        self._owner.raw.delete(self._prefix + key)
 
     def scan(self, start: bytes, stop: bytes, *, reverse: bool = False, limit: int) -> list[Row]:
         prefix = self._prefix
@@ -237,9 +242,7 @@ class StoredLog:
         first = self.first
         stop = min(index, first + count_max, self.last + 1)
         for at in range(first, stop):
-            key = self._prefix + at.to_bytes(8, "big")
-            if not self._owner.raw.delete(key):
-                raise corrupt(self._owner, key, "log record is missing")
+            self._owner.raw.delete(self._prefix + at.to_bytes(8, "big"))
         self.first = max(first, stop)
         return self.first - first
 

@@ -143,7 +143,8 @@ class TestReports:
         assert isinstance(json.loads(kv("status", "s", "--json").out), dict)
 
     def test_status_is_a_line_for_each_fact(self) -> None:
-        status = {"path": "a b", "shards": 4, "disk": {"free": 5, "full": False}, "repaired": ["x"], "e": {}}
+        disk = {"free": 5, "full": False}
+        status = {"path": "a b", "healthy": True, "shards": 4, "disk": disk, "repaired": ["x"], "e": {}}
 
         assert list(status_lines(status, json=False)) == [
             "healthy",
@@ -154,7 +155,7 @@ class TestReports:
             'repaired: ["x"]',
             "e: {}",
         ]
-        assert next(status_lines({"failed": "disk"}, json=False)) == "unhealthy"
+        assert next(status_lines(status | {"healthy": False}, json=False)) == "unhealthy"
 
     def test_verify_counts(self, kv: Kv) -> None:
         kv("shell", "s", "-c", "put a 1; put b 2")
@@ -296,6 +297,15 @@ def test_errors_of_the_store_have_their_exit_codes(
     repairs = "repaired: replica-1 was rebuilt\nrepaired: 2 slots were completed\n"
     assert (done.code, done.out) == (code, "")
     assert done.err.startswith(repairs + message)
+
+
+def test_they_have_them_in_the_shell_too(kv: Kv, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kvstore, "open", lambda *_, **__: Broken(kvstore.Conflict("too many", key="k")))
+
+    done = kv("shell", "s", "-c", "\nput k v")
+
+    assert done.code == 3
+    assert done.err.endswith("error: -c:2: too many\n")
 
 
 @pytest.mark.parametrize(

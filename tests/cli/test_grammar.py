@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from kvstore.cli.grammar import GrammarError, Option, Reader, Statement, Term, parse_argument
+from kvstore.cli.grammar import GrammarError, Option, Place, Reader, Statement, Term, parse_argument
 from kvstore.cli.lexer import NESTING_MAX
 
 U = "01234567-89ab-cdef-0123-456789abcdef"
@@ -218,7 +218,7 @@ class TestLines:
         assert reader.feed("put k [1, # one\n") == []
         assert reader.feed("  2\n") == []
         (statement,) = reader.feed("]; get k\r\n")[:1]
-        assert statement.items[1] == Term([1, 2], None, (1, 7))
+        assert statement.items[1] == Term([1, 2], None, Place(1, 7))
 
     def test_an_open_quote_continues_on_the_next_line_and_keeps_the_line_end(self) -> None:
         (statement,) = statements('put k "a\n', "\n", " # b'\n", 'c"')
@@ -369,5 +369,5 @@ class TestWhateverTheText:
             assert reader.feed(f"{number},\n") == []
         (statement,) = reader.feed("]\n")
 
-        assert statement.items[1] == Term(list(range(100_000)), None, (1, 7))
+        assert statement.items[1] == Term(list(range(100_000)), None, Place(1, 7))
         assert time.process_time() - began < 5

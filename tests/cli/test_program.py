@@ -35,11 +35,7 @@ def test_exit_codes_are_real(tmp_path: Path) -> None:
 
 
 def test_version_says_what_is_installed(tmp_path: Path) -> None:
-    pytest.importorskip("importlib.metadata")
-    code, out, _ = run("--version", cwd=tmp_path)
-
-    assert code == 0
-    assert out.startswith("kvstore ")
+    assert run("--version", cwd=tmp_path) == (0, f"kvstore {kvstore.__version__}\n", "")
 
 
 def test_reading_works_beside_a_writer_and_writing_does_not(tmp_path: Path) -> None:
@@ -82,6 +78,22 @@ def test_a_reader_that_goes_away_ends_it_quietly(many: Path, arguments: list[str
 
     assert (process.returncode, err) == (141, b"")
     assert run("get", "s", "never", cwd=many)[0] == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+@pytest.mark.parametrize(
+    "arguments", [["scan", "s"], ["get", "s", '("many", 0, 0)'], ["export", "s", "/dev/full"]]
+)
+def test_output_that_cannot_be_written_is_told(many: Path, arguments: list[str]) -> None:
+    (many / "f.csv").write_bytes(b"a\n" + b"x\n" * 5000)
+    run("import", "s", "f.csv", "--prefix", "full", cwd=many)
+    with open("/dev/full", "wb") as full:
+        process = start(*arguments, cwd=many, stdout=full, stderr=subprocess.PIPE)
+        _, err = process.communicate(timeout=60)
+
+    assert process.returncode == 1
+    assert err.startswith(b"error: ")
+    assert err.count(b"\n") == 1
 
 
 def test_an_interrupt_ends_it_quietly_and_harms_nothing(tmp_path: Path) -> None:

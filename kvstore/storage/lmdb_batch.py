@@ -1,0 +1,114 @@
+"""The open batch of an LMDB environment: writes gathered in memory, applied in one go.
+
+Nothing is written to LMDB before the commit. py-lmdb lets other threads run at each of its calls, and
+beside a computing thread each call may then wait 5 ms for its turn; one call for the whole batch
+waits once. Sorted, it is also faster, and a record written twice is stored once.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from kvstore.errors import OutcomeUnknown
+from kvstore.storage.records import COUNT_KEY, Row
+
+if TYPE_CHECKING:
+    from kvstore.storage.lmdb_environment import LmdbEnvironment
+
+_UNWRITTEN: Any = object()
+
+
+class LmdbBatch:
+    """One object that serves batch after batch. ``put`` gathers; None marks a removed key."""
+
+    __slots__ = ("_environment", "_reading", "_writing", "_written", "put")
+
+    def __init__(self, environment: LmdbEnvironment) -> None:
+        self._environment = environment
+        self._written: dict[bytes, bytes | None] = {}
+        self._reading: Any = None
+        self._writing: Any = None
+        self.put = self._written.__setitem__
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value as this batch sees it."""
+        value = self._written.get(key, _UNWRITTEN)
+        if value is _UNWRITTEN:
+            value = self._txn().get(key)
+        return value  # type: ignore[no-any-return]  # LMDB's buffers are off, so it is bytes
+
+    def delete(self, key: bytes) -> None:
+        self._written[key] = None
+
+    def is_written(self, key: bytes) -> bool:
+        return key in self._written
+
+    def rows(self, position: bytes, *, reverse: bool, limit: int) -> list[Row]:
+        """Up to ``limit`` rows as this batch sees them; what it gathered goes to LMDB first."""
+        if self._written:
+            self._apply()
+        return rows_of(self._txn(), position, reverse=reverse, limit=limit)
+
+    def committed_rows(self, position: bytes, *, reverse: bool, limit: int) -> list[Row]:
+        """Up to ``limit`` rows without what is still only gathered."""
+        return rows_of(self._txn(), position, reverse=reverse, limit=limit)
+
+    def _txn(self) -> Any:
+        """Where to read what this batch did not write."""
+        if self._writing is not None:
+            return self._writing
+        if self._reading is None:
+            self._reading = self._environment.begin_txn(write=False)
+        return self._reading
+
+    def _apply(self) -> Any:
+        """Write what was gathered, in key order, and return the write transaction."""
+        if self._writing is None:
+            self._writing = self._environment.begin_txn(write=True)
+        txn, written = self._writing, self._written
+        if None in written.values():
+            for key in [key for key, value in written.items() if value is None]:
+                del written[key]
+                txn.delete(key)
+        txn.cursor().putmulti(sorted(written.items()))
+        written.clear()
+        return txn
+
+    def commit(self) -> None:
+        """Make it visible and durable. Raises ``OutcomeUnknown``; then the environment failed."""
+        environment = self._environment
+        try:
+            txn = self._apply()
+            txn.put(COUNT_KEY, environment.count_record(txn))
+            self._writing = None
+            txn.commit()
+        except BaseException as error:
+            environment.fail(error)
+            self.abort()
+            message = f"{environment.location}: the commit failed: {error}"
+            raise OutcomeUnknown(message) from error
+        self._end()
+
+    def abort(self) -> None:
+        if self._writing is not None:
+            self._writing.abort()
+            self._writing = None
+        self._written.clear()
+        self._end()
+
+    def _end(self) -> None:
+        if self._reading is not None:
+            self._reading.abort()
+            self._reading = None
+        self._environment.raw = None
+
+
+def rows_of(txn: Any, position: bytes, *, reverse: bool, limit: int) -> list[Row]:
+    """Up to ``limit`` rows from the first key >= ``position`` on, or downwards below it."""
+    cursor = txn.cursor()
+    found = cursor.set_range(position) if position else cursor.first()
+    if not reverse:
+        return list(islice(cursor.iternext(), limit)) if found else []
+    found = cursor.prev() if found else cursor.last()
+    return list(islice(cursor.iterprev(), limit)) if found else []

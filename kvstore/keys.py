@@ -391,7 +391,7 @@ def _successor(start: bytes) -> bytes:
 
 def _bare_refusal(key: Any) -> KeyInvalid:
     shown = _shown(key)
-    tuple_would_do = type(key) in (int, float, bool) and shown not in ("nan", "<int>")
+    tuple_would_do = type(key) in (int, float, bool) and shown != "nan" and "<" not in shown
     way_out = f"write ({shown},) or '{shown}'" if tuple_would_do else ""
     return KeyInvalid(f"{shown}, of type {type(key).__name__}, is not a key", hint=way_out, key=key)
 
@@ -406,20 +406,9 @@ def _too_long(key: Key, size: int) -> LimitExceeded:
     )
 
 
-class _Brief(reprlib.Repr):
-    """``repr`` bounded in depth and width: even a short key's may be endless."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxlevel = 3
-        self.maxstring = self.maxother = self.maxlong = _SHOWN_CHARS_MAX // 2
-
-    def repr_int(self, x: int, level: int) -> str:
-        """Python refuses to write out an int of thousands of digits."""
-        return super().repr_int(x, level) if x.bit_length() < 1000 else "<int>"
-
-
-_brief = _Brief()
+_brief = reprlib.Repr()
+_brief.maxlevel = 3  # Even a short key's repr may be endless, when it holds few tuples many times.
+_brief.maxstring = _brief.maxother = _brief.maxlong = _SHOWN_CHARS_MAX // 2
 
 
 def _shown(key: Any) -> str:

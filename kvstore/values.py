@@ -58,12 +58,13 @@ def encode(value: Any) -> bytes:
 def decode(payload: bytes) -> Any:
     """A new copy of the value whose bytes these are; ``ValueError`` for what is no msgpack."""
     try:
-        return _read(payload)
-    except RecursionError:
-        # msgpack keeps a stack of its own: a deep value is readable from deep in the caller's.
-        return msgpack.unpackb(payload, strict_map_key=False, ext_hook=_int_from_extension)
-    except msgspec.DecodeError as damage:
-        raise ValueError(f"not an encoded value: {damage}") from damage
+        try:
+            return _read(payload)
+        except RecursionError:
+            # msgpack keeps a stack of its own: a deep value is readable from deep in the caller's.
+            return msgpack.unpackb(payload, strict_map_key=False, ext_hook=_int_from_extension)
+    except (msgspec.DecodeError, ValueError) as damage:
+        raise ValueError(f"not an encoded value: {damage!r}") from damage
 
 
 def _int_from_extension(code: int, data: bytes | memoryview) -> int:
@@ -96,13 +97,13 @@ _packer = partial(msgpack.Packer, default=_unlike_anything, buf_size=_BUFFER_BYT
 def _encode_container(value: Any) -> bytes:
     """The bytes that both libraries write for ``value``; where they differ, a closer look.
 
-    msgpack gets it inside one list more, because it writes one level more than it reads.
+    Inside one list more at first, because msgpack writes one level more than it reads.
     """
     try:
         payload = _write(value)
         if _exact_packer().pack([value])[1:] == payload:
             return payload
-        if _packer().pack([value])[1:] == payload:
+        if _packer().pack(value) == payload:
             # It holds tuples or subclasses. A tuple as a map key can be written, but not read.
             msgpack.unpackb(payload, strict_map_key=False)
             return payload

@@ -77,7 +77,7 @@ def count(call: Call) -> None:
 def explain(call: Call) -> None:
     route = call.db.explain(call.given["KEY"])
     call.out(f"path: {route.path}")
-    call.out(f"shards: {show(_plain(route.shards))}")
+    call.out(f"shards: {show(list(route.shards))}")
     call.out(f"rounds: {route.rounds}")
 
 
@@ -249,7 +249,3 @@ def _explain_prefix(call: Call, verb: str) -> None:
     prefix = call.given.get("PREFIX")
     if isinstance(prefix, str):
         call.note(f"tuples begin so: {verb} {show((prefix,))}")
-
-
-def _plain(shards: Any) -> Any:
-    return shards if isinstance(shards, int) else list(shards)

@@ -132,19 +132,18 @@ def export_file(
 @contextmanager
 def written_beside(path: str) -> Iterator[BinaryIO]:
     """A file that takes its name only when it is complete; until then a file of that name stays as it is."""
-    path = os.path.realpath(path)
     if os.path.exists(path) and not os.path.isfile(path):  # a pipe or a device has no beside
         with open(path, "wb") as stream:
             yield stream
         return
-    folder, name = os.path.split(path)
+    folder, name = os.path.split(os.path.realpath(path))
     unfinished = os.path.join(folder, f".{name}.{os.getpid()}.part")
     try:
         with open(unfinished, "xb") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(unfinished, path)
+        os.replace(unfinished, os.path.join(folder, name))
     except BaseException:
         with suppress(FileNotFoundError):
             os.unlink(unfinished)
@@ -156,7 +155,7 @@ def _check_layout(db: kvstore.Database, layout: Layout) -> bool:
     before = stored_layout(db, layout.prefix)
     if before is not None and not layout.same_rows(before):
         raise CommandFailed(
-            f"{show(layout.prefix)} was imported with other columns, --key or --types: choose another --prefix"
+            f"{show(layout.prefix)} was imported with other columns, --key or --types: use another --prefix"
         )
     return before is not None
 

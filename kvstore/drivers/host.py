@@ -92,7 +92,9 @@ class Host:
         self._retention.trim(self._touched)
         for shard in self._touched:
             replica = self.replicas[shard]
-            outbox += (effect for effect in replica.on_timer("sync") if type(effect) is Send)
+            for effect in replica.on_timer("sync"):
+                assert type(effect) is Send
+                outbox.append(effect)
             replica.save()
         self._touched.clear()
         self._bodies.forget()

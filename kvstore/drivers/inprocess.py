@@ -16,7 +16,6 @@ from __future__ import annotations
 import copy
 import threading
 import time
-from collections.abc import Iterable
 
 from kvstore.drivers.follower import Follower
 from kvstore.drivers.group_commit import Pending
@@ -70,22 +69,27 @@ class Cluster:
     def _process(self, group: list[Pending]) -> None:
         if self.failure is not None:
             raise Failed(f"the store failed earlier: {self.failure}") from self.failure
-        size = sum(pending.size for pending in group)
-        weight = sum(pending.weight for pending in group)
-        for host in self._live_hosts():
-            # A body goes into the log, and its values into the tables.
-            host.environment.expect(2 * size, 2 * weight + 2 * self.sequencer.shards)
+        self._expect(group)
         try:
-            self._commit_group(self._stamp(group))
-            self._answer()
+            outbox = self._commit_group(self._stamp(group))
+            self._answer(outbox)
         except Exception as error:
             # The roles' memory is ahead of the disk now: they are rebuilt by the next opening (A5).
             self.failure = error
             raise
 
-    def _live_hosts(self) -> Iterable[Host]:
-        yield self.learner
-        yield from (follower.host for follower in self.followers if follower.failure is None)
+    def _expect(self, group: list[Pending]) -> None:
+        """Raise ``DiskFull``, before anything is stamped, where there is no room for the group."""
+        size = weight = 0
+        for pending in group:
+            size += pending.size
+            weight += pending.weight
+        # A body goes into the log, and its values into the tables.
+        size, records = 2 * size, 2 * weight + 2 * self.sequencer.shards
+        self.learner.environment.expect(size, records)
+        for follower in self.followers:
+            if follower.failure is None:
+                follower.host.environment.expect(size, records)
 
     def _stamp(self, group: list[Pending]) -> list[tuple[ShardId, ReplicaMessage]]:
         inbox: list[tuple[ShardId, ReplicaMessage]] = []
@@ -102,7 +106,8 @@ class Cluster:
                 inbox.append((send.to.shard, send.message))
         return inbox
 
-    def _commit_group(self, inbox: list[tuple[ShardId, ReplicaMessage]]) -> None:
+    def _commit_group(self, inbox: list[tuple[ShardId, ReplicaMessage]]) -> list[Send]:
+        """Steps 2 and 3; return what all hosts sent."""
         learner = self.learner
         learner.begin()
         if self.followers:
@@ -119,8 +124,7 @@ class Cluster:
         except OutcomeUnknown:
             self.learner_failed = True
             raise
-        with self._changed:
-            self._arrived += outbox
+        return outbox + self._take_arrived() if self.followers else outbox
 
     def _aborted(self, error: Exception) -> Error:
         """What a group's callers are told when the learner gave up its batch."""
@@ -171,16 +175,20 @@ class Cluster:
 
     # -- replies -----------------------------------------------------------------------------
 
-    def _answer(self) -> None:
+    def _take_arrived(self) -> list[Send]:
         with self._changed:
             arrived, self._arrived = self._arrived, []
+        return arrived
+
+    def _answer(self, arrived: list[Send]) -> None:
+        client, waiting = self.client, self._waiting
         for send in arrived:
             message = send.message
             if type(message) is Reply:
-                for effect in self.client.handle(message):
+                for effect in client.handle(message):
                     if type(effect) is Send:
                         assert type(effect.message) is Answer
-                        self._waiting[effect.message.request].answer = effect.message
+                        waiting[effect.message.request].answer = effect.message
             elif type(message) is SyncReply:
                 self._later += self._synchronize(message)
         assert not self.client.outstanding, "every request of a committed group is answered"
@@ -220,7 +228,7 @@ class Cluster:
         with self._changed:
             while any(not follower.failure and not self._is_through(follower) for follower in self.followers):
                 self._changed.wait()
-        self._answer()
+        self._answer(self._take_arrived())
         if self._later:
             self._give_followers([])
             self.learner.begin()

@@ -53,17 +53,22 @@ class LogRetention:
         marks = (_decode(mark) for _, mark in table.scan(MARK_PREFIX, stop, limit=1 << 20))
         self._marks: deque[Mark] = deque(marks)
         self._appended = self._marks[-1].appended if self._marks else 0
+        self._next_mark = self._appended + self._mark_bytes
+        self._cutting = False
         self._cut: list[Slot] = [Slot(replica.log.first - 1) for replica in replicas]
 
     def trim(self, touched: set[ShardId]) -> None:
         """At the end of a batch: mark the logs when they have grown enough, and cut a chunk."""
         self._appended += self._bodies.take_appended()
-        last = self._marks[-1].appended if self._marks else 0
-        if self._appended - last >= self._mark_bytes:
+        if self._appended < self._next_mark and not self._cutting:
+            return
+        if self._appended >= self._next_mark:
             self._mark()
+            self._next_mark = self._appended + self._mark_bytes
         if self._marks and self._appended - self._marks[0].appended >= self._retention:
             self._pass_oldest_mark()
-        self._cut_chunk(touched)
+        if self._cutting:
+            self._cut_chunk(touched)
 
     def _mark(self) -> None:
         mark = Mark(self._appended, [replica.last_slot for replica in self._replicas])
@@ -75,6 +80,7 @@ class LogRetention:
         if all(end <= low for end, low in zip(ends, self._low_water_marks(), strict=True)):
             self._table.delete(_key(self._marks.popleft()))
             self._cut = ends
+            self._cutting = True
 
     def _low_water_marks(self) -> Iterable[Slot]:
         return (min(replica.record.stable, replica.record.executed) for replica in self._replicas)
@@ -88,6 +94,7 @@ class LogRetention:
                 touched.add(replica.address.shard)
                 if left == 0:
                     return
+        self._cutting = False
 
 
 def _key(mark: Mark) -> bytes:

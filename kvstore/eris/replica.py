@@ -97,7 +97,7 @@ class Replica:
         assert stamp.clock > record.clock, "R3"
         slot = self.append(stamped)
         outcome = self.execute_next(stamped) if self.is_learner else None
-        if type(outcome) is Answered:
+        if isinstance(outcome, Answered):
             return []
         request = stamped.request
         client, request_id = request.client, request.request

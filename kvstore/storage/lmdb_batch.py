@@ -7,8 +7,10 @@ waits once. Sorted, it is also faster, and a record written twice is stored once
 
 from __future__ import annotations
 
+import struct
 from itertools import islice
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 from kvstore.errors import OutcomeUnknown
 from kvstore.storage.records import COUNT_KEY, Row
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from kvstore.storage.lmdb_environment import LmdbEnvironment
 
 _UNWRITTEN: Any = object()
+_COUNT = struct.Struct(">QQ")
+_COUNT_KEY_CRC = crc32(COUNT_KEY)
 
 
 class LmdbBatch:
@@ -64,9 +68,9 @@ class LmdbBatch:
 
     def _apply(self) -> Any:
         """Write what was gathered, in key order, and return the write transaction."""
-        if self._writing is None:
-            self._writing = self._environment.begin_txn(write=True)
         txn, written = self._writing, self._written
+        if txn is None:
+            txn = self._writing = self._environment.begin_txn(write=True)
         if None in written.values():
             for key in [key for key, value in written.items() if value is None]:
                 del written[key]
@@ -80,7 +84,7 @@ class LmdbBatch:
         environment = self._environment
         try:
             txn = self._apply()
-            txn.put(COUNT_KEY, environment.count_record(txn))
+            txn.put(COUNT_KEY, count_record(environment.count(txn), txn.id()))
             self._writing = None
             txn.commit()
         except BaseException as error:
@@ -102,6 +106,12 @@ class LmdbBatch:
             self._reading.abort()
             self._reading = None
         self._environment.raw = None
+
+
+def count_record(entries: int, transaction: int) -> bytes:
+    """What stands under ``COUNT_KEY``: how many records there are, and after which commit."""
+    payload = _COUNT.pack(entries, transaction)
+    return payload + crc32(payload, _COUNT_KEY_CRC).to_bytes(4, "little")
 
 
 def rows_of(txn: Any, position: bytes, *, reverse: bool, limit: int) -> list[Row]:

@@ -21,7 +21,7 @@ import lmdb
 from kvstore.errors import Corrupt, Failed, LimitExceeded, OutcomeUnknown
 from kvstore.storage import data_file, side_file
 from kvstore.storage.disk_space import DiskSpace
-from kvstore.storage.lmdb_batch import LmdbBatch, rows_of
+from kvstore.storage.lmdb_batch import LmdbBatch, count_record, rows_of
 from kvstore.storage.records import (
     COUNT_KEY,
     RESIDUE,
@@ -33,7 +33,6 @@ from kvstore.storage.records import (
     StoredTable,
     fetch,
     problems,
-    seal,
 )
 from kvstore.storage.soundness import (
     CLOSED_MARK,
@@ -77,8 +76,8 @@ class LmdbEnvironment:
         self._pin: lmdb.Transaction | None = None
         data = folder / DATA_FILE
         self.suspicion: str | None = None
-        self._uncounted = 0
-        """Records that were written but are not there, as far as the count tells."""
+        self._missed = 0
+        """Records that another program removed, as far as the count tells: never forgotten."""
         if data.exists():
             self.suspicion = check_before_mapping(folder, readonly=readonly)
         elif readonly:
@@ -96,8 +95,9 @@ class LmdbEnvironment:
     def _start(self, *, readonly: bool) -> None:
         with translated(self.location), self._lmdb.begin() as txn:
             stored = txn.get(COUNT_KEY)
-            number, entries = txn.id(), self._entries(txn)
-        if entries and stored != _count_record(entries, number):
+            number = txn.id()
+            entries = self.count(txn)
+        if entries and stored != count_record(entries, number):
             self._explain_root(stored, entries, number)
         if readonly:
             return
@@ -112,25 +112,22 @@ class LmdbEnvironment:
             self._lmdb.sync(True)
             side_file.remove(self.folder / SYNCED_ROOT)
 
-    def _explain_root(self, stored: bytes | None, entries: int, number: int) -> None:
+    def _explain_root(self, stored: Any, entries: int, number: int) -> None:
+        """Another program wrote: keep the count as it was, so that what it removed stays missed."""
         sound = stored is not None and crc32(stored, crc32(COUNT_KEY)) == RESIDUE
-        if self.suspicion is None or stored is None or not sound:
+        if self.suspicion is None or not sound:
             record = f"{self.location}: root of commit {number}"
             raise Corrupt(f"{record} is not what the last commit wrote", record=record)
-        self._uncounted = int.from_bytes(stored[:8], "big") - entries
+        self._missed = int.from_bytes(stored[:8], "big") - entries
 
     def _write_first_record(self) -> None:
-        batch = self.begin()
-        self.raw.put(COUNT_KEY, b"")
-        batch.commit()
+        with self._lmdb.begin(write=True) as txn:
+            txn.put(COUNT_KEY, count_record(1, txn.id()))
 
-    def _entries(self, txn: lmdb.Transaction) -> int:
-        entries: int = txn.stat(self._main)["entries"]
+    def count(self, txn: lmdb.Transaction) -> int:
+        """How many records there should be, as ``txn`` sees it."""
+        entries: int = txn.stat(self._main)["entries"] + self._missed
         return entries
-
-    def count_record(self, txn: lmdb.Transaction) -> bytes:
-        """What the count record must say when ``txn`` commits; a loss is never forgotten."""
-        return _count_record(self._entries(txn) + self._uncounted, txn.id())
 
     def begin(self) -> LmdbBatch:
         if self.failure is not None:
@@ -172,9 +169,10 @@ class LmdbEnvironment:
         full = TABLE + name + key
         txn = self.begin_txn(write=False)
         try:
-            value = txn.get(full)
+            value: Any = txn.get(full)
             if value is not None and crc32(value, crc32(full)) == RESIDUE:
-                return value[:-4]
+                found: bytes = value[:-4]
+                return found
             return fetch(LmdbView(self.location, txn), full)
         except lmdb.Error as error:
             raise Corrupt(f"{self.location}: LMDB: {error}", record=self.location) from error
@@ -222,11 +220,10 @@ class LmdbEnvironment:
         self._lmdb.copy(folder, compact=True)
         copy = _open_lmdb(Path(folder), sync=True, readonly=False)
         try:
-            main = copy.open_db(None)
             with copy.begin(write=True) as txn:
                 # A compact copy counts its commits anew, and the count record names one (E4).
-                entries = txn.stat(main)["entries"] + self._uncounted
-                txn.put(COUNT_KEY, _count_record(entries, txn.id()))
+                stored: Any = txn.get(COUNT_KEY)
+                txn.put(COUNT_KEY, count_record(int.from_bytes(stored[:8], "big"), txn.id()))
         finally:
             copy.close()
 
@@ -280,10 +277,6 @@ class LmdbView:
 
     def close(self) -> None:
         self.raw.abort()
-
-
-def _count_record(entries: int, transaction: int) -> bytes:
-    return seal(COUNT_KEY, entries.to_bytes(8, "big") + transaction.to_bytes(8, "big"))
 
 
 def _open_lmdb(folder: Path, *, sync: bool, readonly: bool) -> lmdb.Environment:

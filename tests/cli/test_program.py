@@ -117,6 +117,23 @@ def test_an_interrupt_ends_it_quietly_and_harms_nothing(tmp_path: Path) -> None:
     assert run("verify", "s", cwd=tmp_path)[0] == 0
 
 
+def test_an_interrupted_import_leaves_whole_chunks(tmp_path: Path) -> None:
+    command = ["import", "s", "-", "--prefix", "f"]
+    process = start(*command, cwd=tmp_path, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdin is not None
+    process.stdin.write(b"a\n" + b"x\n" * (1 << 17))  # more than a pipe holds: some of it has been read
+    process.stdin.flush()
+    process.send_signal(signal.SIGINT)
+
+    _, err = process.communicate(timeout=60)
+
+    assert (process.returncode, err) == (130, b"")
+    code, out, _ = run("count", "s", '("f",)', cwd=tmp_path)
+    assert code == 0
+    assert int(out) % 1000 == 0
+    assert int(out) > 0
+
+
 def test_a_progress_bar_is_drawn_on_a_terminal(tmp_path: Path) -> None:
     (tmp_path / "f.csv").write_bytes(b"a\n" + b"x\n" * 5000)
     terminal, end = pty.openpty()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Any
@@ -163,8 +163,12 @@ class Database:
         """
         encoded, amount = keys.encode(key), check_amount(n)
         shard = self._routing.shard(key, encoded)
-        check_number(key, self._read(shard, encoded))
-        answer = self._run({shard: (Add(encoded, amount),)}, len(encoded), idempotency_key)
+
+        def check() -> None:
+            check_number(key, self._read(shard, encoded))
+
+        operations: Operations = {shard: (Add(encoded, amount),)}
+        answer = self._run(operations, len(encoded), idempotency_key, check=check)
         total = answer.outcomes[shard].results[0]
         assert isinstance(total, bytes)
         return values.decode(total)
@@ -211,8 +215,15 @@ class Database:
         return future
 
     def _run(
-        self, operations: Operations, size: int, idempotency_key: Key | None, weight: int = 1
+        self,
+        operations: Operations,
+        size: int,
+        idempotency_key: Key | None,
+        weight: int = 1,
+        *,
+        check: Callable[[], None] | None = None,
     ) -> Answer:
+        """Return the answer of a request; ``check`` may refuse it, unless it was made before."""
         store = self._writing_store()
         pending = Pending(operations, size, weight)
         if idempotency_key is not None:
@@ -220,6 +231,8 @@ class Database:
             if answer is not None:
                 return answer
         try:
+            if check is not None:
+                check()
             store.run(pending)
         except BaseException:
             if not pending.done:

@@ -39,6 +39,7 @@ class Snapshot:
         self._cut = cut
         self._routing = routing
         self._tables = tables
+        self._close_after_scan = False
 
     def get(self, key: Key, default: Any = None) -> Any:
         """The value, or ``default`` when there is none."""
@@ -84,16 +85,12 @@ class Snapshot:
 
     def scan_and_close(self, **bounds: Any) -> Iterator[tuple[Key, Any]]:
         """Scan, and close this snapshot when the scan ends. For a snapshot nobody else has."""
+        self._close_after_scan = True
         try:
-            rows = self.scan(**bounds)
+            return self.scan(**bounds)
         except BaseException:
             self.close()
             raise
-        return self._closing(rows)
-
-    def _closing(self, rows: Iterator[tuple[Key, Any]]) -> Iterator[tuple[Key, Any]]:
-        yield from rows
-        self.close()
 
     def _decoded(self, chunks: Iterator[list[Row]]) -> Iterator[tuple[Key, Any]]:
         cut, decode_key, decode_value = self._cut, keys.decode, values.decode
@@ -102,6 +99,8 @@ class Snapshot:
                 if cut.ended:
                     cut.check()
                 yield decode_key(key), decode_value(cell[VERSION_BYTES:])
+        if self._close_after_scan:
+            self.close()
 
     def count(
         self, *, prefix: Key | None = None, start: Key | None = None, stop: Key | None = None

@@ -50,6 +50,10 @@ class Batch:
     nothing.
     """
 
+    __slots__ = (
+        "_commit", "_finished", "_numbers", "_read", "_routing", "operations", "size", "weight",
+    )  # fmt: skip
+
     def __init__(
         self,
         routing: Routing,

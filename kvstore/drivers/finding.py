@@ -111,15 +111,24 @@ def create(home: Home, options: Options) -> None:
         idempotency_days=options.idempotency_days,
     )
     home.begin_creation()
-    for number in range(manifest.replicas):
-        environment = home.open_environment(number, durability="commit", readonly=False, check=False)
-        environment.expect(len(home.path), 64)
+    try:
+        for number in range(manifest.replicas):
+            _create_replica(home, number, manifest)
+        home.end_creation()
+    except BaseException:
+        home.abandon_creation()
+        raise
+
+
+def _create_replica(home: Home, number: int, manifest: Manifest) -> None:
+    environment = home.open_environment(number, durability="commit", readonly=False, check=False)
+    try:
         batch = environment.begin()
         environment.table(HOST_TABLE).put(MANIFEST_KEY, encode(manifest))
         batch.commit()
+    finally:
         environment.close()
-        home.write_manifest(number, manifest)
-    home.end_creation()
+    home.write_manifest(number, manifest)
 
 
 def find(home: Home, options: Options) -> Found:

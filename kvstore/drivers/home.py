@@ -41,6 +41,9 @@ class Home(Protocol):
     def begin_creation(self) -> None: ...
     def end_creation(self) -> None: ...
 
+    def abandon_creation(self) -> None:
+        """Remove what ``prepare`` and ``begin_creation`` made; the creation failed."""
+
     def numbers(self) -> list[int]:
         """The replicas whose folders are there."""
 
@@ -74,6 +77,7 @@ class FolderHome:
         self.path = path
         self._folder = Path(path)
         self._lock: WriterLock | None = None
+        self._made = False
 
     def prepare(self, *, create: bool, readonly: bool) -> bool:
         folder = self._folder
@@ -84,7 +88,8 @@ class FolderHome:
             raise NotAStore(f"there is no store at {folder}", path=self.path)
         if folder.exists() and not folder.is_dir():
             raise NotAStore(f"{folder} is not a folder", path=self.path)
-        if not folder.exists():
+        self._made = not folder.exists()
+        if self._made:
             folder.mkdir()
         exists = self._examine(may_create=create and not readonly)
         if readonly:
@@ -115,6 +120,14 @@ class FolderHome:
         (self._folder / CREATING_MARK).unlink()
         side_file.sync_folder(self._folder)
         side_file.sync_folder(self._folder.parent)
+
+    def abandon_creation(self) -> None:
+        for number in self.numbers():
+            shutil.rmtree(self._replica(number))
+        (self._folder / CREATING_MARK).unlink(missing_ok=True)
+        (self._folder / LOCK_FILE).unlink(missing_ok=True)
+        if self._made:
+            self._folder.rmdir()
 
     def numbers(self) -> list[int]:
         suffixes = (path.name[len(REPLICA_PREFIX) :] for path in self._folder.glob(REPLICA_PREFIX + "*"))
@@ -209,6 +222,9 @@ class MemoryHome:
     def end_creation(self) -> None:
         """A memory disk has no half-made stores."""
 
+    def abandon_creation(self) -> None:
+        self.disk.folders.clear()
+
     def numbers(self) -> list[int]:
         return sorted(map(int, self.disk.folders))
 
@@ -230,7 +246,8 @@ class MemoryHome:
         return name
 
     def rebuild(self, number: int, source: Environment, manifest: Manifest) -> None:
-        source.copy_to(str(number))
+        assert isinstance(source, MemoryEnvironment)
+        self.disk.copy(source.name, str(number))
         self.write_manifest(number, manifest)
 
     def release(self) -> None:

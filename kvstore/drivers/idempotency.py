@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from hashlib import blake2b
 
+from kvstore import keys
 from kvstore.drivers.readers import Readers
 from kvstore.eris.messages import Answer, encode
 from kvstore.eris.shard_state import EXPIRY, OUTCOMES, table_name
@@ -40,7 +41,7 @@ class Idempotency:
             return None
         if home.digest != token.digest:
             message = "this idempotency key was used before, for another request"
-            raise KeyReused(message, idempotency_key=token.key)
+            raise KeyReused(message, idempotency_key=keys.decode(token.key))
         parts = {shard: self._record(token, shard) for shard in home.participants}
         found = {shard: part for shard, part in parts.items() if part is not None}
         assert found.keys() == parts.keys(), "all participants remember, or none"

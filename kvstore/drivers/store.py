@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import threading
 import weakref
@@ -23,6 +24,7 @@ from kvstore.eris.shard_state import HOST_TABLE
 from kvstore.errors import AlreadyOpen, Corrupt, Damage, Error, Failed, Forked
 from kvstore.ports import Environment
 
+_log = logging.getLogger("kvstore")
 _open_stores: dict[tuple[int, int], Store] = {}
 """By device and inode of the folder, because LMDB must not open a file twice in one process."""
 _registering = threading.Lock()
@@ -142,6 +144,8 @@ class WritingStore(Store):
         self.options = options
         self.record = opened.record
         self.repaired = opened.found.repaired
+        for sentence in self.repaired:
+            _log.warning("%s: %s", home.path, sentence)
         self.cluster = Cluster(opened)
         self.readers = Readers(opened.learner.environment)
         self.idempotency = Idempotency(self.readers)
@@ -236,6 +240,8 @@ def _close_all() -> None:
 
 
 def _forget_all() -> None:
+    global _registering  # a thread of the parent may have held it at the fork
+    _registering = threading.Lock()
     for store in list(_open_stores.values()):
         store.forget()
     _open_stores.clear()

@@ -28,9 +28,10 @@ GRANT_BYTES_MAX = 64 << 20
 class DiskSpace:
     """The room left for one data file: on its disk, under the file size limit, in its map."""
 
-    def __init__(self, data: Path, *, map_bytes: int) -> None:
+    def __init__(self, data: Path) -> None:
         self._data = data
-        self._map_bytes = map_bytes
+        self.map_bytes = 1 << 62
+        """Address space reserved for the file: known once it is mapped."""
         self._granted = 0
 
     def expect(self, payload_bytes: int, records: int) -> None:
@@ -57,8 +58,8 @@ class DiskSpace:
 
     def _free_bytes(self) -> int:
         disk = os.statvfs(self._data.parent)
-        size = self._data.stat().st_size
-        bounds = [disk.f_bavail * disk.f_frsize, self._map_bytes - size]
+        size = self._data.stat().st_size if self._data.exists() else 0
+        bounds = [disk.f_bavail * disk.f_frsize, self.map_bytes - size]
         if resource is not None:
             limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
             if limit != resource.RLIM_INFINITY:

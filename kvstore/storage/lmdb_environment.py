@@ -49,6 +49,8 @@ MAP_BYTES_MAX = 1 << 40
 """Address space reserved, not disk: one TiB, halved until the system grants it."""
 MAP_BYTES_MIN = 1 << 26
 READERS_MAX = 1024
+OPENING_RECORDS = 16
+"""Room asked for before a file is opened for writing."""
 SPARE_READERS = 32
 """Read transactions that py-lmdb keeps ready; beginning one of these costs a microsecond."""
 
@@ -65,6 +67,7 @@ class LmdbEnvironment:
 
         Raises:
             Corrupt: the file is cut short or its roots contradict themselves.
+            DiskFull: there is no room to open it for writing.
             WrongFormat: it is an LMDB file of another version.
         """
         self.folder = folder
@@ -82,10 +85,13 @@ class LmdbEnvironment:
             self.suspicion = check_before_mapping(folder, readonly=readonly)
         elif readonly:
             raise Corrupt(f"{data} is missing", record=str(data))
+        self._space = DiskSpace(data)
+        if not readonly:
+            self._space.expect(0, OPENING_RECORDS)
         self._lmdb = _open_lmdb(folder, sync=durability == "commit", readonly=readonly)
         try:
             self._main = self._lmdb.open_db(None)
-            self._space = DiskSpace(data, map_bytes=self._lmdb.info()["map_size"])
+            self._space.map_bytes = self._lmdb.info()["map_size"]
             self._batch = LmdbBatch(self)
             self._start(readonly=readonly)
         except BaseException:
@@ -240,9 +246,16 @@ class LmdbEnvironment:
             self._pin.abort()
         self._lmdb.close()
         if clean:
-            metas = meta_pages(self.folder / DATA_FILE).hex()
+            self._mark_closed()
+
+    def _mark_closed(self) -> None:
+        metas = meta_pages(self.folder / DATA_FILE).hex()
+        try:
             side_file.write(self.folder / CLOSED_MARK, {"metas": metas})
             side_file.remove(self.folder / SYNCED_ROOT)
+        except OSError:
+            # A full disk: without the mark the next opening takes this for an unclean end.
+            return
 
 
 class LmdbView:

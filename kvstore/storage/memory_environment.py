@@ -9,10 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from kvstore.errors import DiskFull, Failed, OutcomeUnknown
-from kvstore.storage.records import COUNT_KEY, Beside, Head, Row, StoredLog, StoredTable, problems, seal
+from kvstore.storage.lmdb_environment import LmdbEnvironment
+from kvstore.storage.records import (
+    COUNT_KEY,
+    ROWS_MAX,
+    Beside,
+    Head,
+    Row,
+    StoredLog,
+    StoredTable,
+    problems,
+    seal,
+)
 from kvstore.storage.sorted_map import SortedMap
 
 
@@ -35,6 +47,11 @@ class MemoryDisk:
     """Commits that still succeed, by folder; the next one fails. A missing folder never fails."""
     full: bool = False
 
+    def copy(self, source: str, target: str) -> None:
+        """Make ``target`` a synced copy of what ``source`` committed."""
+        version = self.folders[source].committed
+        self.folders[target] = MemoryFolder(committed=version, synced=version)
+
     def lose_power(self) -> None:
         """Forget what was not synced. Environments that are open must not be used any more."""
         for folder in self.folders.values():
@@ -53,7 +70,7 @@ class MemoryEnvironment:
         self.failure: BaseException | None = None
         self.raw: Any = None
         self._disk = disk
-        self._name = name
+        self.name = name
         self._folder = disk.folders.setdefault(name, MemoryFolder())
         self._batch = MemoryBatch(self)
 
@@ -92,8 +109,19 @@ class MemoryEnvironment:
         self._folder.synced = self._folder.committed
 
     def copy_to(self, folder: str) -> None:
-        copy = self._folder.committed.fork()
-        self._disk.folders[folder] = MemoryFolder(committed=copy, synced=copy)
+        """Write the last commit as an LMDB file: a backup outlives the memory it was made from."""
+        environment = LmdbEnvironment(Path(folder))
+        try:
+            batch = environment.begin()
+            position = b""
+            while rows := self._folder.committed.rows(position, reverse=False, limit=ROWS_MAX):
+                for key, value in rows:
+                    if key != COUNT_KEY:
+                        environment.raw.put(key, value)
+                position = rows[-1][0] + b"\x00"
+            batch.commit()
+        finally:
+            environment.close()
 
     def size_bytes(self) -> int:
         return 0
@@ -105,11 +133,11 @@ class MemoryEnvironment:
 
     def publish(self, version: SortedMap) -> None:
         """Make a batch's version the committed one, or fail as the disk was told to."""
-        left = self._disk.commits_left.get(self._name)
+        left = self._disk.commits_left.get(self.name)
         if left == 0:
             raise OSError(5, "injected commit failure")
         if left is not None:
-            self._disk.commits_left[self._name] = left - 1
+            self._disk.commits_left[self.name] = left - 1
         self._folder.committed = version
         if self.durability == "commit":
             self._folder.synced = version

@@ -1,0 +1,328 @@
+"""The roles of one store on memory disks, with every message between them in the test's hands.
+
+Nothing moves by itself. What a role sends lies on ``wire``, in order, until the test delivers it; there
+it can be lost, repeated or overtaken. A host takes its messages in one batch, as a real host does.
+
+    cluster = Cluster(shards=2, replicas=3)
+    cluster.submit(put(0, "k", 1))       the client's request lies on the wire
+    cluster.step()                       the sequencer stamps it: one message for each replica
+    cluster.lose(host=2)                 replica 2 never gets it
+    cluster.run()                        and now everything else, until nothing is under way
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import msgspec
+
+from kvstore import values
+from kvstore.drivers.host import Host
+from kvstore.drivers.manifest import Manifest
+from kvstore.drivers.verification import verify
+from kvstore.eris.client import Client
+from kvstore.eris.effects import (
+    COORDINATOR,
+    SEQUENCER,
+    Address,
+    ClientAddress,
+    Effect,
+    GroupAddress,
+    ReplicaAddress,
+    Send,
+)
+from kvstore.eris.failure_coordinator import CoordinatorRecord, FailureCoordinator
+from kvstore.eris.log import read_body
+from kvstore.eris.messages import Answer, EpochChangeAck, Reply, ReplicaMessage, Request, Stamped
+from kvstore.eris.replica import Replica
+from kvstore.eris.sequencer import Sequencer
+from kvstore.eris.shard_state import (
+    HOST_TABLE,
+    REGISTERS,
+    ShardRecord,
+    decode_record,
+    log_name,
+    record_key,
+    table_name,
+)
+from kvstore.execution.execute import cell_value, cell_version
+from kvstore.execution.operations import Operation, Token
+from kvstore.ports import View
+from kvstore.storage import MemoryDisk, MemoryEnvironment
+from kvstore.types import ClientId, Epoch, HostId, RequestId, ShardId, Slot, Timestamp
+
+SECOND = 10**9
+ROWS_ALL = 1 << 20
+
+Parts = Mapping[int, Iterable[Operation]]
+"""What a transaction does, by shard number."""
+
+
+class Packet(NamedTuple):
+    """A message on its way to one role."""
+
+    to: Address
+    message: msgspec.Struct
+
+
+class Cluster:
+    """All roles of one store; they are at epoch 1 when the constructor returns."""
+
+    def __init__(self, *, shards: int = 1, replicas: int = 3, retention: int = 1 << 30) -> None:
+        self.shards = shards
+        self.replicas = replicas
+        self.retention = retention
+        self.disk = MemoryDisk()
+        self.now = 1_000 * SECOND
+        """Physical time. It stands still unless a test moves it."""
+        self.wire: list[Packet] = []
+        self.answers: dict[RequestId, Answer] = {}
+        self.effects: list[Effect] = []
+        """What roles asked for besides sending, and messages that nobody here takes, in order."""
+        self.hosts: dict[int, Host] = {number: self._load(number) for number in range(replicas)}
+        self.sequencer: Sequencer
+        self.client: Client
+        self.coordinator: FailureCoordinator
+        self.change_epoch()
+
+    # -- hosts -------------------------------------------------------------------------------
+
+    def _load(self, number: int) -> Host:
+        return Host(
+            HostId(number),
+            MemoryEnvironment(self.disk, str(number)),
+            shards=self.shards,
+            replicas=self.replicas,
+            retention=self.retention,
+        )
+
+    def crash(self, *numbers: int) -> None:
+        """End these hosts: their memory and the messages to them are gone, their disks stay."""
+        for number in numbers:
+            del self.hosts[number]
+        self.wire = [packet for packet in self.wire if _host_of(packet.to) not in numbers]
+
+    def restart(self, *numbers: int) -> None:
+        """Build crashed hosts anew from their disks."""
+        for number in numbers:
+            self.hosts[number] = self._load(number)
+
+    def replica(self, host: int, shard: int = 0) -> Replica:
+        return self.hosts[host].replicas[shard]
+
+    @property
+    def learner(self) -> Host:
+        return self.hosts[self.coordinator.record.view % self.replicas]
+
+    # -- messages ----------------------------------------------------------------------------
+
+    def submit(self, parts: Parts, token: Token | None = None) -> RequestId:
+        """Have the client send a request; nothing is delivered yet."""
+        operations = {ShardId(shard): tuple(part) for shard, part in parts.items()}
+        self.carry(self.client.submit(operations, token))
+        return self.client.last_request
+
+    def carry(self, effects: Iterable[Effect]) -> None:
+        """Lay what is sent on the wire, one packet for each replica of a group."""
+        for effect in effects:
+            match effect:
+                case Send(GroupAddress(shard), message):
+                    group = (ReplicaAddress(shard, number) for number in range(self.replicas))
+                    self.wire += [Packet(address, message) for address in group]
+                case Send(_, Answer() as answer):
+                    self.answers[answer.request] = answer
+                case Send(to, message):
+                    self.wire.append(Packet(to, message))
+                case _:
+                    self.effects.append(effect)
+
+    def step(self) -> None:
+        """Deliver what is on the wire now, and lay on it what that causes."""
+        packets, self.wire = self.wire, []
+        for number in sorted(self.hosts):
+            self._give_host(number, [packet for packet in packets if _host_of(packet.to) == number])
+        for packet in packets:
+            if _host_of(packet.to) is None:
+                self._give_role(packet)
+
+    def run(self) -> None:
+        """Deliver until nothing is under way."""
+        for _ in range(100):
+            if not self.wire:
+                return
+            self.step()
+        raise AssertionError(f"there is no end to {self.wire}")
+
+    def deliver(self, host: int) -> None:
+        """Give one host all that is on the wire for it, in one batch."""
+        packets = [packet for packet in self.wire if _host_of(packet.to) == host]
+        self.wire = [packet for packet in self.wire if _host_of(packet.to) != host]
+        self._give_host(host, packets)
+
+    def _give_host(self, number: int, packets: list[Packet]) -> None:
+        if packets:
+            host = self.hosts[number]
+            host.begin()
+            inbox = [(packet.to.shard, packet.message) for packet in packets]  # type: ignore[union-attr]  # replicas have one
+            sends = host.handle(inbox)  # type: ignore[arg-type]  # and take these messages
+            sends += host.finish()
+            host.commit()
+            self.carry(sends)
+
+    def _give_role(self, packet: Packet) -> None:
+        match packet:
+            case Packet(to, Request() as request) if to == SEQUENCER:
+                self.carry(self.sequencer.handle(request, Timestamp(self.now)))
+            case Packet(ClientAddress(), Reply() as reply):
+                self.carry(self.client.handle(reply))
+            case Packet(to, EpochChangeAck() as ack) if to == COORDINATOR:
+                self._give_coordinator(ack)
+            case _:
+                self.effects.append(Send(packet.to, packet.message))
+
+    def _give_coordinator(self, ack: EpochChangeAck) -> None:
+        starts = self.coordinator.handle(ack)
+        if starts:
+            self._save_coordinator()
+            self.carry(starts)
+
+    def _save_coordinator(self) -> None:
+        for host in self.hosts.values():
+            host.begin()
+            host.save_coordinator_record(self.coordinator.record)
+            host.commit()
+
+    def give(self, host: int, message: ReplicaMessage, shard: int = 0) -> list[Effect]:
+        """Hand one message to one replica in a batch of its own; return the effects it has at once.
+
+        What the replica sends at the end of the batch is laid on the wire.
+        """
+        self.hosts[host].begin()
+        effects = self.replica(host, shard).handle(message)
+        self.hosts[host].touch_all()
+        sends = self.hosts[host].finish()
+        self.hosts[host].commit()
+        self.carry(sends)
+        return effects
+
+    def on_wire(
+        self, kind: type[msgspec.Struct] | None = None, *, host: int | None = None, shard: int | None = None
+    ) -> list[Packet]:
+        """The packets of this kind, to this host, about this shard."""
+        return [packet for packet in self.wire if _matches(packet, kind, host, shard)]
+
+    def lose(
+        self, kind: type[msgspec.Struct] | None = None, *, host: int | None = None, shard: int | None = None
+    ) -> None:
+        """Take packets off the wire; there must be some."""
+        lost = self.on_wire(kind, host=host, shard=shard)
+        assert lost, "there is nothing to lose"
+        self.wire = [packet for packet in self.wire if packet not in lost]
+
+    def repeat(
+        self, kind: type[msgspec.Struct] | None = None, *, host: int | None = None, shard: int | None = None
+    ) -> None:
+        """Lay packets on the wire a second time; there must be some."""
+        again = self.on_wire(kind, host=host, shard=shard)
+        assert again, "there is nothing to repeat"
+        self.wire += again
+
+    # -- epochs ------------------------------------------------------------------------------
+
+    def begin_epoch(self, *consulted: int) -> None:
+        """Lay the EPOCH-CHANGEs of a new epoch on the wire; all hosts are consulted if none is named."""
+        hosts = [self.hosts[number] for number in consulted or sorted(self.hosts)]
+        self.coordinator = FailureCoordinator(
+            record=self.newest_record(),
+            shards=self.shards,
+            replicas=self.replicas,
+            consulted=frozenset(replica.address for host in hosts for replica in host.replicas),
+        )
+        epochs = [replica.record.epoch for host in hosts for replica in host.replicas]
+        epoch = Epoch(1 + max(self.coordinator.record.epoch, *epochs))
+        self.carry(self.coordinator.begin(epoch))
+
+    def newest_record(self) -> CoordinatorRecord:
+        """The newest coordinator's record on the disks of the living hosts."""
+        records = []
+        for host in self.hosts.values():
+            host.begin()
+            records.append(host.coordinator_record())
+            host.abort()
+        return max(records, key=lambda record: (record.epoch, record.counter))
+
+    def begin_stamping(self) -> None:
+        """Let the sequencer and the client of the epoch that was started begin."""
+        record = self.coordinator.record
+        clock = max(start.clock for start in record.start_epochs)
+        self.sequencer = Sequencer(epoch=record.epoch, shards=self.shards, clock=clock)
+        self.client = Client(client=ClientId(record.epoch), replicas=self.replicas)
+
+    def change_epoch(self, *consulted: int) -> None:
+        """A whole epoch change in which no message is lost; what was under way before is."""
+        self.wire.clear()
+        self.begin_epoch(*consulted)
+        self.run()
+        assert self.coordinator.record.last_started == self.coordinator.record.epoch
+        self.begin_stamping()
+
+    # -- what is on the disks ----------------------------------------------------------------
+
+    def _view(self, host: int) -> View:
+        return MemoryEnvironment(self.disk, str(host)).view()
+
+    def record(self, host: int, shard: int = 0) -> ShardRecord:
+        """The durable record of a replica."""
+        return _record(self._view(host), ShardId(shard))
+
+    def log(self, host: int, shard: int = 0) -> list[Stamped | None]:
+        """The durable log of a replica, from its first slot on; None is a NO-OP."""
+        view = self._view(host)
+
+        def records(number: ShardId, first: int, count: int) -> list[tuple[int, bytes]]:
+            return view.log(log_name(number), _record(view, number).head).read(first, count)
+
+        def referred(number: ShardId, slot: Slot) -> bytes:
+            return records(number, slot, 1)[0][1]
+
+        return [read_body(body, referred) for _, body in records(ShardId(shard), 0, ROWS_ALL)]
+
+    def cells(self, host: int, shard: int = 0) -> dict[bytes, tuple[object, int]]:
+        """Value and version by key, as a replica has them on disk."""
+        table = self._view(host).table(table_name(ShardId(shard), REGISTERS))
+        rows = table.scan(b"", b"\xff" * 8, limit=ROWS_ALL)
+        return {key: (cell_value(cell), cell_version(cell) or 0) for key, cell in rows}
+
+    def values(self, host: int, shard: int = 0) -> dict[bytes, object]:
+        return {key: value for key, (value, _) in self.cells(host, shard).items()}
+
+    def problems(self, host: int) -> list[str]:
+        """What ``verify`` finds on one host's disk, besides keys that live on the wrong shard."""
+        manifest = Manifest(uuid="", shards=self.shards, replicas=self.replicas)
+        _, found = verify(MemoryEnvironment(self.disk, str(host)), manifest)
+        return [problem for problem in found if "belongs to another shard" not in problem]
+
+
+def _record(view: View, shard: ShardId) -> ShardRecord:
+    stored = view.table(HOST_TABLE).get(record_key(shard))
+    return ShardRecord() if stored is None else decode_record(stored)
+
+
+def _host_of(address: Address) -> int | None:
+    return address.replica if isinstance(address, ReplicaAddress) else None
+
+
+def _matches(
+    packet: Packet, kind: type[msgspec.Struct] | None, host: int | None, shard: int | None
+) -> bool:
+    return (
+        (kind is None or isinstance(packet.message, kind))
+        and (host is None or _host_of(packet.to) == host)
+        and (shard is None or getattr(packet.to, "shard", None) == shard)
+    )
+
+
+def encoded(value: object) -> bytes:
+    """A value as operations carry it."""
+    return values.encode(value)

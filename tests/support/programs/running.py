@@ -1,0 +1,42 @@
+"""Starting the programs of this folder as child processes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[3]
+
+
+def start(program: str, *arguments: object) -> subprocess.Popen[str]:
+    """Start ``tests/support/programs/<program>.py``; its input, output and errors are pipes of text."""
+    return subprocess.Popen(
+        _command(program, arguments),
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(program: str, *arguments: object, timeout: float = 60) -> str:
+    """Run a program to its end and return what it printed; it must succeed within ``timeout`` seconds."""
+    done = subprocess.run(
+        _command(program, arguments), cwd=ROOT, capture_output=True, text=True, timeout=timeout
+    )
+    assert done.returncode == 0, f"{program} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def stop(child: subprocess.Popen[str]) -> None:
+    """End a child that may still run, and close its pipes."""
+    child.kill()
+    child.communicate()
+
+
+def _command(program: str, arguments: tuple[object, ...]) -> list[str]:
+    # -W error: what pytest makes of a warning is made of it in the child too.
+    module = f"tests.support.programs.{program}"
+    return [sys.executable, "-W", "error", "-m", module, *map(str, arguments)]

@@ -103,9 +103,7 @@ class Database:
         view = self.snapshot()
         return view.scan_and_close(prefix=prefix, start=start, stop=stop, reverse=reverse, limit=limit)
 
-    def count(
-        self, *, prefix: Key | None = None, start: Key | None = None, stop: Key | None = None
-    ) -> int:
+    def count(self, *, prefix: Key | None = None, start: Key | None = None, stop: Key | None = None) -> int:
         """How many keys there are in the range."""
         with self.snapshot() as view:
             return view.count(prefix=prefix, start=start, stop=stop)
@@ -301,7 +299,7 @@ class Database:
     def verify(self) -> dict[str, Any]:
         """Walk every record of every replica: ``{"ok", "records", "problems"}``. Never raises for
         damage, but a page pointer that LMDB follows into nowhere may end the process."""
-        return report.verify(self._store)
+        return report.verify(self._store, self._routing.owns)
 
     def backup(self, path: str | os.PathLike[str]) -> None:
         """Write the last commit as a new store at ``path``, which must not exist yet."""
@@ -351,4 +349,3 @@ def complete(pending: Pending) -> None:
         assert pending.answer is not None, "a request is answered or fails"
         assert pending.route is not None
         future.set_result(_committed(pending.answer, pending.route))
-

@@ -102,9 +102,7 @@ class Snapshot:
         if self._close_after_scan:
             self.close()
 
-    def count(
-        self, *, prefix: Key | None = None, start: Key | None = None, stop: Key | None = None
-    ) -> int:
+    def count(self, *, prefix: Key | None = None, start: Key | None = None, stop: Key | None = None) -> int:
         """How many keys there are in the range."""
         low, high = keys.key_range(prefix=prefix, start=start, stop=stop)
         return sum(map(len, self._rows(low, high, False, None)))
@@ -193,7 +191,9 @@ def check_limit(limit: int | None) -> int | None:
     if limit is None:
         return None
     if type(limit) is not int:
-        raise KeyInvalid(f"limit is a number of rows, not {type(limit).__name__}", hint="leave it out for all")
+        raise KeyInvalid(
+            f"limit is a number of rows, not {type(limit).__name__}", hint="leave it out for all"
+        )
     if limit < 0:
         raise LimitExceeded(f"limit is {limit}; it cannot be negative", size=limit, limit=0)
     return limit

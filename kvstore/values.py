@@ -63,7 +63,7 @@ def decode(payload: bytes) -> Any:
         except RecursionError:
             # msgpack keeps a stack of its own: a deep value is readable from deep in the caller's.
             return msgpack.unpackb(payload, strict_map_key=False, ext_hook=_int_from_extension)
-    except (msgspec.DecodeError, ValueError) as damage:
+    except (msgspec.DecodeError, ValueError, TypeError) as damage:
         raise ValueError(f"not an encoded value: {damage!r}") from damage
 
 

@@ -25,8 +25,8 @@ from queue import SimpleQueue
 from types import FrameType
 from typing import Any
 
-from kvstore.errors import Closed
 from kvstore.eris.messages import Answer
+from kvstore.errors import Closed
 from kvstore.execution.operations import Operation, Token
 from kvstore.types import ShardId
 
@@ -80,9 +80,7 @@ class Pending:
 class GroupCommit:
     """The queue in front of a cluster. ``process`` answers every request of a group; never raises."""
 
-    def __init__(
-        self, process: Callable[[list[Pending]], None], finish: Callable[[Pending], None]
-    ) -> None:
+    def __init__(self, process: Callable[[list[Pending]], None], finish: Callable[[Pending], None]) -> None:
         self._process = process
         self._finish_future = finish
         self._queue: deque[Pending] = deque()

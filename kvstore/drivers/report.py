@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kvstore.drivers.store import ReadingStore, Store, WritingStore
+from kvstore.drivers.verification import Owns
 from kvstore.drivers.verification import verify as verify_environment
 
 
@@ -65,13 +66,13 @@ def _writing(store: WritingStore) -> dict[str, Any]:
     }
 
 
-def verify(store: Store) -> dict[str, Any]:
+def verify(store: Store, owns: Owns) -> dict[str, Any]:
     """Walk every environment that is open: ``{"ok", "records", "problems"}``."""
     records, problems = 0, []
     for _, environment in sorted(store.environments.items()):
         store.readers.take()
         try:
-            count, found = verify_environment(environment, store.manifest)
+            count, found = verify_environment(environment, store.manifest, owns)
         finally:
             store.readers.give()
         records += count

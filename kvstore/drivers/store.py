@@ -27,6 +27,8 @@ from kvstore.ports import Environment
 _log = logging.getLogger("kvstore")
 _open_stores: dict[tuple[int, int], Store] = {}
 """By device and inode of the folder, because LMDB must not open a file twice in one process."""
+_inherited: dict[tuple[int, int], int] = {}
+"""In a forked child: the stores its parent had open, and the parent's pid."""
 _registering = threading.Lock()
 
 
@@ -225,13 +227,21 @@ def open_store(home: Home, make: Callable[[Home], Any]) -> Any:
     """Open by ``make`` and remember it. Raises ``AlreadyOpen`` and whatever ``make`` does."""
     with _registering:
         if isinstance(home, FolderHome) and os.path.isdir(home.path):
-            folder = os.stat(home.path)
-            if (folder.st_dev, folder.st_ino) in _open_stores:
-                message = f"{home.path} is open in this process already"
-                raise AlreadyOpen(message, path=home.path)
+            _refuse_second_opening(home.path)
         store = make(home)
         store.register()
         return store
+
+
+def _refuse_second_opening(path: str) -> None:
+    folder = os.stat(path)
+    identity = folder.st_dev, folder.st_ino
+    if identity in _open_stores:
+        raise AlreadyOpen(f"{path} is open in this process already", path=path)
+    if identity in _inherited:
+        pid = _inherited[identity]
+        message = f"{path} was open in process {pid} when this process was forked from it"
+        raise Forked(message, hint="use another start method, such as spawn", path=path, pid=pid)
 
 
 def _close_all() -> None:
@@ -244,6 +254,7 @@ def _forget_all() -> None:
     _registering = threading.Lock()
     for store in list(_open_stores.values()):
         store.forget()
+    _inherited.update(dict.fromkeys(_open_stores, os.getppid()))
     _open_stores.clear()
 
 

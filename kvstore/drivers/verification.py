@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from kvstore import keys, values
 from kvstore.drivers.manifest import Manifest
@@ -19,20 +19,24 @@ from kvstore.eris.shard_state import (
 from kvstore.errors import Damage
 from kvstore.execution.execute import VERSION_BYTES, cell_version
 from kvstore.ports import Environment, View
-from kvstore.routing import Routing
 from kvstore.types import ShardId, Slot
+
+Owns = Callable[[ShardId, bytes], bool]
 
 CHUNK = 512
 PROBLEMS_MAX = 1000
 """More are not listed: one lost page would fill the memory with sentences."""
 
 
-def verify(environment: Environment, manifest: Manifest) -> tuple[int, list[str]]:
-    """Return how many records the environment holds, and a sentence for each problem."""
+def verify(environment: Environment, manifest: Manifest, owns: Owns) -> tuple[int, list[str]]:
+    """Return how many records the environment holds, and a sentence for each problem.
+
+    ``owns`` says whether a shard is where an encoded key belongs.
+    """
     problems: list[str] = [] if environment.suspicion is None else [environment.suspicion]
     view = environment.view()
     try:
-        for problem in _problems(view, manifest, environment.location):
+        for problem in _problems(view, manifest, environment.location, owns):
             problems.append(problem)
             if len(problems) >= PROBLEMS_MAX:
                 problems.append("and more")
@@ -42,12 +46,11 @@ def verify(environment: Environment, manifest: Manifest) -> tuple[int, list[str]
         view.close()
 
 
-def _problems(view: View, manifest: Manifest, location: str) -> Iterator[str]:
+def _problems(view: View, manifest: Manifest, location: str, owns: Owns) -> Iterator[str]:
     try:
         yield from view.problems()
     except Damage as damage:
         yield str(damage.args[0])
-    routing = Routing(manifest.shards, manifest.placement)
     for number in range(manifest.shards):
         shard = ShardId(number)
         where = f"{location}: shard {shard}"
@@ -55,7 +58,7 @@ def _problems(view: View, manifest: Manifest, location: str) -> Iterator[str]:
             stored = view.table(HOST_TABLE).get(record_key(shard))
             record = ShardRecord() if stored is None else decode_record(stored)
             yield from _log_problems(view, shard, record, where)
-            yield from _state_problems(view, shard, record, routing, where)
+            yield from _state_problems(view, shard, record, owns, where)
         except Damage as damage:
             yield str(damage.args[0])
         except ValueError as error:
@@ -81,9 +84,7 @@ def _referred(view: View, shard: ShardId, slot: Slot) -> bytes:
     return view.log(log_name(shard), record.head).read(slot, 1)[0][1]
 
 
-def _state_problems(
-    view: View, shard: ShardId, record: ShardRecord, routing: Routing, where: str
-) -> Iterator[str]:
+def _state_problems(view: View, shard: ShardId, record: ShardRecord, owns: Owns, where: str) -> Iterator[str]:
     table = view.table(table_name(shard, REGISTERS))
     start = b""
     while rows := table.scan(start, b"\xff", limit=CHUNK):
@@ -91,7 +92,7 @@ def _state_problems(
             version = cell_version(cell)
             if version is None or not 0 < version <= record.executed:
                 yield f"{where}: {encoded.hex()} has version {version}, beyond slot {record.executed}"
-            if not routing.owns(shard, encoded):
+            if not owns(shard, encoded):
                 yield f"{where}: {encoded.hex()} ({keys.decode(encoded)!r}) belongs to another shard"
             values.decode(cell[VERSION_BYTES:])
         start = rows[-1][0] + b"\x00"

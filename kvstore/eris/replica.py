@@ -23,8 +23,8 @@ from kvstore.eris.effects import ClientAddress, Dropped, Effect, ReplicaAddress,
 from kvstore.eris.log import READ_MAX, TransactionLog
 from kvstore.eris.messages import (
     EpochChange,
-    Reply,
     ReplicaMessage,
+    Reply,
     Stamped,
     StartEpoch,
     SyncCommit,

@@ -1,13 +1,13 @@
 """What a shard keeps on disk beside its log, and under which names.
 
-    tables of shard s   s as 2 bytes big-endian, then one byte:
-        0x00..0x0f      cells, by their geo type (contracts D5); 0x00 is the register, all others
-                        are reserved for the regions' own types
-        0x80            outcomes of idempotency keys
-        0x81            when those expire
-    table of the host   ff ff 80: the record of each shard under the shard's 2 bytes, so that the
-                        records of all shards lie on one page
-    log of shard s      s as 2 bytes, then 0x00
+tables of shard s   s as 2 bytes big-endian, then one byte:
+    0x00..0x0f      cells, by their geo type (contracts D5); 0x00 is the register, all others
+                    are reserved for the regions' own types
+    0x80            outcomes of idempotency keys
+    0x81            when those expire
+table of the host   ff ff 80: the record of each shard under the shard's 2 bytes, so that the
+                    records of all shards lie on one page
+log of shard s      s as 2 bytes, then 0x00
 """
 
 from __future__ import annotations

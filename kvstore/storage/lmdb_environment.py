@@ -18,7 +18,7 @@ from zlib import crc32
 
 import lmdb
 
-from kvstore.errors import Corrupt, Failed, LimitExceeded, OutcomeUnknown
+from kvstore.errors import Corrupt, Failed, LimitExceeded
 from kvstore.storage import data_file, side_file
 from kvstore.storage.disk_space import DiskSpace
 from kvstore.storage.lmdb_batch import LmdbBatch, count_record, rows_of
@@ -60,9 +60,7 @@ class LmdbEnvironment:
 
     damage = (lmdb.Error,)
 
-    def __init__(
-        self, folder: Path, *, durability: Durability = "commit", readonly: bool = False
-    ) -> None:
+    def __init__(self, folder: Path, *, durability: Durability = "commit", readonly: bool = False) -> None:
         """Open the environment, creating its file unless ``readonly``.
 
         Raises:

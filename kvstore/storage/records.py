@@ -172,9 +172,7 @@ class StoredTable:
 
     def scan(self, start: bytes, stop: bytes, *, reverse: bool = False, limit: int) -> list[Row]:
         prefix = self._prefix
-        rows = checked_rows(
-            self._owner, prefix + start, prefix + stop, reverse=reverse, limit=limit
-        )
+        rows = checked_rows(self._owner, prefix + start, prefix + stop, reverse=reverse, limit=limit)
         cut = len(prefix)
         return [(key[cut:], value[:-4]) for key, value in rows]
 

@@ -16,26 +16,26 @@ import click
 
 import kvstore
 from demo import tour
+from demo.characters import named
 from demo.importing import import_all
 
-CHARACTERS = 144_000
-"""About as many have a name, in the Pythons there are: how long the progress bar is."""
 LOOKS = 4
 """How often the import is looked at while it runs."""
 
 
 @click.command(help=__doc__)
-@click.option(
-    "--path", type=click.Path(path_type=Path), help="Keep the store there, and use the one that is there."
-)
+@click.option("--path", type=click.Path(path_type=Path), help="Make the store there, or use it again.")
 def main(path: Path | None) -> None:
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    if path is not None:
-        run(path)
-        return
-    with tempfile.TemporaryDirectory(prefix="kvstore-demo-") as folder:
-        run(Path(folder) / "unicode.db")
+    try:
+        if path is not None:
+            run(path)
+            return
+        with tempfile.TemporaryDirectory(prefix="kvstore-demo-") as folder:
+            run(Path(folder) / "unicode.db")
+    except kvstore.Error as error:
+        raise click.ClickException(str(error)) from error
 
 
 def run(path: Path) -> None:
@@ -47,36 +47,40 @@ def run(path: Path) -> None:
 
 def fill(db: kvstore.Database) -> None:
     """Import everything, and take snapshots meanwhile: each must show whole batches only."""
-    begin, looks = time.monotonic(), Looks(db)
-    with click.progressbar(length=CHARACTERS, label="importing", show_pos=True) as bar:
+    characters = named()
+    begin, looks = time.monotonic(), Looks(db, every=len(characters) // (LOOKS + 1))
+    with click.progressbar(length=len(characters), label="importing", show_pos=True) as bar:
 
         def advance(count: int) -> None:
             bar.update(count)
-            looks.after(bar.pos)
+            looks.after(count)
 
-        total = import_all(db, advance)
+        import_all(db, characters, advance)
     seconds = time.monotonic() - begin
-    click.echo(f"{total:,} characters in {db.count():,} records, {seconds:.1f} s.")
-    for characters, counted in looks.seen:
-        verdict = "consistent" if characters == counted else "NOT CONSISTENT"
-        click.echo(f"    a snapshot meanwhile: {characters:7,} characters, {counted:7,} counted: {verdict}")
+    click.echo(f"{len(characters):,} characters in {db.count():,} records, {seconds:.1f} s.")
+    for seen, counted in looks.taken:
+        verdict = "consistent" if seen == counted else "NOT CONSISTENT"
+        click.echo(f"    a snapshot meanwhile: {seen:7,} characters, {counted:7,} counted: {verdict}")
 
 
 class Looks:
     """Snapshots of a store that is being filled."""
 
-    def __init__(self, db: kvstore.Database) -> None:
+    def __init__(self, db: kvstore.Database, *, every: int) -> None:
         self._db = db
-        self._next = CHARACTERS // (LOOKS + 1)
-        self.seen: list[tuple[int, int]] = []
+        self._every = every
+        self._since_last = 0
+        self.taken: list[tuple[int, int]] = []
+        """Characters in the store, and what the counters of the same moment add up to."""
 
-    def after(self, done: int) -> None:
-        """Take the next one if it is time."""
-        if done >= self._next and len(self.seen) < LOOKS:
-            self._next += CHARACTERS // (LOOKS + 1)
+    def after(self, count: int) -> None:
+        """So many more characters are in; look if it is time."""
+        self._since_last += count
+        if self._since_last >= self._every and len(self.taken) < LOOKS:
+            self._since_last = 0
             with self._db.snapshot() as view:
-                counted = sum(count for _, count in view.scan(prefix=("count",)))
-                self.seen.append((view.count(prefix=("char",)), counted))
+                counted = sum(number for _, number in view.scan(prefix=("count",)))
+                self.taken.append((view.count(prefix=("char",)), counted))
 
 
 if __name__ == "__main__":

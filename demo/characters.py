@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import unicodedata
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 CATEGORIES = {
@@ -55,7 +54,9 @@ class Character(NamedTuple):
             "numeric": unicodedata.numeric(text, None),
             "mirrored": bool(unicodedata.mirrored(text)),
         }
-        return {fact: value for fact, value in facts.items() if value not in ("", None, False)}
+        return {
+            fact: value for fact, value in facts.items() if value not in ("", None) and value is not False
+        }
 
     @property
     def category(self) -> str:
@@ -69,9 +70,7 @@ class Character(NamedTuple):
         return set(self.name.split())
 
 
-def named() -> Iterator[Character]:
+def named() -> list[Character]:
     """Every character that has a name, by code."""
-    for code in range(sys.maxunicode + 1):
-        name = unicodedata.name(chr(code), "")
-        if name:
-            yield Character(code, name)
+    names = ((code, unicodedata.name(chr(code), "")) for code in range(sys.maxunicode + 1))
+    return [Character(code, name) for code, name in names if name]

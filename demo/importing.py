@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 
 import kvstore
-from demo.characters import Character, named
+from demo.characters import Character
 
 BATCH = 250
 """Characters in one batch; it is atomic, with all their words and counts."""
@@ -15,32 +15,19 @@ IN_FLIGHT = 20
 """Batches that are submitted and not yet on disk."""
 
 
-def import_all(db: kvstore.Database, progress: Callable[[int], None]) -> int:
-    """Store every named character; ``progress`` is told of each batch that is on disk.
+def import_all(db: kvstore.Database, characters: list[Character], progress: Callable[[int], None]) -> None:
+    """Store the characters; ``progress`` is told how many more are on disk.
 
     Every batch carries an idempotency key, so running it again on the same store changes nothing.
     """
     in_flight = deque[tuple[Future[kvstore.Commit], int]]()
-    total = 0
-    for characters in chunks():
-        in_flight.append((submit(db, characters), len(characters)))
-        total += len(characters)
+    for first in range(0, len(characters), BATCH):
+        chunk = characters[first : first + BATCH]
+        in_flight.append((submit(db, chunk), len(chunk)))
         if len(in_flight) > IN_FLIGHT:
             settle(in_flight, progress)
     while in_flight:
         settle(in_flight, progress)
-    return total
-
-
-def chunks() -> Iterator[list[Character]]:
-    chunk: list[Character] = []
-    for character in named():
-        chunk.append(character)
-        if len(chunk) == BATCH:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
 
 
 def submit(db: kvstore.Database, characters: list[Character]) -> Future[kvstore.Commit]:

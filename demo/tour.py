@@ -27,10 +27,19 @@ def heading(text: str) -> None:
     click.secho(text, bold=True)
 
 
-def asked(code: str, *answers: Any) -> None:
-    click.secho(f"    {code}", fg="cyan")
+def asked(line: str, *answers: Any) -> None:
+    click.secho(f"    {line}", fg="cyan")
     for answer in answers:
         click.echo(f"        {answer}")
+
+
+def last(key: kvstore.Key) -> Any:
+    """The last element of a tuple key: here a code, a word or a category."""
+    return key[-1]
+
+
+def code(key: kvstore.Key) -> str:
+    return f"U+{last(key):04X}"
 
 
 def one_record(db: kvstore.Database) -> None:
@@ -44,16 +53,16 @@ def one_record(db: kvstore.Database) -> None:
 def ranges(db: kvstore.Database) -> None:
     heading("Ranges. Keys lie in order over all shards, so a prefix is a range.")
     snakes = db.scan(prefix=("word", "SNAKE"))
-    asked('db.scan(prefix=("word", "SNAKE"))', *(f"U+{key[2]:04X}  {name}" for key, name in snakes))
+    asked('db.scan(prefix=("word", "SNAKE"))', *(f"{code(key)}  {name}" for key, name in snakes))
     digits = db.scan(start=("char", 0x0E50), stop=("char", 0x0E53))
     asked(
         'db.scan(start=("char", 0x0E50), stop=("char", 0x0E53))',
-        *(f"U+{key[1]:04X}  {facts['name']}, worth {facts['numeric']:g}" for key, facts in digits),
+        *(f"{code(key)}  {facts['name']}, worth {facts['numeric']:g}" for key, facts in digits),
     )
-    last = db.scan(prefix=("char",), reverse=True, limit=2)
+    highest = db.scan(prefix=("char",), reverse=True, limit=2)
     asked(
         'db.scan(prefix=("char",), reverse=True, limit=2)',
-        *(f"U+{key[1]:04X}  {facts['name']}" for key, facts in last),
+        *(f"{code(key)}  {facts['name']}" for key, facts in highest),
     )
 
 
@@ -62,26 +71,29 @@ def counts(db: kvstore.Database) -> None:
     by_count = sorted(db.scan(prefix=("count",)), key=lambda row: -row[1])
     asked(
         'db.scan(prefix=("count",))',
-        *(f"{count:7,}  {CATEGORIES.get(key[1], key[1])}" for key, count in islice(by_count, 5)),
+        *(f"{count:7,}  {CATEGORIES[last(key)]}" for key, count in islice(by_count, 5)),
         f"    ... and {len(by_count) - 5} more categories",
     )
     asked('db.count(prefix=("word", "LETTER"))', f"{db.count(prefix=('word', 'LETTER')):,}")
 
 
 def writes(db: kvstore.Database) -> None:
-    heading("One moment. A snapshot keeps showing the store as it was when it was taken.")
+    heading("One moment. A batch is atomic over all shards; a snapshot shows the time before it or after it.")
+    notes = [("note", number) for number in range(SNAKE, SNAKE + 10)]
     with db.snapshot() as view:
         with db.batch() as batch:
-            batch.put(("note", SNAKE), "seen")
-            batch.add(("visits", "snake"), 1)
+            for note in notes:
+                batch.put(note, "seen")
+        route = db.explain(batch)
         asked(
-            "with db.snapshot() as view, db.batch() as batch: ...",
-            f"the batch touched shards {db.explain(batch).shards} in {db.explain(batch).rounds} round",
-            f'("note", {SNAKE:#x}) in view: {("note", SNAKE) in view}',
-            f'("note", {SNAKE:#x}) in db:   {("note", SNAKE) in db}',
+            "with db.snapshot() as view, db.batch() as batch: ...  # ten puts",
+            f"{route.path}, shards {route.shards}, {route.rounds} round",
+            f"notes in the store: {db.count(prefix=('note',))}",
+            f"notes in the snapshot: {view.count(prefix=('note',))}",
         )
-    db.delete(("note", SNAKE))
-    db.delete(("visits", "snake"))
+    with db.batch() as batch:
+        for note in notes:
+            batch.delete(note)
 
 
 def whole(db: kvstore.Database) -> None:

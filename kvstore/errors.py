@@ -23,6 +23,7 @@ A broken invariant of our own code is not here: that is an ``AssertionError``.
 from __future__ import annotations
 
 import errno
+import inspect
 from typing import Any, ClassVar
 
 
@@ -35,7 +36,7 @@ class Error(Exception):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        cls.facts = (*cls.facts, *cls.__dict__.get("__annotations__", ()))
+        cls.facts = (*cls.facts, *inspect.get_annotations(cls))
 
     def __init__(self, message: str = "", *, hint: str = "", **facts: Any) -> None:
         unknown = facts.keys() - set(self.facts)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 from typing import get_args
 
 from kvstore.database import Database, complete
 from kvstore.drivers.finding import Options
 from kvstore.drivers.home import Durability, Home
-from kvstore.drivers.store import ReadingStore, Store, WritingStore, home_at, open_store
+from kvstore.drivers.store import AnyPath, ReadingStore, Store, WritingStore, home_at, open_store
 from kvstore.errors import LimitExceeded, UsageError
 from kvstore.routing import SHARDS_MAX
 
@@ -19,7 +18,7 @@ PLACEMENT_MAX = 16
 
 
 def open(
-    path: str | os.PathLike[str],
+    path: AnyPath,
     *,
     shards: int | None = None,
     replicas: int | None = None,
@@ -55,9 +54,6 @@ def open(
     _check(shards, replicas, durability, sync_interval_ms, placement)
     _check_positive(snapshot_lifetime=snapshot_lifetime, idempotency_days=idempotency_days)
     _check_range("watch_retention", watch_retention, 0, 1 << 50)
-    text = os.fspath(path)
-    if not isinstance(text, str):
-        raise UsageError(f"a path is a str, not {type(text).__name__}")
     options = Options(
         shards=shards,
         replicas=replicas,
@@ -67,9 +63,8 @@ def open(
         create=create,
         watch_retention=watch_retention,
     )
-    home = home_at(text if text == ":memory:" else os.path.abspath(text))
     return open_at(
-        home,
+        home_at(path),
         options,
         readonly=readonly,
         sync_interval_ms=sync_interval_ms,

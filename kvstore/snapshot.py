@@ -10,7 +10,7 @@ from typing import Any
 from kvstore import keys, values
 from kvstore.drivers.readers import Cut
 from kvstore.eris.shard_state import REGISTERS, table_name
-from kvstore.errors import KeyInvalid, LimitExceeded, NotFound
+from kvstore.errors import LimitExceeded, NotFound
 from kvstore.execution.execute import VERSION_BYTES, cell_version
 from kvstore.keys import Key
 from kvstore.routing import Routing
@@ -191,9 +191,7 @@ def check_limit(limit: int | None) -> int | None:
     if limit is None:
         return None
     if type(limit) is not int:
-        raise KeyInvalid(
-            f"limit is a number of rows, not {type(limit).__name__}", hint="leave it out for all"
-        )
+        raise LimitExceeded(f"limit is an int, a number of rows, not {type(limit).__name__}", limit=0)
     if limit < 0:
         raise LimitExceeded(f"limit is {limit}; it cannot be negative", size=limit, limit=0)
     return limit

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -196,6 +195,8 @@ def _sync_file(path: Path) -> None:
 
 def _examine_in_child(folder: Path) -> None:
     """Walk a file that may be damaged in another process: a bad page can end it (contracts B4)."""
+    import subprocess  # only replicas that were not closed come here, and it is slow to import
+
     command = [sys.executable, "-m", "kvstore.storage.examine", str(folder)]
     child = subprocess.run(command, capture_output=True, text=True, check=False)
     if child.returncode != 0:

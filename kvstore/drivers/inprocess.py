@@ -20,7 +20,7 @@ import time
 from kvstore.drivers.follower import Follower
 from kvstore.drivers.group_commit import Pending
 from kvstore.drivers.host import Host
-from kvstore.drivers.opening import Opened
+from kvstore.drivers.recovery import Opened
 from kvstore.eris.client import Client
 from kvstore.eris.effects import GroupAddress, ReplicaAddress, Send
 from kvstore.eris.messages import Answer, ReplicaMessage, Reply, Request, Stamped, SyncReply

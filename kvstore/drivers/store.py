@@ -17,19 +17,21 @@ from kvstore.drivers.host import COORDINATOR_KEY
 from kvstore.drivers.idempotency import Idempotency
 from kvstore.drivers.inprocess import Cluster
 from kvstore.drivers.manifest import Manifest
-from kvstore.drivers.opening import open_for_writing
 from kvstore.drivers.readers import Readers, keep_for_ever
+from kvstore.drivers.recovery import open_for_writing
 from kvstore.eris.failure_coordinator import CoordinatorRecord, decode_record
 from kvstore.eris.shard_state import HOST_TABLE
-from kvstore.errors import AlreadyOpen, Corrupt, Damage, Error, Failed, Forked
+from kvstore.errors import AlreadyOpen, Corrupt, Damage, Error, Failed, Forked, UsageError
 from kvstore.ports import Environment
+
+AnyPath = str | os.PathLike[str]
 
 _log = logging.getLogger("kvstore")
 _open_stores: dict[tuple[int, int], Store] = {}
 """By device and inode of the folder, because LMDB must not open a file twice in one process."""
 _inherited: dict[tuple[int, int], int] = {}
 """In a forked child: the stores its parent had open, and the parent's pid."""
-_registering = threading.Lock()
+_registering = threading.RLock()
 
 
 class Store:
@@ -218,9 +220,12 @@ class WritingStore(Store):
         self.cluster.close()
 
 
-def home_at(path: str) -> Home:
+def home_at(path: AnyPath) -> Home:
     """Where the store of this path lives."""
-    return MemoryHome() if path == MemoryHome.path else FolderHome(path)
+    text = os.fspath(path)
+    if not isinstance(text, str):
+        raise UsageError(f"a path is a str or a PathLike of str, not {type(text).__name__}")
+    return MemoryHome() if text == MemoryHome.path else FolderHome(os.path.abspath(text))
 
 
 def open_store(home: Home, make: Callable[[Home], Any]) -> Any:
@@ -250,8 +255,7 @@ def _close_all() -> None:
 
 
 def _forget_all() -> None:
-    global _registering  # a thread of the parent may have held it at the fork
-    _registering = threading.Lock()
+    _registering._at_fork_reinit()  # type: ignore[attr-defined]  # a thread of the parent may have held it
     for store in list(_open_stores.values()):
         store.forget()
     _inherited.update(dict.fromkeys(_open_stores, os.getppid()))

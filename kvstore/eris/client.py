@@ -21,6 +21,7 @@ from kvstore.types import ClientId, RequestId, ShardId, Slot, Timestamp
 
 RETRY_MS = 100
 """How long replies may take before the request is sent again, under a new stamp."""
+NONE_YET = RequestId(0)
 _ARM, _DISARM = SetTimer("retry", RETRY_MS), CancelTimer("retry")
 
 
@@ -44,7 +45,7 @@ class Client:
     client: ClientId
     replicas: int
     outstanding: dict[RequestId, Outstanding] = field(default_factory=dict)
-    last_request: RequestId = RequestId(0)
+    last_request: RequestId = NONE_YET
 
     def submit(
         self, operations: dict[ShardId, tuple[Operation, ...]], token: Token | None = None

@@ -4,7 +4,7 @@ Nothing moves by itself. What a role sends lies on ``wire``, in order, until the
 it can be lost, repeated or overtaken. A host takes its messages in one batch, as a real host does.
 
     cluster = Cluster(shards=2, replicas=3)
-    cluster.submit(put(0, "k", 1))       the client's request lies on the wire
+    cluster.submit({0: [put("k", 1)]})   the client's request lies on the wire
     cluster.step()                       the sequencer stamps it: one message for each replica
     cluster.lose(host=2)                 replica 2 never gets it
     cluster.run()                        and now everything else, until nothing is under way
@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from kvstore import values
+from kvstore import keys, values
 from kvstore.drivers.host import Host
 from kvstore.drivers.manifest import Manifest
 from kvstore.drivers.verification import verify
@@ -47,7 +47,8 @@ from kvstore.eris.shard_state import (
     table_name,
 )
 from kvstore.execution.execute import cell_value, cell_version
-from kvstore.execution.operations import Operation, Token
+from kvstore.execution.operations import Add, Delete, Operation, Put, Token
+from kvstore.keys import Key
 from kvstore.ports import View
 from kvstore.storage import MemoryDisk, MemoryEnvironment
 from kvstore.types import ClientId, Epoch, HostId, RequestId, ShardId, Slot, Timestamp
@@ -288,13 +289,13 @@ class Cluster:
 
         return [read_body(body, referred) for _, body in records(ShardId(shard), 0, ROWS_ALL)]
 
-    def cells(self, host: int, shard: int = 0) -> dict[bytes, tuple[object, int]]:
+    def cells(self, host: int, shard: int = 0) -> dict[Key, tuple[object, int | None]]:
         """Value and version by key, as a replica has them on disk."""
         table = self._view(host).table(table_name(ShardId(shard), REGISTERS))
-        rows = table.scan(b"", b"\xff" * 8, limit=ROWS_ALL)
-        return {key: (cell_value(cell), cell_version(cell) or 0) for key, cell in rows}
+        rows = table.scan(b"", b"\xff", limit=ROWS_ALL)
+        return {keys.decode(key): (cell_value(cell), cell_version(cell)) for key, cell in rows}
 
-    def values(self, host: int, shard: int = 0) -> dict[bytes, object]:
+    def values(self, host: int, shard: int = 0) -> dict[Key, object]:
         return {key: value for key, (value, _) in self.cells(host, shard).items()}
 
     def problems(self, host: int) -> list[str]:
@@ -313,9 +314,7 @@ def _host_of(address: Address) -> int | None:
     return address.replica if isinstance(address, ReplicaAddress) else None
 
 
-def _matches(
-    packet: Packet, kind: type[msgspec.Struct] | None, host: int | None, shard: int | None
-) -> bool:
+def _matches(packet: Packet, kind: type[msgspec.Struct] | None, host: int | None, shard: int | None) -> bool:
     return (
         (kind is None or isinstance(packet.message, kind))
         and (host is None or _host_of(packet.to) == host)
@@ -323,6 +322,13 @@ def _matches(
     )
 
 
-def encoded(value: object) -> bytes:
-    """A value as operations carry it."""
-    return values.encode(value)
+def put(key: Key, value: object) -> Put:
+    return Put(keys.encode(key), values.encode(value))
+
+
+def add(key: Key, amount: float = 1) -> Add:
+    return Add(keys.encode(key), values.encode(amount))
+
+
+def delete(key: Key, *, report: bool = False) -> Delete:
+    return Delete(keys.encode(key), report)

@@ -23,9 +23,10 @@ LOOKS = 4
 """How often the import is looked at while it runs."""
 
 
-@click.command(help=__doc__)
+@click.command()
 @click.option("--path", type=click.Path(path_type=Path), help="Make the store there, or use it again.")
 def main(path: Path | None) -> None:
+    """Put the Unicode character database into a store, then ask it a few things."""
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:

@@ -63,11 +63,11 @@ class Character(NamedTuple):
         return unicodedata.category(chr(self.code))
 
     @property
-    def words(self) -> set[str]:
+    def words(self) -> list[str]:
         """The words of its name; none where the name only spells the code, or a syllable."""
         if self.name.endswith(f"{self.code:X}") or self.name.startswith("HANGUL SYLLABLE"):
-            return set()
-        return set(self.name.split())
+            return []
+        return sorted(set(self.name.split()))
 
 
 def named() -> list[Character]:

@@ -36,6 +36,7 @@ GROUP_OPERATIONS_MAX = 2000
 OUTSTANDING_MAX = 10_000
 OUTSTANDING_BYTES_MAX = 64 << 20
 """Submitted and not yet answered; beyond either bound ``submit`` waits."""
+_SIGINT = int(signal.SIGINT)
 _MAIN_THREAD = threading.main_thread().ident
 WAKE_S = 1.0
 """A sleeper looks again after so long, whatever happened to the thread that should wake it."""
@@ -122,11 +123,10 @@ class GroupCommit:
                 poked = wake.acquire(timeout=WAKE_S)
 
     def _withdraw(self, pending: Pending) -> None:
-        """The caller was interrupted while it waited: its request commits or is taken back."""
+        """The caller was interrupted while it waited: its request has committed or is taken back."""
         with self._leading:
-            if pending in self._queue:
-                self._queue.remove(pending)
-                pending.finish()
+            if not pending.done:
+                pending.finish()  # still queued, because no group is under way: it will be passed over
             self._poke_first()
 
     def _lead(self, own: Pending | None, *, wait: bool) -> bool:
@@ -163,9 +163,10 @@ class GroupCommit:
         size = weight = 0
         while queue and size < GROUP_BYTES_MAX and weight < GROUP_OPERATIONS_MAX:
             pending = queue.popleft()
-            size += pending.size
-            weight += pending.weight
-            group.append(pending)
+            if not pending.done:
+                size += pending.size
+                weight += pending.weight
+                group.append(pending)
         return group
 
     def _finish(self, group: list[Pending]) -> None:
@@ -174,22 +175,22 @@ class GroupCommit:
             pending.finish()
             if pending.future is not None:
                 futures.append(pending)
-            else:
-                self._poke(pending)
+            elif pending.wake is not None:
+                self._poke(pending.wake)
         if futures:
             self._completed.put(futures)
 
     def _poke_first(self) -> None:
-        """Hand over: the first waiting caller leads next; submitted requests have the writer."""
-        for pending in self._queue:
-            if pending.wake is not None:
-                self._poke(pending)
-                return
+        """Hand over to the first in the queue. If it does not wait, the writer thread leads (G2)."""
+        if self._queue:
+            wake = self._queue[0].wake
+            if wake is not None:
+                self._poke(wake)
 
     @staticmethod
-    def _poke(pending: Pending) -> None:
-        if pending.wake is not None and pending.wake.locked():
-            pending.wake.release()
+    def _poke(wake: threading.Lock) -> None:
+        if wake.locked():
+            wake.release()
 
     # -- callers that do not wait ------------------------------------------------------------
 
@@ -269,17 +270,16 @@ class _Deferred:
 
     def __enter__(self) -> None:
         self._pending = False
-        handler: Any = _signal.getsignal(signal.SIGINT)
-        self._handler = handler if callable(handler) else None
-        if self._handler is not None:
-            _signal.signal(signal.SIGINT, self._keep)
+        self._handler: Any = _signal.getsignal(_SIGINT)
+        if callable(self._handler):
+            _signal.signal(_SIGINT, self._keep)
 
-    def _keep(self, _signal_number: int, frame: FrameType | None) -> None:
+    def _keep(self, _number: int, frame: FrameType | None) -> None:
         self._pending = True
         self._frame = frame
 
     def __exit__(self, *_: object) -> None:
-        if self._handler is not None:
-            _signal.signal(signal.SIGINT, self._handler)
+        if callable(self._handler):
+            _signal.signal(_SIGINT, self._handler)
             if self._pending:
-                self._handler(signal.SIGINT, self._frame)
+                self._handler(_SIGINT, self._frame)

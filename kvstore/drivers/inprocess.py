@@ -63,8 +63,7 @@ class Cluster:
             for pending in group:
                 if pending.answer is None:
                     pending.error = _twin(error)
-        finally:
-            self._waiting.clear()
+        self._waiting.clear()
 
     def _process(self, group: list[Pending]) -> None:
         if self.failure is not None:

@@ -182,10 +182,11 @@ class GroupCommit:
 
     def _poke_first(self) -> None:
         """Hand over to the first in the queue. If it does not wait, the writer thread leads (G2)."""
-        if self._queue:
-            wake = self._queue[0].wake
-            if wake is not None:
-                self._poke(wake)
+        queue = self._queue
+        while queue and queue[0].done:
+            queue.popleft()
+        if queue and (wake := queue[0].wake) is not None:
+            self._poke(wake)
 
     @staticmethod
     def _poke(wake: threading.Lock) -> None:

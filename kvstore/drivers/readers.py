@@ -41,11 +41,6 @@ class Readers:
             message = f"{READERS_MAX} snapshots are open already; close some"
             raise LimitExceeded(message, limit=READERS_MAX) from None
 
-    def check(self) -> None:
-        """Raise what ``take`` would raise, and take nothing."""
-        self.take()
-        self.give()
-
     def record_count(self) -> int:
         """Records in the environment, of every kind."""
         self.take()

@@ -73,8 +73,11 @@ def _start(home: Home, found: Found) -> Opened:
         host.environment.expect(0, 4 * found.manifest.shards)
     record = _finish_last_start(found)
     _lose_those_behind(found, record.last_started)
-    record = _change_epoch(found, record)
-    _lose_those_behind(found, record.last_started)
+    learner = None
+    while learner not in found.hosts:  # again, if the learner chosen could not begin the epoch
+        record = _change_epoch(found, record)
+        _lose_those_behind(found, record.last_started)
+        learner = record.view % found.manifest.replicas
     opened = Opened(home, found, record)
     _rebuild_lost(opened)
     return opened

@@ -7,11 +7,11 @@ from typing import Any
 from kvstore.drivers.store import ReadingStore, Store, WritingStore
 from kvstore.drivers.verification import Owns
 from kvstore.drivers.verification import verify as verify_environment
+from kvstore.errors import Failed
 
 
 def status(store: Store) -> dict[str, Any]:
     """A dict that can be written as JSON. ``healthy`` sums it up."""
-    store.readers.check()
     manifest, record = store.manifest, store.record
     found: dict[str, Any] = {
         "path": store.home.path,
@@ -25,7 +25,7 @@ def status(store: Store) -> dict[str, Any]:
         "epoch": record.epoch,
         "view": record.view,
         "learner": record.view % manifest.replicas,
-        "records": store.readers.record_count(),
+        "records": _record_count(store),
         "bytes": {str(number): env.size_bytes() for number, env in sorted(store.environments.items())},
         "snapshots": {"open": store.readers.open_count, "oldest_age": store.readers.oldest_age},
         "repaired": list(store.repaired),
@@ -37,6 +37,14 @@ def status(store: Store) -> dict[str, Any]:
         found["problems"] = [str(damage.args[0]) for damage in store.damage.values()]
     found["healthy"] = not found["problems"]
     return found
+
+
+def _record_count(store: Store) -> int | None:
+    """None when the learner failed and nothing can be read until the store is opened again."""
+    try:
+        return store.readers.record_count()
+    except Failed:
+        return None
 
 
 def _writing(store: WritingStore) -> dict[str, Any]:

@@ -15,16 +15,14 @@ INVARIANTS
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]  # the functions behind signal's, ten times as fast
-import signal
 import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from queue import SimpleQueue
-from types import FrameType
 from typing import Any
 
+from kvstore.drivers.interrupts import MAIN_THREAD, Deferred
 from kvstore.eris.messages import Answer
 from kvstore.errors import Closed
 from kvstore.execution.operations import Operation, Token
@@ -36,8 +34,6 @@ GROUP_OPERATIONS_MAX = 2000
 OUTSTANDING_MAX = 10_000
 OUTSTANDING_BYTES_MAX = 64 << 20
 """Submitted and not yet answered; beyond either bound ``submit`` waits."""
-_SIGINT = int(signal.SIGINT)
-_MAIN_THREAD = threading.main_thread().ident
 WAKE_S = 1.0
 """A sleeper looks again after so long, whatever happened to the thread that should wake it."""
 
@@ -131,9 +127,9 @@ class GroupCommit:
 
     def _lead(self, own: Pending | None, *, wait: bool) -> bool:
         """Lead one group if nobody does, and queue ``own`` before it; False if somebody does."""
-        if threading.get_ident() != _MAIN_THREAD:
+        if threading.get_ident() != MAIN_THREAD:
             return self._lead_group(own, wait)
-        with _Deferred():
+        with Deferred():
             return self._lead_group(own, wait)
 
     def _lead_group(self, own: Pending | None, wait: bool) -> bool:
@@ -239,11 +235,11 @@ class GroupCommit:
 
     def exclusively(self, work: Callable[[], None]) -> None:
         """Run ``work`` between two groups."""
-        if threading.get_ident() != _MAIN_THREAD:
+        if threading.get_ident() != MAIN_THREAD:
             with self._leading:
                 work()
             return
-        with _Deferred(), self._leading:
+        with Deferred(), self._leading:
             work()
 
     def close(self) -> None:
@@ -262,25 +258,3 @@ class GroupCommit:
 
     def _end(self) -> None:
         self._ended = True
-
-
-class _Deferred:
-    """Keeps SIGINT on the main thread until the end of the block, and raises it there (G3)."""
-
-    __slots__ = ("_frame", "_handler", "_pending")
-
-    def __enter__(self) -> None:
-        self._pending = False
-        self._handler: Any = _signal.getsignal(_SIGINT)
-        if callable(self._handler):
-            _signal.signal(_SIGINT, self._keep)
-
-    def _keep(self, _number: int, frame: FrameType | None) -> None:
-        self._pending = True
-        self._frame = frame
-
-    def __exit__(self, *_: object) -> None:
-        if callable(self._handler):
-            _signal.signal(_SIGINT, self._handler)
-            if self._pending:
-                self._handler(_SIGINT, self._frame)

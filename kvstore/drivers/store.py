@@ -8,6 +8,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 from kvstore.drivers.finding import Options, find_manifest
@@ -16,6 +17,7 @@ from kvstore.drivers.home import FolderHome, Home, MemoryHome
 from kvstore.drivers.host import COORDINATOR_KEY
 from kvstore.drivers.idempotency import Idempotency
 from kvstore.drivers.inprocess import Cluster
+from kvstore.drivers.interrupts import MAIN_THREAD, Deferred
 from kvstore.drivers.manifest import Manifest
 from kvstore.drivers.readers import Readers, keep_for_ever
 from kvstore.drivers.recovery import open_for_writing
@@ -59,7 +61,7 @@ class Store:
 
     def close(self) -> None:
         """Close once; a second time, or in a forked child, does nothing."""
-        with self._closing:
+        with Deferred() if threading.get_ident() == MAIN_THREAD else nullcontext(), self._closing:
             if self._closed or self.forked:
                 return
             self._closed = True

@@ -1,0 +1,35 @@
+"""Ctrl-C never stops protocol code half-way: on the main thread it is kept until a safe place."""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]  # the functions behind signal's, ten times as fast
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+MAIN_THREAD = threading.main_thread().ident
+"""Python runs signal handlers on this thread only, so no other thread is ever interrupted."""
+_SIGINT = int(signal.SIGINT)
+
+
+class Deferred:
+    """Keeps SIGINT until the end of the block, and handles it there. For the main thread only."""
+
+    __slots__ = ("_frame", "_handler", "_pending")
+
+    def __enter__(self) -> None:
+        self._pending = False
+        self._handler: Any = _signal.getsignal(_SIGINT)
+        if callable(self._handler):
+            _signal.signal(_SIGINT, self._keep)
+
+    def _keep(self, _number: int, frame: FrameType | None) -> None:
+        self._pending = True
+        self._frame = frame
+
+    def __exit__(self, *_: object) -> None:
+        if callable(self._handler):
+            _signal.signal(_SIGINT, self._handler)
+            if self._pending:
+                self._handler(_SIGINT, self._frame)

@@ -1,0 +1,17 @@
+"""Opens a store, writes once and closes it, again and again: ``reopener PATH``."""
+
+from __future__ import annotations
+
+import sys
+
+import kvstore
+
+
+def main() -> None:
+    while True:
+        with kvstore.open(sys.argv[1], durability="none") as db:
+            db.add("n")
+
+
+if __name__ == "__main__":
+    main()

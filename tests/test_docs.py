@@ -1,7 +1,7 @@
 """The documentation keeps its word: examples run, links lead somewhere, lists are complete.
 
-Every page's ``python`` blocks are one program, run in a fresh folder. A result stands behind an expression
-as a comment that begins with a literal, ``db.get("k")  # 5`` or ``db.add("k")  # 6: one more``, and is compared.
+Every page's ``python`` blocks are one program, run in a fresh folder. A comment behind an expression that is
+a literal, or begins with one, is its result and is compared: ``db.get("k")  # 5``, ``db.add("k")  # 6: one more``.
 """
 
 from __future__ import annotations

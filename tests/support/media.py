@@ -1,0 +1,156 @@
+"""What environments are opened on: a folder with an LMDB file, or a memory disk; both with faults.
+
+A medium outlives the environments opened on it, so ``medium.open()`` after a close is a reopening.
+"""
+
+from __future__ import annotations
+
+import resource
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import lmdb
+import pytest
+
+from kvstore.ports import Environment
+from kvstore.storage import LmdbEnvironment, MemoryDisk, MemoryEnvironment
+
+Durability = Literal["commit", "interval", "none"]
+KINDS = ("lmdb-commit", "lmdb-interval", "lmdb-none", "memory-commit", "memory-interval")
+
+
+class Medium(Protocol):
+    """Where one environment lives."""
+
+    def open(self) -> Environment: ...
+
+    def raw_put(self, key: bytes, value: bytes) -> None:
+        """Store raw bytes under a raw key behind the port's back; nothing may be open."""
+
+    def raw_get(self, key: bytes) -> bytes:
+        """The raw bytes under a raw key; nothing may be open."""
+
+    def raw_delete(self, key: bytes) -> None: ...
+
+    def fail_next_commit(self, environment: Environment) -> None:
+        """Have the disk refuse the commit of the batch that is open."""
+
+    def heal(self) -> None:
+        """Let commits succeed again, for the next environment that is opened."""
+
+    @contextmanager
+    def full(self) -> Iterator[None]:
+        """For as long as the block lasts there is no room."""
+        yield
+
+
+class LmdbMedium:
+    """A folder."""
+
+    def __init__(self, folder: Path, durability: Durability, patch: pytest.MonkeyPatch) -> None:
+        self.folder = folder
+        self._durability = durability
+        self._patch = patch
+        folder.mkdir(exist_ok=True)
+
+    def open(self) -> LmdbEnvironment:
+        return LmdbEnvironment(self.folder, durability=self._durability)
+
+    def raw_put(self, key: bytes, value: bytes) -> None:
+        self._raw(lambda txn: txn.put(key, value))
+
+    def raw_get(self, key: bytes) -> bytes:
+        found: bytes = self._raw(lambda txn: txn.get(key))
+        return found
+
+    def raw_delete(self, key: bytes) -> None:
+        self._raw(lambda txn: txn.delete(key))
+
+    def _raw(self, act: Callable[[lmdb.Transaction], Any]) -> Any:
+        with raw_lmdb(self.folder) as env, env.begin(write=True) as txn:
+            return act(txn)
+
+    def fail_next_commit(self, environment: Environment) -> None:
+        def refuse(*, write: bool) -> lmdb.Transaction:
+            if write:
+                raise lmdb.DiskError("injected: Input/output error")
+            return begin(write=write)
+
+        assert isinstance(environment, LmdbEnvironment)
+        begin = environment.begin_txn
+        self._patch.setattr(environment, "begin_txn", refuse)
+
+    def heal(self) -> None:
+        """A fault is one environment's, so the next one is whole."""
+
+    @contextmanager
+    def full(self) -> Iterator[None]:
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        size = max(file.stat().st_size for file in self.folder.iterdir())
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 4096, limits[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+class MemoryMedium:
+    """A folder of a memory disk."""
+
+    def __init__(self, durability: Durability) -> None:
+        self.disk = MemoryDisk()
+        self._durability = durability
+
+    def open(self) -> MemoryEnvironment:
+        return MemoryEnvironment(self.disk, "0", durability=self._durability)
+
+    def raw_put(self, key: bytes, value: bytes) -> None:
+        self.disk.folders["0"].committed.put(key, value)
+
+    def raw_get(self, key: bytes) -> bytes:
+        found = self.disk.folders["0"].committed.get(key)
+        assert found is not None
+        return found
+
+    def raw_delete(self, key: bytes) -> None:
+        self.disk.folders["0"].committed.delete(key)
+
+    def fail_next_commit(self, environment: Environment) -> None:
+        self.disk.commits_left["0"] = 0
+
+    def heal(self) -> None:
+        self.disk.commits_left.clear()
+
+    @contextmanager
+    def full(self) -> Iterator[None]:
+        self.disk.full = True
+        yield
+        self.disk.full = False
+
+
+def make_medium(kind: str, folder: Path, patch: pytest.MonkeyPatch) -> Medium:
+    """The medium of one of ``KINDS``."""
+    what, durability = kind.split("-")
+    if what == "memory":
+        return MemoryMedium(durability)  # type: ignore[arg-type]  # KINDS names no other
+    return LmdbMedium(folder / "environment", durability, patch)  # type: ignore[arg-type]
+
+
+@contextmanager
+def raw_lmdb(folder: Path) -> Iterator[lmdb.Environment]:
+    """The file as another program would open it."""
+    env = lmdb.open(str(folder), map_size=1 << 30, lib_version=0)
+    try:
+        yield env
+    finally:
+        env.close()
+
+
+def copy_folder(source: Path, target: Path) -> Path:
+    """A copy of a folder, also of one that is in use: what a power loss would find, all of it synced."""
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(source, target)
+    return target

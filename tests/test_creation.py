@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,3 +50,20 @@ def test_what_stands_beside_the_mark_of_a_creation_is_not_read_and_not_counted(t
         kvstore.open(store, readonly=True)
     with kvstore.open(store) as db:
         assert db.count() == 0
+
+
+@pytest.mark.xfail(raises=FileExistsError, reason="the folder is looked for and then made, in two steps")
+def test_a_folder_that_another_process_made_first_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mkdir = Path.mkdir
+
+    def make_second(path: Path, *arguments: Any, **options: Any) -> None:
+        if path.name == "store":
+            os.mkdir(path)
+        mkdir(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "mkdir", make_second)
+
+    with kvstore.open(tmp_path / "store") as db:
+        db.put("k", 1)

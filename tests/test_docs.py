@@ -1,13 +1,15 @@
 """The documentation keeps its word: examples run, links lead somewhere, lists are complete.
 
-Every page's ``python`` blocks are one program, run in a fresh folder. A comment behind an expression that is
-a literal, or begins with one, is its result and is compared: ``db.get("k")  # 5``, ``db.add("k")  # 6: one more``.
+Every page's ``python`` blocks are one program, run in a fresh folder. A comment behind an expression that
+is a literal, or begins with one, is its result: ``db.get("k")  # 5``, ``db.add("k")  # 6: one more``.
 """
 
 from __future__ import annotations
 
 import ast
+import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -83,9 +85,9 @@ def checked(block: list[str]) -> list[str]:
             expected = literal_before_colon(comment.strip()) if mark else None
             if expected is not None:
                 code = lines[last][: node.end_col_offset]
-                lines[last] = f"{code}, {expected})"
+                lines[last] = f"{code}), {expected})"
                 first = lines[node.lineno - 1]
-                lines[node.lineno - 1] = f"{first[: node.col_offset]}_check({first[node.col_offset :]}"
+                lines[node.lineno - 1] = f"{first[: node.col_offset]}_check(({first[node.col_offset :]}"
     return lines
 
 
@@ -138,6 +140,18 @@ class TestTheReadme:
 
     def test_has_an_example(self) -> None:
         assert ROOT / "README.md" in WITH_EXAMPLES
+
+    def test_the_commands_it_shows_answer_so(self, tmp_path: Path) -> None:
+        ((_, lines),) = blocks(ROOT / "README.md", "console")
+        for example in "\n".join([*lines, ""]).split("$ kvstore ")[1:]:
+            command, _, answer = example.partition("\n")
+            kvstore_program = [sys.executable, "-m", "kvstore", *shlex.split(command)]
+            environment = os.environ | {"PYTHONPATH": str(ROOT)}
+            done = subprocess.run(
+                kvstore_program, cwd=tmp_path, env=environment, capture_output=True, text=True
+            )
+
+            assert done.stdout == answer, command
 
 
 @pytest.mark.parametrize("path", pages(), ids=short)
@@ -235,6 +249,16 @@ def test_every_named_invariant_of_the_index_is_in_its_module() -> None:
 
     assert len(index) > 20
     assert wrong == []
+
+
+def test_every_variable_that_tests_ask_for_is_in_testing_md() -> None:
+    asked = re.compile(r"environ\.get\(\"(\w+)\"")
+    tests = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py")]
+    ours = {name for text in tests for name in asked.findall(text)} - {"PYTHONPATH"}
+    text = (DOCS / "testing.md").read_text(encoding="utf-8")
+
+    assert "KVSTORE_BERKA_KILLS" in ours
+    assert sorted(name for name in ours if f"| `{name}` |" not in text) == []
 
 
 def test_every_page_of_the_documentation_is_linked_from_the_readme() -> None:

@@ -18,10 +18,14 @@ import kvstore
 from tests.support.programs import running
 
 
+HELD: list[kvstore.Snapshot] = []
+"""Snapshots that ``["hold", COUNT]`` took."""
+
+
 class Remote:
     """The near end: ``Remote(path, shards=1).call("put", "k", 1)``."""
 
-    def __init__(self, path: Path, **options: object) -> None:
+    def __init__(self, path: Path | str, **options: object) -> None:
         self.process: subprocess.Popen[str] = running.start("remote", path, json.dumps(options))
         self.opened = self._answer()
 
@@ -78,6 +82,12 @@ def serve(db: kvstore.Database) -> None:
 def answer(db: kvstore.Database, name: str, arguments: list[Any]) -> Any:
     if name == "scan":
         return list(db.scan(**arguments[0]))
+    if name == "hold":
+        HELD.extend(db.snapshot() for _ in range(arguments[0]))
+        return len(HELD)
+    if name == "add once":
+        key, amount, token = arguments
+        return db.add(key_of(key), amount, idempotency_key=key_of(token))
     if name in {"count", "status", "verify"}:
         return getattr(db, name)()
     return getattr(db, name)(key_of(arguments[0]), *arguments[1:])

@@ -1,0 +1,203 @@
+"""Situations in which a thread could wait for ever: ``waiting SCENARIO PATH``. Ends, or is killed.
+
+Run as processes of their own, so that one that hangs does not take the tests with it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+import kvstore
+from kvstore.drivers import readers
+from kvstore.ports import View
+from tests.support.programs.remote import Remote
+
+
+def a_batch(db: kvstore.Database, key: kvstore.Key, value: object = 1) -> kvstore.Batch:
+    batch = db.batch()
+    batch.put(key, value)
+    return batch
+
+
+def in_thread(work: Callable[[], object]) -> threading.Thread:
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    return thread
+
+
+def callbacks_submit(path: str) -> None:
+    """Each callback submits one batch more, while so many are outstanding that submit waits."""
+    db = kvstore.open(path, durability="none")
+    done: list[Future[Any]] = []
+
+    def again(future: Future[Any]) -> None:
+        done.append(db.submit(a_batch(db, ("second", len(done)))))
+
+    for number in range(25_000):
+        db.submit(a_batch(db, ("first", number))).add_done_callback(again)
+    while len(done) < 25_000:
+        time.sleep(0.01)
+    for future in done:
+        future.result()
+    print(db.count())
+    db.close()
+
+
+def callback_closes(path: str) -> None:
+    """A callback closes the store while the main thread does so, too."""
+    for turn in range(20):
+        db = kvstore.open(f"{path}-{turn}", durability="none")
+        db.submit(a_batch(db, "k")).add_done_callback(lambda _, db=db: db.close())
+        db.close()
+    print("closed")
+
+
+def another_process_reads_too(path: str) -> None:
+    """LMDB's reader table is full because of another process: an error, and nothing is lost by it."""
+    with kvstore.open(path) as db:
+        db.put("k", 1)
+    db = kvstore.open(path)
+    others = [Remote(path, readonly=True) for _ in range(2)]
+    for other in others:
+        print(other.call("hold", 500))
+    held = []
+    try:
+        while True:
+            held.append(db.snapshot())
+    except kvstore.LimitExceeded:
+        print("full", 0 < len(held) < 100)
+    for _ in range(1100):
+        for call in (db.status, lambda: db.get("k"), db.snapshot, db.count, lambda: list(db.scan()), db.verify):
+            try:
+                call()
+            except kvstore.LimitExceeded:
+                continue
+    for view in held:
+        view.close()
+    for other in others:
+        other.kill()
+    print(db.status()["snapshots"]["open"], db["k"])
+    db.close()
+    print("closed")
+
+
+def snapshot_during_close(path: str) -> None:
+    """A thread is just taking a snapshot when the store is closed, and keeps it."""
+    db = kvstore.open(path)
+    taking, go_on = threading.Event(), threading.Event()
+    make = readers.Cut.__init__
+
+    def slowly(cut: Any, owner: Any, view: View, lifetime: float) -> None:
+        taking.set()
+        go_on.wait()
+        make(cut, owner, view, lifetime)
+
+    readers.Cut.__init__ = slowly  # type: ignore[assignment, method-assign]
+    kept: list[Any] = []
+    thread = in_thread(lambda: kept.append(outcome(db.snapshot)))
+    taking.wait()
+    closer = in_thread(db.close)
+    time.sleep(0.1)
+    go_on.set()
+    thread.join()
+    closer.join()
+    print("closed")
+
+
+def outcome(call: Callable[[], object]) -> object:
+    try:
+        return call()
+    except kvstore.Error as error:
+        return error
+
+
+def submit_during_close(path: str) -> None:
+    """A thread is just submitting when the store is closed: its future must end all the same."""
+    db = kvstore.open(path)
+    db.submit(a_batch(db, "first")).result()
+    commits = db._store.commits  # type: ignore[attr-defined]
+    queueing, go_on = threading.Event(), threading.Event()
+
+    class SlowQueue(type(commits._queue)):  # type: ignore[misc]
+        def append(self, pending: Any) -> None:
+            queueing.set()
+            go_on.wait()
+            super().append(pending)
+
+    commits._queue = SlowQueue(commits._queue)
+    futures: list[Any] = []
+    thread = in_thread(lambda: futures.append(outcome(lambda: db.submit(a_batch(db, "late")))))
+    queueing.wait()
+    closer = in_thread(db.close)
+    time.sleep(0.2)
+    go_on.set()
+    thread.join()
+    closer.join()
+    found = futures[0]
+    if isinstance(found, Future):
+        print(type(found.exception()).__name__)
+    else:
+        print(type(found).__name__)
+
+
+def interrupted_twice(path: str) -> None:
+    """A keyed add waits in another thread's group; two interrupts come; the caller asks again."""
+    db = kvstore.open(path)
+    db.put("n", 0)
+    commits = db._store.commits  # type: ignore[attr-defined]
+    process, go_on, full = commits._process, threading.Event(), threading.Event()
+    main = threading.get_ident()
+
+    def slowly(group: list[Any]) -> None:
+        if any(pending.token for pending in group):
+            full.set()
+            go_on.wait()
+        process(group)
+
+    def lead() -> None:
+        """Holds the lead until the main thread has queued its request, and takes it into a group."""
+        with commits._leading:
+            while not commits._queue:
+                time.sleep(0.001)
+        db.put("other", 1)
+
+    def interrupt() -> None:
+        full.wait()
+        for _ in range(2):
+            time.sleep(0.1)
+            signal.pthread_kill(main, signal.SIGINT)
+        time.sleep(0.1)
+        in_thread(lambda: (time.sleep(0.2), go_on.set()))
+
+    commits._process = slowly
+    leader = in_thread(lead)
+    while not commits._leading.locked():
+        time.sleep(0.001)
+    in_thread(interrupt)
+    interrupts = 0
+    while True:
+        try:
+            db.add("n", 1, idempotency_key="once")
+            break
+        except KeyboardInterrupt:
+            interrupts += 1
+    leader.join()
+    print(interrupts, db["n"])
+    db.close()
+
+
+def main() -> None:
+    globals()[sys.argv[1]](sys.argv[2])
+    sys.stdout.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,7 +1,7 @@
 """Sealed records, and the logs and tables made of them; shared by both environments.
 
 ON-DISK FORMAT 1 (drawn in docs/storage-format.md)
-    key       1 byte    room: 0x01 the environment's own, 0x02 logs, 0x03 tables
+    key       1 byte    room: 0x02 logs, 0x03 tables, 0x04 the environment's own
               3 bytes   name of the log or table
               n bytes   the log's index as 8 bytes big-endian, or the table's key
     value     n bytes   payload
@@ -28,7 +28,7 @@ from zlib import crc32
 from kvstore.errors import Corrupt
 
 RESIDUE = 0x2144DF1C
-OWN, LOG, TABLE = b"\x01", b"\x02", b"\x03"
+LOG, TABLE, OWN = b"\x02", b"\x03", b"\x04"
 COUNT_KEY = OWN + b"count"
 """Holds the number of records in the environment as of each commit, as 8 bytes big-endian."""
 EMPTY_CHECKSUM = 0

@@ -171,7 +171,7 @@ def a_file_that_ends_early(folder: Path, durability: Durability) -> tuple[Path, 
         chance = random.Random(seed)
         for _ in range(3):
             left = _put_and_delete(environment, chance)
-        environment.sync()
+            environment.sync()
         copy = copy_folder(source, folder / "copy")
         environment.close()
         if (copy / DATA_FILE).stat().st_size < data_file.newest_meta(copy / DATA_FILE).file_bytes:

@@ -40,9 +40,9 @@ def callbacks_submit(path: str) -> None:
     def again(future: Future[Any]) -> None:
         done.append(db.submit(a_batch(db, ("second", len(done)))))
 
-    for number in range(25_000):
+    for number in range(15_000):
         db.submit(a_batch(db, ("first", number))).add_done_callback(again)
-    while len(done) < 25_000:
+    while len(done) < 15_000:
         time.sleep(0.01)
     for future in done:
         future.result()

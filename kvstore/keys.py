@@ -84,6 +84,17 @@ def decode(encoded: bytes) -> Key:
         raise ValueError(f"not an encoded key: {encoded[:_SHOWN_CHARS_MAX].hex()}") from cause
 
 
+def decode_sorted(batch: list[bytes]) -> list[Key]:
+    """``decode`` for keys in rising or falling order, as a scan has them.
+
+    What the first and the last begin with, all between them begin with: bare strs are known by two looks.
+    """
+    bare_strs = batch and batch[0][:2] == batch[-1][:2] == b"\x00\x02"
+    if bare_strs and _ESCAPED_NUL not in b"".join(batch):
+        return [encoded[2:-1].decode() for encoded in batch]
+    return [decode(encoded) for encoded in batch]
+
+
 def prefix_range(prefix: Key) -> tuple[bytes, bytes]:
     """Where the keys that begin with ``prefix`` are: from the first bytes up to, not with, the second.
 

@@ -93,12 +93,12 @@ class Snapshot:
             raise
 
     def _decoded(self, chunks: Iterator[list[Row]]) -> Iterator[tuple[Key, Any]]:
-        cut, decode_key, decode_value = self._cut, keys.decode, values.decode
+        cut, decode = self._cut, values.decode
         for rows in chunks:
-            for key, cell in rows:
+            for key, (_, cell) in zip(keys.decode_sorted([key for key, _ in rows]), rows, strict=True):
                 if cut.ended:
                     cut.check()
-                yield decode_key(key), decode_value(cell[VERSION_BYTES:])
+                yield key, decode(cell[VERSION_BYTES:])
         if self._close_after_scan:
             self.close()
 

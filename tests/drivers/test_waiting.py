@@ -12,13 +12,13 @@ from tests.support.programs import running
 HANGS = subprocess.TimeoutExpired
 
 
-def lines_of(scenario: str, folder: Path, seconds: float = 10) -> list[str]:
+def lines_of(scenario: str, folder: Path, seconds: float = 6) -> list[str]:
     return running.run("waiting", scenario, folder / "store", timeout=seconds).splitlines()
 
 
 @pytest.mark.xfail(raises=HANGS, reason="room is given back after a group's callbacks, which wait for room")
 def test_callbacks_may_submit_while_submit_waits_for_room(tmp_path: Path) -> None:
-    assert lines_of("callbacks_submit", tmp_path, seconds=20) == ["30000"]
+    assert lines_of("callbacks_submit", tmp_path, seconds=12) == ["30000"]
 
 
 @pytest.mark.xfail(raises=HANGS, reason="close holds its lock while it waits for the thread of the callbacks")
@@ -28,19 +28,19 @@ def test_a_callback_may_close_the_store_while_another_thread_does(tmp_path: Path
 
 @pytest.mark.xfail(raises=HANGS, reason="Readers.record_count loses its permit when the view is refused")
 def test_a_reader_table_that_others_filled_is_an_error_that_costs_nothing(tmp_path: Path) -> None:
-    lines = lines_of("another_process_reads_too", tmp_path, seconds=15)
+    lines = lines_of("another_process_reads_too", tmp_path, seconds=10)
 
     assert lines == ["500", "500", "full True", "0 1", "closed"]
 
 
 @pytest.mark.xfail(raises=HANGS, reason="a cut that is registered after close looked keeps its permit")
 def test_close_ends_a_snapshot_that_is_just_being_taken(tmp_path: Path) -> None:
-    assert lines_of("snapshot_during_close", tmp_path, seconds=5) == ["closed"]
+    assert lines_of("snapshot_during_close", tmp_path, seconds=4) == ["closed"]
 
 
 @pytest.mark.xfail(raises=HANGS, reason="a request that is queued after close looked is never taken")
 def test_a_batch_that_is_submitted_while_the_store_closes_is_committed_or_refused(tmp_path: Path) -> None:
-    assert lines_of("submit_during_close", tmp_path, seconds=5) in (["Closed"], ["NoneType"])
+    assert lines_of("submit_during_close", tmp_path, seconds=4) in (["Closed"], ["NoneType"])
 
 
 @pytest.mark.xfail(raises=AssertionError, reason="a second interrupt frees the key's latch before the commit")

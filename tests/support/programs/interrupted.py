@@ -1,0 +1,136 @@
+"""SIGINT again and again into a main thread at work: ``interrupted WORK PATH REPLICAS SIGNALS THREADS``.
+
+Prints one JSON object: how often KeyboardInterrupt came, what was acknowledged, and what is there.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+
+import kvstore
+from kvstore import Database
+
+
+class Interrupts:
+    """Raises KeyboardInterrupt once per arming, so that none arrives while one is being handled."""
+
+    def __init__(self) -> None:
+        self.received = 0
+        self.raised = 0
+        self.armed = False
+        self.over = threading.Event()
+        signal.signal(signal.SIGINT, self._on_signal)
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self.received += 1
+        if self.armed:
+            self.armed = False
+            self.raised += 1
+            raise KeyboardInterrupt
+
+    def send(self, count: int, to: int) -> None:
+        randomly = random.Random(count)
+        for _ in range(count):
+            time.sleep(randomly.uniform(0, 0.002))
+            signal.pthread_kill(to, signal.SIGINT)
+        self.over.set()
+
+
+Step = Callable[[Database, int], None]
+"""Does work number n, once; an interrupted one is done again, under the same number."""
+
+
+def put(db: Database, number: int) -> None:
+    db.put(("p", number), number)
+
+
+def get(db: Database, number: int) -> None:
+    assert db.get("there") == 1
+    assert "missing" not in db
+
+
+def scan(db: Database, number: int) -> None:
+    assert len(list(db.scan(prefix=("s",)))) == 50
+    with db.snapshot() as view:
+        assert view["there"] == 1
+
+
+def batch(db: Database, number: int) -> None:
+    with db.batch() as both:
+        for side in range(4):
+            both.put(("p" if side == 0 else "q", number, side), number)
+
+
+def keyed(db: Database, number: int) -> None:
+    db.add("n", 1, idempotency_key=("once", number))
+
+
+def submit(db: Database, number: int) -> None:
+    both = db.batch()
+    both.put(("p", number), number)
+    db.submit(both).result()
+
+
+def work_beside(db: Database, mine: int, over: threading.Event, acknowledged: list[int]) -> None:
+    number = 0
+    while not over.is_set():
+        db.put(("beside", mine, number), number)
+        number += 1
+    acknowledged.append(number)
+
+
+def main() -> None:
+    name, path, replicas, signals, threads = sys.argv[1:]
+    step: Step = globals()[name]
+    db = kvstore.open(path, replicas=int(replicas))
+    db.put("there", 1)
+    with db.batch() as filling:
+        for number in range(50):
+            filling.put(("s", number), number)
+    interrupts = Interrupts()
+    sender = threading.Thread(target=interrupts.send, args=(int(signals), threading.get_ident()), daemon=True)
+    beside: list[int] = []
+    others = [
+        threading.Thread(target=work_beside, args=(db, mine, interrupts.over, beside), daemon=True)
+        for mine in range(int(threads))
+    ]
+    for thread in (*others, sender):
+        thread.start()
+    done = 0
+    while not interrupts.over.is_set():
+        try:
+            interrupts.armed = True
+            while not interrupts.over.is_set():
+                step(db, done)
+                done += 1
+        except KeyboardInterrupt:
+            pass
+        interrupts.armed = False
+    step(db, done)
+    for thread in others:
+        thread.join()
+    found = {
+        "received": interrupts.received,
+        "raised": interrupts.raised,
+        "done": done + 1,
+        "there": db.count(prefix=("p",)),
+        "halves": db.count(prefix=("q",)) - 3 * db.count(prefix=("p",)) if name == "batch" else 0,
+        "total": db.get("n", 0),
+        "beside": sum(beside),
+        "beside there": db.count(prefix=("beside",)),
+        "ok": db.verify()["ok"],
+        "open": db.status()["snapshots"]["open"],
+    }
+    db.close()
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -13,7 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.workloads import COMPARISONS, FULL, QUICK, VALUE_BYTES, Results, Scale, measure, workloads
+from benchmarks.measuring import Results, measure
+from benchmarks.workloads import COMPARISONS, FULL, QUICK, VALUE_BYTES, Scale, workloads
 
 HEADER = ("operations a second", "kvstore", "floor", "sqlite3", "of the floor", "aim", "of sqlite3")
 

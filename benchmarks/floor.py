@@ -19,6 +19,7 @@ from kvstore.eris.client_window import ClientWindow
 from kvstore.eris.messages import MultiStamp, Request, Stamped
 from kvstore.eris.shard_state import ShardRecord
 from kvstore.execution.operations import DONE, Operation, Put
+from kvstore.keys import encode
 from kvstore.types import ClientId, Epoch, RequestId, SequenceNumber, ShardId, Slot, Timestamp, ViewNumber
 
 MAP_BYTES = 1 << 36
@@ -76,13 +77,14 @@ class Floor:
         with self._env.begin() as txn:
             txn.get(STATE + item.encoded_key)
 
-    def scan(self) -> int:
+    def scan(self, prefix: str) -> int:
         count, cut = 0, len(VERSION)
+        start = STATE + encode(prefix)[:-1]
         with self._env.begin() as txn:
             cursor = txn.cursor()
-            cursor.set_range(STATE)
+            cursor.set_range(start)
             for key, value in cursor.iternext():
-                if key[: len(STATE)] != STATE:
+                if not key.startswith(start):
                     break
                 _decode(value[cut:-4])
                 count += 1

@@ -51,8 +51,8 @@ class Peer(Protocol):
 
     def get(self, item: Item) -> None: ...
 
-    def scan(self) -> int:
-        """Visit every record in key order; return how many there are."""
+    def scan(self, prefix: str) -> int:
+        """Visit in key order every record whose key begins so; return how many there are."""
 
     def close(self) -> None: ...
 
@@ -85,8 +85,8 @@ class Store:
     def get(self, item: Item) -> None:
         self.db.get(item.key)
 
-    def scan(self) -> int:
-        return sum(1 for _ in self.db.scan())
+    def scan(self, prefix: str) -> int:
+        return sum(1 for _ in self.db.scan(prefix=prefix))
 
     def shards_of(self, item: Item) -> tuple[int, ...]:
         return self.db.explain(item.key).shards
@@ -135,8 +135,9 @@ class Sqlite:
         row = self._connection().execute("SELECT v FROM kv WHERE k = ?", (item.key,)).fetchone()
         msgpack.unpackb(row[0])
 
-    def scan(self) -> int:
-        rows = self._connection().execute("SELECT k, v FROM kv ORDER BY k")
+    def scan(self, prefix: str) -> int:
+        bounds = (prefix, prefix + "\U0010ffff")
+        rows = self._connection().execute("SELECT k, v FROM kv WHERE k >= ? AND k < ? ORDER BY k", bounds)
         return sum(1 for _, value in rows if msgpack.unpackb(value) is not None)
 
     def close(self) -> None:

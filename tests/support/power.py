@@ -1,0 +1,130 @@
+"""A memory disk that keeps an image of itself at every commit boundary: what a power loss there would leave."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kvstore.database import Database
+from kvstore.drivers.finding import Options
+from kvstore.drivers.home import MemoryHome
+from kvstore.errors import Corrupt
+from kvstore.opening import open_at
+from kvstore.ports import Environment
+from kvstore.storage import MemoryDisk
+from kvstore.storage.memory_environment import MemoryFolder
+from kvstore.types import ShardId
+
+NEVER_MS = 3_600_000
+"""A sync interval that no test lives to see: tests sync when they mean to."""
+Dump = dict[bytes, bytes]
+
+
+@dataclass
+class Image:
+    """The disk just before one commit, and what the test knew then."""
+
+    disk: MemoryDisk
+    about_to_commit: str
+    note: int
+
+
+class _Boundaries(dict[str, int]):
+    """Stands in for ``commits_left``, which the disk asks before each commit."""
+
+    def __init__(self, before_commit: Callable[[str], None]) -> None:
+        super().__init__()
+        self._before_commit = before_commit
+
+    def get(self, folder: str, default: int | None = None) -> int | None:  # type: ignore[override]
+        self._before_commit(folder)
+        return super().get(folder, default)
+
+
+class WitnessedDisk(MemoryDisk):
+    """A memory disk with an image of each of its commit boundaries, over all its folders."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.images: list[Image] = []
+        self.note = 0
+        """Whatever the test wants to be reminded of when it sees an image: what was acknowledged."""
+        self._lock = threading.Lock()
+        self.commits_left = _Boundaries(self._witness)
+
+    def _witness(self, folder: str) -> None:
+        with self._lock:
+            self.images.append(Image(image_of(self), folder, self.note))
+
+
+def image_of(disk: MemoryDisk) -> MemoryDisk:
+    """What is on the disk now, as a disk of its own. Committed versions never change, so it costs nothing."""
+    folders = {
+        name: MemoryFolder(folder.committed, folder.synced, folder.manifest)
+        for name, folder in list(disk.folders.items())
+    }
+    return MemoryDisk(folders=folders)
+
+
+class MemoryHomeWithFaults(MemoryHome):
+    """A memory disk some of whose folders can be neither read nor rebuilt."""
+
+    def __init__(self, disk: MemoryDisk, *unreachable: int) -> None:
+        super().__init__(disk)
+        self._unreachable = unreachable
+
+    def open_environment(self, number: int, **how: object) -> Environment:
+        if number in self._unreachable:
+            raise Corrupt(f"replica {number} is out of reach", record=f"replica {number}")
+        return super().open_environment(number, **how)  # type: ignore[arg-type]  # passed on as it came
+
+    def rebuild(self, number: int, source: Environment, manifest: object) -> None:
+        if number in self._unreachable:
+            raise OSError(5, "Input/output error")
+        super().rebuild(number, source, manifest)  # type: ignore[arg-type]  # passed on as it came
+
+
+def open_on(disk: MemoryDisk, *unreachable: int, **options: object) -> Database:
+    """Open the store on this disk; it syncs only when it is told to."""
+    wanted = Options(**options)  # type: ignore[arg-type]  # a wrong name fails at once
+    return open_at(MemoryHomeWithFaults(disk, *unreachable), wanted, sync_interval_ms=NEVER_MS)
+
+
+def sync(db: Database) -> None:
+    """What the timer of ``durability="interval"`` does, and then wait for the followers."""
+    db._store.sync()  # type: ignore[attr-defined]  # a store that was opened for writing
+    for environment in db._store.environments.values():
+        environment.sync()
+
+
+def environments(db: Database) -> dict[int, Environment]:
+    """The open environments, by replica number."""
+    return dict(db._store.environments)
+
+
+def everything(environment: Environment, shards: int) -> Dump:
+    """All cells, outcomes and expiries of all shards, as raw records."""
+    view = environment.view()
+    try:
+        return {
+            bytes([kind]) + shard.to_bytes(2, "big") + key: value
+            for shard in map(ShardId, range(shards))
+            for kind in (0x00, 0x80, 0x81)
+            for key, value in view.table(shard.to_bytes(2, "big") + bytes([kind])).scan(
+                b"", b"\xff" * 9, limit=1 << 20
+            )
+        }
+    finally:
+        view.close()
+
+
+def assert_replicas_agree(db: Database) -> None:
+    """Every record of every table is the same on all replicas. Only right after an opening: then all
+    followers have executed everything."""
+    shards = db.status()["shards"]
+    dumps = {number: everything(environment, shards) for number, environment in environments(db).items()}
+    first = next(iter(dumps.values()))
+    for number, dump in dumps.items():
+        differing = sorted(key for key in first.keys() | dump.keys() if first.get(key) != dump.get(key))
+        assert not differing, f"replica {number} differs at {differing}"

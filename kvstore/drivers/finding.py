@@ -14,7 +14,7 @@ from kvstore.drivers.home import Durability, Home
 from kvstore.drivers.host import MANIFEST_KEY, Host
 from kvstore.drivers.manifest import Manifest, decode, encode
 from kvstore.eris.shard_state import HOST_TABLE
-from kvstore.errors import Corrupt, Damage, NotAStore
+from kvstore.errors import Corrupt, Damage, DiskFull, NotAStore
 from kvstore.ports import Environment
 from kvstore.types import HostId
 
@@ -86,12 +86,16 @@ class Found:
         self.lost[number] = why
 
     def require_majority(self) -> None:
-        """Raise ``Corrupt`` naming what is wrong with each replica unless a majority is whole."""
+        """Raise ``Corrupt`` naming what is wrong with each replica unless a majority is whole.
+
+        A disk that is full is no damage: that is ``DiskFull``.
+        """
         replicas, whole = self.manifest.replicas, len(self.hosts)
         if 2 * whole > replicas:
             return
-        if replicas == 1:
-            raise self.lost[0]
+        for why in self.lost.values():
+            if replicas == 1 or isinstance(why, DiskFull):
+                raise why
         reasons = "; ".join(f"replica {number}: {why.args[0]}" for number, why in self.lost.items())
         message = f"{self.home.path}: {whole} of {replicas} replicas are whole, a majority is needed"
         raise Corrupt(f"{message}: {reasons}", record=self.home.path)

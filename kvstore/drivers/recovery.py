@@ -14,6 +14,7 @@ is nothing to save before it is adopted. Otherwise START-EPOCH is saved by a com
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -23,8 +24,10 @@ from kvstore.drivers.host import Host
 from kvstore.eris.effects import Effect, Send
 from kvstore.eris.failure_coordinator import CoordinatorRecord, FailureCoordinator
 from kvstore.eris.messages import EpochChange, EpochChangeAck, StartEpoch
-from kvstore.errors import Corrupt, Damage, Failed, OutcomeUnknown
+from kvstore.errors import Corrupt, Damage, DiskFull, Error, Failed, OutcomeUnknown
 from kvstore.types import Epoch, ShardId
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass
@@ -62,8 +65,10 @@ def open_for_writing(home: Home, options: Options) -> Opened:
         except BaseException:
             found.close()
             raise
-    except BaseException:
+    except BaseException as error:
         home.release()
+        if isinstance(error, OSError) and error.errno in NO_ROOM and not isinstance(error, Error):
+            raise DiskFull(f"{home.path}: {error}", path=home.path) from error
         raise
 
 

@@ -221,7 +221,10 @@ class LmdbEnvironment:
             return
 
     def copy_to(self, folder: str) -> None:
-        self._lmdb.copy(folder, compact=True)
+        try:
+            self._lmdb.copy(folder, compact=True)
+        except lmdb.Error as error:
+            raise Failed(f"{folder}: the copy failed: {error}") from error
         copy = _open_lmdb(Path(folder), sync=True, readonly=False)
         try:
             with copy.begin(write=True) as txn:

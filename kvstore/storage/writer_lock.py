@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from kvstore.errors import Locked
@@ -28,7 +29,8 @@ class WriterLock:
             message = f"{store} is open for writing in process {pid or 'unknown'}"
             raise Locked(message, path=str(store), pid=pid) from error
         os.ftruncate(self._file, 0)
-        os.pwrite(self._file, b"%d\n" % os.getpid(), 0)
+        with suppress(OSError):  # a full disk: the lock holds all the same, it only cannot say by whom
+            os.pwrite(self._file, b"%d\n" % os.getpid(), 0)
 
     def release(self) -> None:
         os.ftruncate(self._file, 0)

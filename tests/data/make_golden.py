@@ -26,15 +26,15 @@ def make() -> None:
 def fill(db: kvstore.Database) -> None:
     for place, value in enumerate(VALUES):
         db["value", place] = value
-    with db.batch() as batch:
-        for place, key in enumerate(KEYS):
-            batch.put(key, place)
     db.put("overwritten", "old")
     db.put("overwritten", "new", if_version=db.version("overwritten"))
     db.put("removed", "soon")
     db.delete("removed")
     for _ in range(3):
         db.add("counter", 0.5)
+    with db.batch() as batch:
+        for place, key in enumerate(KEYS):
+            batch.put(key, place)
     with db.batch(idempotency_key=PAID) as payment:
         payment.add(PAYER, -70)
         payment.add(PAYEE, 70)

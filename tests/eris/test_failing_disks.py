@@ -74,7 +74,9 @@ class TestOneFollower:
             assert_replicas_agree(db)
             assert db.status()["problems"] == []
 
-    def test_that_failed_may_be_the_only_other_replica_that_is_lost(self, follower: str, commits: int) -> None:
+    def test_that_failed_may_be_the_only_other_replica_that_is_lost(
+        self, follower: str, commits: int
+    ) -> None:
         disk, db = a_store()
         disk.commits_left[follower] = commits
         for number in range(2, 8):

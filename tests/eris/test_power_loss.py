@@ -238,9 +238,7 @@ def versions() -> list[MemoryDisk]:
 def disk_of(cut: Cut, *, without: int | None = None) -> MemoryDisk:
     """A disk on which each host has as many groups as the cut says."""
     folders = {
-        str(host): versions()[groups].folders[str(host)]
-        for host, groups in enumerate(cut)
-        if host != without
+        str(host): versions()[groups].folders[str(host)] for host, groups in enumerate(cut) if host != without
     }
     return image_of(MemoryDisk(folders=folders))
 
@@ -296,4 +294,3 @@ def test_the_histories_are_what_they_seem() -> None:
         shards = {db.explain(name).shards for name in [*NAMES, "last", "sum"]}
     assert shards == {(ShardId(shard),) for shard in range(SHARDS)}
     assert all(before != after for before, after in itertools.pairwise(HISTORY))
-

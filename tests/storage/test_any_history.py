@@ -235,4 +235,6 @@ def test_an_environment_is_a_dict_and_some_lists(kind: str) -> None:
         pass
 
     OneKind.kind = kind
-    run_state_machine_as_test(OneKind, settings=settings(max_examples=40, stateful_step_count=40, deadline=None))
+    run_state_machine_as_test(
+        OneKind, settings=settings(max_examples=40, stateful_step_count=40, deadline=None)
+    )

@@ -311,9 +311,7 @@ class TestALog:
         assert log_in_view(environment, log.head, lambda log: log.read(0, 9)) == [(11, b"eleven")]
         log_in_view(environment, log.head, lambda log: log.check_end())
 
-    def test_ends_with_the_record_its_head_was_taken_from(
-        self, environment: Environment, head: Head
-    ) -> None:
+    def test_ends_with_the_record_its_head_was_taken_from(self, environment: Environment, head: Head) -> None:
         longer = append(environment, head, b"eleven")
 
         log_in_view(environment, longer, lambda log: log.check_end())

@@ -319,7 +319,9 @@ class TestTheWalkOverEverything:
         found = list(problems(shelf))
 
         assert len(found) == 3
-        assert all((b"%04d" % number).hex() in text for number, text in zip((0, 1500, 2999), found, strict=True))
+        assert all(
+            (b"%04d" % number).hex() in text for number, text in zip((0, 1500, 2999), found, strict=True)
+        )
 
     @pytest.mark.parametrize("count", [2, 4])
     def test_counts(self, count: int) -> None:

@@ -65,16 +65,16 @@ def test_a_flipped_bit_never_changes_the_content(path: Path) -> None:
     assert lost > 8 * len(whole) * 0.8, "only white space may change unnoticed"
 
 
-@pytest.mark.parametrize("garbage", [b"", b"null", b"[1]", b'"crc"', b"\xff\xfe", b"{", b"{}", b'{"crc": null}'])
+@pytest.mark.parametrize(
+    "garbage", [b"", b"null", b"[1]", b'"crc"', b"\xff\xfe", b"{", b"{}", b'{"crc": null}']
+)
 def test_other_bytes_are_no_content(path: Path, garbage: bytes) -> None:
     path.write_bytes(garbage)
 
     assert side_file.read(path) is None
 
 
-def test_a_write_that_was_cut_off_leaves_the_old_content(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_write_that_was_cut_off_leaves_the_old_content(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def power_loss(_: int) -> None:
         raise KeyboardInterrupt
 

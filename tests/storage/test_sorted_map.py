@@ -11,7 +11,9 @@ from kvstore.storage.sorted_map import CHUNK_MAX, SortedMap
 
 Model = dict[bytes, bytes]
 keys = st.binary(max_size=2)
-steps = st.lists(st.tuples(st.sampled_from(["put", "put", "delete"]), keys, st.binary(max_size=3)), max_size=60)
+steps = st.lists(
+    st.tuples(st.sampled_from(["put", "put", "delete"]), keys, st.binary(max_size=3)), max_size=60
+)
 Steps = list[tuple[str, bytes, bytes]]
 
 

@@ -189,7 +189,9 @@ def test_a_reader_is_told_to_have_it_opened_for_writing_first(
 WALKED = "a restored root stands in both meta pages, and the walk over the file takes that for damage: %s"
 
 
-@pytest.mark.xfail(reason=WALKED % "so a file that lacks a page that was never written is refused", raises=Corrupt)
+@pytest.mark.xfail(
+    reason=WALKED % "so a file that lacks a page that was never written is refused", raises=Corrupt
+)
 def test_a_synced_root_that_counts_pages_never_written_is_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,9 +17,7 @@ import kvstore
 CHILD_SECONDS_MAX = 20
 
 
-def in_child(
-    work: Callable[[], None], leave: Callable[[], object], seconds: int = CHILD_SECONDS_MAX
-) -> None:
+def in_child(work: Callable[[], None], leave: Callable[[], object], seconds: int = CHILD_SECONDS_MAX) -> None:
     """Fork, let the child work and leave, wait for it and print how it ended."""
     sys.stdout.flush()
     pid = os.fork()

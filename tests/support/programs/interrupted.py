@@ -38,7 +38,6 @@ class Interrupts:
             raise KeyboardInterrupt
 
 
-
 def send_signals(count: int) -> None:
     """Fork a process that interrupts this one: from a thread, signals would come at tame moments only."""
     target = os.getpid()
@@ -116,8 +115,8 @@ def main() -> None:
     done = 0
     while not interrupts.over.is_set():
         try:
-            interrupts.armed = True
             while not interrupts.over.is_set():
+                interrupts.armed = True  # each time: one that comes while something is freed is swallowed
                 step(db, done)
                 done += 1
         except KeyboardInterrupt:

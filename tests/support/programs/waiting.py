@@ -74,7 +74,14 @@ def another_process_reads_too(path: str) -> None:
     except kvstore.LimitExceeded:
         print("full", 0 < len(held) < 100)
     for _ in range(1100):
-        for call in (db.status, lambda: db.get("k"), db.snapshot, db.count, lambda: list(db.scan()), db.verify):
+        for call in (
+            db.status,
+            lambda: db.get("k"),
+            db.snapshot,
+            db.count,
+            lambda: list(db.scan()),
+            db.verify,
+        ):
             try:
                 call()
             except kvstore.LimitExceeded:

@@ -19,7 +19,7 @@ def write(store: Store, path: str | os.PathLike[str]) -> None:
     """Copy the store to ``path`` while it is in use.
 
     It gets an identity of its own, so that none of its folders is ever taken for one of the
-    original's. A backup that was cut off half-way is not a store and is written again.
+    original's. A backup that fails is removed; one that was killed half-way is no store.
 
     Raises:
         NoParent: the folder it should lie in does not exist.
@@ -42,6 +42,9 @@ def write(store: Store, path: str | os.PathLike[str]) -> None:
                 store.readers.give()
             _rename(home, number, manifest)
         home.end_creation()
+    except BaseException:
+        home.abandon_creation()
+        raise
     finally:
         home.release()
 

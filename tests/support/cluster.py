@@ -147,6 +147,13 @@ class Cluster:
             if _host_of(packet.to) is None:
                 self._give_role(packet)
 
+    def step_roles(self) -> None:
+        """Deliver what is on the wire for the sequencer, the coordinator and the client only."""
+        packets = [packet for packet in self.wire if _host_of(packet.to) is None]
+        self.wire = [packet for packet in self.wire if _host_of(packet.to) is not None]
+        for packet in packets:
+            self._give_role(packet)
+
     def run(self) -> None:
         """Deliver until nothing is under way."""
         for _ in range(100):

@@ -113,12 +113,18 @@ def main() -> None:
     for thread in others:
         thread.start()
     done = 0
+
+    def work() -> None:
+        nonlocal done
+        while not interrupts.over.is_set():
+            interrupts.armed = True  # each time: one that comes while something is freed is swallowed
+            step(db, done)
+            done += 1
+
     while not interrupts.over.is_set():
+        # In a function, because the jump back of a loop directly inside ``try`` is not part of it.
         try:
-            while not interrupts.over.is_set():
-                interrupts.armed = True  # each time: one that comes while something is freed is swallowed
-                step(db, done)
-                done += 1
+            work()
         except KeyboardInterrupt:
             pass
         interrupts.armed = False

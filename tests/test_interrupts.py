@@ -17,7 +17,7 @@ LATCH = "a latch of an idempotency key, once taken, is lost to an interrupt; the
 
 
 def interrupted(work: str, store: Path, *, signals: int, replicas: int = 1, threads: int = 0) -> dict[str, Any]:
-    said = running.run("interrupted", work, store, replicas, signals, threads, timeout=30)
+    said = running.run("interrupted", work, store, replicas, signals, threads, timeout=12)
     found: dict[str, Any] = json.loads(said)
     assert found["ok"]
     assert found["raised"] > signals // 10, "KeyboardInterrupt really arrived"
@@ -44,10 +44,11 @@ class TestPutting:
         assert found["done"] == found["there"]
         assert found["halves"] == 0
 
-    def test_submitting_and_waiting_goes_on(self, tmp_path: Path) -> None:
-        found = interrupted("submit", tmp_path / "store", signals=300)
+    @pytest.mark.parametrize("threads", [0, 2])
+    def test_what_was_submitted_is_there(self, tmp_path: Path, threads: int) -> None:
+        found = interrupted("submit", tmp_path / "store", signals=300, threads=threads)
 
-        assert found["done"] == found["there"]
+        assert found["done"] <= found["there"] + 1
 
 
 class TestReading:

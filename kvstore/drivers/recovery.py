@@ -3,30 +3,36 @@
     1. Every environment that can be opened is (``finding.py``); a majority must be whole.
     2. The newest coordinator record counts. A START-EPOCH that it saved, but that a crash kept from
        some replicas, is delivered to them first.
-    3. A new epoch: every replica shows what is not yet known to be at a quorum, the coordinator
-       combines it, and every replica begins with the same log. So what a crash left on one replica
-       or one shard and not on another is completed or dropped, the same everywhere.
+    3. A new epoch. Its number is kept by a majority before anything is written under it, or an opening
+       that reached one environment only could give the same number another meaning. Then every replica
+       shows what is not known to be at a quorum, the coordinator combines it, and every replica begins
+       with the same log. So what a crash left on one replica or one shard and not on another is
+       completed or dropped, the same everywhere.
     4. Environments without a vote are rebuilt from the learner.
 
-With one environment, or after a clean close, steps 2 and 3 are one commit: no log changes, so there
-is nothing to save before it is adopted. Otherwise START-EPOCH is saved by a commit of its own.
+With one environment all of it is one commit. With several, START-EPOCH is saved by a commit of its own
+when it completes somebody's log; otherwise there is nothing to save before it is adopted.
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+
+import msgspec
 
 from kvstore.drivers.finding import Found, Options, create, find
 from kvstore.drivers.home import Home
 from kvstore.drivers.host import Host
-from kvstore.eris.effects import Effect, Send
+from kvstore.eris.effects import Effect, ReplicaAddress, Send
 from kvstore.eris.failure_coordinator import CoordinatorRecord, FailureCoordinator
 from kvstore.eris.messages import EpochChange, EpochChangeAck, StartEpoch
 from kvstore.errors import Corrupt, Damage, DiskFull, Error, Failed, OutcomeUnknown
-from kvstore.types import Epoch, ShardId
+from kvstore.types import Epoch, ShardId, Slot
 
+COMPLETED_MAX = 10_000
+"""Slots a replica may be behind and still be completed from the others' logs."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -119,37 +125,31 @@ def _commit(host: Host, record: CoordinatorRecord, messages: Iterable[StartEpoch
 
 
 def _finish(host: Host, record: CoordinatorRecord, messages: Iterable[StartEpoch]) -> None:
-    _handle(host, messages)
+    host.handle((message.shard, message) for message in messages)
     host.save_coordinator_record(record)
     host.finish()
     host.commit()
     host.environment.sync()
 
 
-def _handle(host: Host, messages: Iterable[StartEpoch | EpochChange]) -> list[Send]:
-    """Give each message to the replica it is for; EPOCH-CHANGE is for all."""
-    outbox: list[Send] = []
-    for message in messages:
-        shards = [message.shard] if isinstance(message, StartEpoch) else range(len(host.replicas))
-        outbox += host.handle((ShardId(shard), message) for shard in shards)
-    return outbox
-
-
 def _change_epoch(found: Found, newest: CoordinatorRecord) -> CoordinatorRecord:
     """Step 3, by the protocol's own roles; returns the record of the epoch that began."""
     hosts = found.hosts
+    epoch = Epoch(1 + max(newest.epoch, *_epochs(hosts.values())))
+    if found.manifest.replicas > 1:
+        promised = msgspec.structs.replace(newest, epoch=epoch, counter=1)
+        _each(found, lambda host: _commit(host, promised, ()))
     coordinator = FailureCoordinator(
         record=newest,
         shards=found.manifest.shards,
         replicas=found.manifest.replicas,
         consulted=frozenset(replica.address for host in hosts.values() for replica in host.replicas),
     )
-    coordinator.begin(Epoch(1 + max(newest.epoch, *_epochs(hosts.values()))))
-    change = EpochChange(coordinator.record.epoch)
+    asked = coordinator.begin(epoch, _ends_of_those_behind(found))
     starts: list[Effect] = []
     for host in hosts.values():
         host.begin()
-        for ack in _handle(host, [change]):
+        for ack in host.handle(_messages_to(host, asked)):
             assert isinstance(ack.message, EpochChangeAck)
             starts += coordinator.handle(ack.message)
     started = coordinator.record
@@ -160,6 +160,29 @@ def _change_epoch(found: Found, newest: CoordinatorRecord) -> CoordinatorRecord:
     if not adopt_now:
         _each(found, lambda host: _commit(host, started, started.start_epochs))
     return started
+
+
+def _messages_to(host: Host, asked: list[Effect]) -> Iterator[tuple[ShardId, EpochChange]]:
+    for send in asked:
+        assert isinstance(send, Send)
+        assert isinstance(send.to, ReplicaAddress)
+        assert isinstance(send.message, EpochChange)
+        if send.to.replica == host.number:
+            yield send.to.shard, send.message
+
+
+def _ends_of_those_behind(found: Found) -> dict[ShardId, Slot]:
+    """Where the shortest log of each shard ends that the longer ones can still complete.
+
+    One that is far behind is cheaper to rebuild, unless there is no majority without it.
+    """
+    ends: dict[ShardId, Slot] = {}
+    majority = found.manifest.replicas // 2 + 1
+    for shard in map(ShardId, range(found.manifest.shards)):
+        lasts = sorted((host.replicas[shard].last_slot for host in found.hosts.values()), reverse=True)
+        near = [last for last in lasts if lasts[0] - last <= COMPLETED_MAX]
+        ends[shard] = min(lasts[majority - 1], near[-1])
+    return ends
 
 
 def _each(found: Found, commit: Callable[[Host], None]) -> None:

@@ -38,14 +38,15 @@ def on_epoch_change(replica: Replica, message: EpochChange) -> list[Effect]:
         record.base,
         record.stable,
         record.clock,
-        tuple(_unstable(replica)),
+        tuple(_shown(replica, message.since)),
     )
     return [Send(COORDINATOR, ack)]
 
 
-def _unstable(replica: Replica) -> list[LogEntry]:
+def _shown(replica: Replica, since: Slot | None) -> list[LogEntry]:
+    stable = replica.record.stable
+    first = Slot(1 + (stable if since is None else min(since, stable)))
     entries: list[LogEntry] = []
-    first = Slot(replica.record.stable + 1)
     while first <= replica.last_slot:
         entries += replica.log.read(first, READ_MAX)
         first = Slot(entries[-1].slot + 1)
@@ -57,6 +58,8 @@ def on_start_epoch(replica: Replica, message: StartEpoch) -> list[Effect]:
     record = replica.record
     if message.epoch < record.epoch or message.epoch == record.last_normal_epoch:
         return [Dropped(message, f"epoch {record.epoch} is known already")]
+    if record.last_normal_epoch != message.follows:
+        return [Dropped(message, f"follows epoch {message.follows}, which this replica did not begin")]
     decided_end = message.entries[-1].slot if message.entries else message.stable
     if replica.last_slot < message.stable or replica.last_slot > decided_end:
         return [Dropped(message, f"log ends at {replica.last_slot}, not at {message.stable} or later")]
@@ -78,7 +81,7 @@ def _take_over_log(replica: Replica, message: StartEpoch) -> None:
     for entry in message.entries:
         if entry.slot > replica.last_slot:
             replica.append(entry.stamped)
-        elif entry.stamped != own[entry.slot]:
+        elif entry.slot >= replica.log.first and entry.stamped != own[entry.slot]:
             assert entry.slot > replica.record.executed, "an executed slot was decided otherwise"
             replica.log.replace(entry.slot, entry.stamped)
 

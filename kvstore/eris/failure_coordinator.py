@@ -13,7 +13,7 @@ INVARIANTS
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import msgspec
@@ -47,16 +47,24 @@ class FailureCoordinator:
     replicas: int
     consulted: frozenset[ReplicaAddress]
     acks: dict[ReplicaAddress, EpochChangeAck] = field(default_factory=dict)
+    since: Mapping[ShardId, Slot] = field(default_factory=dict)
 
-    def begin(self, epoch: Epoch) -> list[Effect]:
-        """Ask all consulted replicas to leave the current epoch. ``epoch`` is above all before."""
+    def begin(self, epoch: Epoch, since: Mapping[ShardId, Slot] | None = None) -> list[Effect]:
+        """Ask all consulted replicas to leave the current epoch. ``epoch`` is above all before.
+
+        ``since``: by shard, where the log of a replica that is behind ends, if that is known.
+        """
         assert epoch > self.record.epoch, "epochs never go back"
         assert self._has_majorities(self.consulted), "a majority of every shard is needed"
         self.record = CoordinatorRecord(
             epoch, 1, self.record.last_started, self.record.view, self.record.start_epochs
         )
         self.acks.clear()
-        return [Send(address, EpochChange(epoch)) for address in sorted(self.consulted)]
+        self.since = since or {}
+        return [
+            Send(address, EpochChange(epoch, self.since.get(address.shard)))
+            for address in sorted(self.consulted)
+        ]
 
     def _has_majorities(self, addresses: Iterable[ReplicaAddress]) -> bool:
         counts = [0] * self.shards
@@ -95,7 +103,7 @@ class FailureCoordinator:
 
     def _start_epoch(self, shard: ShardId, acks: list[EpochChangeAck], view: ViewNumber) -> StartEpoch:
         own = [ack for ack in acks if ack.shard == shard]
-        stable, base = max(ack.stable for ack in own), own[0].base
+        stable, base = self._shown_by_all_from(shard, own), own[0].base
         assert all(ack.base == base for ack in own), "all replicas began the epoch with the same log"
         decided = _combined(acks, shard)
         last = max(decided, default=0)
@@ -104,7 +112,20 @@ class FailureCoordinator:
             for slot in map(Slot, range(stable + 1, base + last + 1))
         )
         clock = Timestamp(max(ack.clock for ack in acks))
-        return StartEpoch(self.record.epoch, shard, view, stable, entries, clock)
+        follows = self.record.last_started
+        return StartEpoch(self.record.epoch, shard, view, stable, entries, clock, follows)
+
+    def _shown_by_all_from(self, shard: ShardId, own: list[EpochChangeAck]) -> Slot:
+        """The slot that the entries of START-EPOCH begin after.
+
+        The greatest stable slot, as every replica that is not behind holds what is below it. To complete
+        one that is behind they begin lower, but only where some replica still has all from there on: a
+        slot that nobody shows is not a slot that nobody had.
+        """
+        stable = max(ack.stable for ack in own)
+        whole = [ack.entries[0].slot for ack in own if ack.entries and ack.entries[-1].slot >= stable]
+        oldest = Slot(min(whole, default=stable + 1) - 1)
+        return min(stable, max(oldest, self.since.get(shard, stable)))
 
 
 def _combined(acks: list[EpochChangeAck], shard: ShardId) -> dict[SequenceNumber, Stamped]:

@@ -106,9 +106,14 @@ class SyncCommit(msgspec.Struct, frozen=True, array_like=True, tag=6):
 
 
 class EpochChange(msgspec.Struct, frozen=True, array_like=True, tag=7):
-    """Coordinator -> every replica: process nothing of older epochs, and show your log."""
+    """Coordinator -> every replica: process nothing of older epochs, and show your log.
+
+    Above your stable slot, that is; above ``since`` where that is lower, because another replica is
+    known to lack what you hold from there on.
+    """
 
     epoch: Epoch
+    since: Slot | None = None
 
 
 class LogEntry(msgspec.Struct, frozen=True, array_like=True):
@@ -140,7 +145,8 @@ class StartEpoch(msgspec.Struct, frozen=True, array_like=True, tag=9):
     """Coordinator -> every replica of a shard: the log all begin this epoch with.
 
     The log is what every replica holds up to ``stable``, then ``entries``. ``clock``: the greatest
-    time in any log; the next sequencer starts above it (contracts D1).
+    time in any log; the next sequencer starts above it (contracts D1). ``follows``: the epoch whose
+    logs it was made from; a replica that did not begin that one may hold slots that were dropped.
     """
 
     epoch: Epoch
@@ -149,6 +155,7 @@ class StartEpoch(msgspec.Struct, frozen=True, array_like=True, tag=9):
     stable: Slot
     entries: tuple[LogEntry, ...]
     clock: Timestamp
+    follows: Epoch
 
 
 class StartEpochAck(msgspec.Struct, frozen=True, array_like=True, tag=10):

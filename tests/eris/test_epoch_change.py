@@ -41,12 +41,24 @@ def reason(effects: list[Effect]) -> str:
 
 
 def start(
-    epoch: int, *entries: Stamped | None, stable: int = 0, view: int = 0, clock: int = 0, shard: int = 0
+    epoch: int,
+    *entries: Stamped | None,
+    stable: int = 0,
+    view: int = 0,
+    clock: int = 0,
+    shard: int = 0,
+    follows: int | None = None,
 ) -> StartEpoch:
     """START-EPOCH with these entries above the stable slot."""
     slots = (LogEntry(Slot(stable + at), entry) for at, entry in enumerate(entries, 1))
     return StartEpoch(
-        Epoch(epoch), ShardId(shard), ViewNumber(view), Slot(stable), tuple(slots), Timestamp(clock)
+        Epoch(epoch),
+        ShardId(shard),
+        ViewNumber(view),
+        Slot(stable),
+        tuple(slots),
+        Timestamp(clock),
+        Epoch(epoch - 1 if follows is None else follows),
     )
 
 

@@ -84,7 +84,7 @@ def keyed(db: Database, number: int) -> None:
 def submit(db: Database, number: int) -> None:
     both = db.batch()
     both.put(("p", number), number)
-    db.submit(both).result()
+    db.submit(both)  # nobody waits: waiting for a future is not safe from interrupts in Python itself
 
 
 def work_beside(db: Database, mine: int, over: threading.Event, acknowledged: list[int]) -> None:
@@ -129,6 +129,7 @@ def main() -> None:
             pass
         interrupts.armed = False
     step(db, done)
+    db.put("after everything that was submitted", 1)
     for thread in others:
         thread.join()
     found = {

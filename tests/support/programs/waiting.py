@@ -200,6 +200,25 @@ def interrupted_twice(path: str) -> None:
     db.close()
 
 
+def interrupted_start(path: str) -> None:
+    """The first submit is interrupted while it starts the store's threads; the next one must work."""
+    db = kvstore.open(path)
+    start = threading.Thread.start
+
+    def interrupt(thread: threading.Thread) -> None:
+        start(thread)
+        threading.Thread.start = start  # type: ignore[method-assign]
+        raise KeyboardInterrupt
+
+    threading.Thread.start = interrupt  # type: ignore[method-assign]
+    try:
+        db.submit(a_batch(db, "interrupted"))
+    except KeyboardInterrupt:
+        print("interrupted")
+    print(sorted(db.submit(a_batch(db, "second")).result().route.shards) != [])
+    db.close()
+
+
 def main() -> None:
     globals()[sys.argv[1]](sys.argv[2])
     sys.stdout.flush()

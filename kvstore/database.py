@@ -16,7 +16,7 @@ from typing import Any
 from kvstore import keys, values
 from kvstore.drivers import backup, report
 from kvstore.drivers.group_commit import Pending
-from kvstore.drivers.idempotency import digest
+from kvstore.drivers.idempotency import Claim, digest
 from kvstore.drivers.store import Store, WritingStore
 from kvstore.eris.messages import Answer
 from kvstore.errors import Conflict, LimitExceeded, NotFound, ReadOnly, UsageError
@@ -29,6 +29,8 @@ from kvstore.transaction import Batch, Commit, check_amount, check_number
 from kvstore.types import ShardId, Timestamp
 
 DAY_NS = 86_400 * 10**9
+DAYS_MAX = 1_000_000
+"""More days than this are for ever."""
 EXPIRE_EVERY = 256
 """Requests with idempotency keys between two looks for outcomes that may be forgotten."""
 
@@ -198,18 +200,21 @@ class Database:
             future.set_result(Commit({}, route))
             return future
         pending = Pending(operations, batch.size, batch.weight)
-        if idempotency_key is not None:
-            answer = self._claim(pending, idempotency_key)
+        pending.future, pending.route = future, route
+        if idempotency_key is None:
+            store.submit(pending)
+            return future
+        claim = self._claim(pending, idempotency_key)
+        try:
+            answer = store.idempotency.take(claim)
             if answer is not None:
                 future.set_result(_committed(answer, route))
-                return future
-        pending.future = future
-        pending.route = route
-        try:
-            store.submit(pending)
-        except BaseException:
-            pending.finish()
-            raise
+            else:
+                pending.on_done = claim.release
+                store.submit(pending)
+        finally:
+            if not pending.queued:
+                claim.release()
         return future
 
     def _run(
@@ -224,20 +229,14 @@ class Database:
         """Return the answer of a request; ``check`` may refuse it, unless it was made before."""
         store = self._writing_store()
         pending = Pending(operations, size, weight)
-        if idempotency_key is not None:
-            answer = self._claim(pending, idempotency_key)
-            if answer is not None:
-                return answer
+        if idempotency_key is None:
+            return _answer(store, pending, check)
+        claim = self._claim(pending, idempotency_key)
         try:
-            if check is not None:
-                check()
-            store.run(pending)
-        except BaseException:
-            if not pending.done:
-                pending.finish()
-            raise
-        assert pending.answer is not None, "a request is answered or fails"
-        return pending.answer
+            answer = store.idempotency.take(claim)
+            return _answer(store, pending, check) if answer is None else answer
+        finally:
+            claim.release()
 
     def _writing_store(self) -> WritingStore:
         store = self._store
@@ -248,30 +247,20 @@ class Database:
 
     # -- idempotency keys --------------------------------------------------------------------
 
-    def _claim(self, pending: Pending, idempotency_key: Key) -> Answer | None:
-        """Give the request its token, unless it was made before: then return the first answer."""
+    def _claim(self, pending: Pending, idempotency_key: Key) -> Claim:
+        """Give the request its token; the claim to it is still to be taken, and to be released."""
         self._tokens_used += 1
         if self._tokens_used % EXPIRE_EVERY == 0:
             self._expire()
         encoded = keys.encode(idempotency_key)
         home = self._routing.shard_of_bytes(encoded)
-        token = Token(encoded, digest(pending.operations), home)
-        pending.on_done = self._store.idempotency.claim(encoded)
-        try:
-            answer = self._store.idempotency.first_answer(token)
-        except BaseException:
-            pending.on_done()
-            raise
-        if answer is not None:
-            pending.on_done()
-            return answer
-        pending.token = token
+        pending.token = Token(encoded, digest(pending.operations), home)
         pending.operations.setdefault(home, ())
-        return None
+        return self._store.idempotency.claim(pending.token)
 
     def _expire(self) -> None:
         """Forget old outcomes, by a transaction of its own, as long as there are any."""
-        days = self._store.manifest.idempotency_days
+        days = min(self._store.manifest.idempotency_days, DAYS_MAX)
         before = Timestamp(max(0, time.time_ns() - int(days * DAY_NS)))
         while True:
             shards = [
@@ -325,6 +314,14 @@ class Database:
 
     def __repr__(self) -> str:
         return f"<kvstore.Database {self._store.home.path!r}>"
+
+
+def _answer(store: WritingStore, pending: Pending, check: Callable[[], None] | None) -> Answer:
+    if check is not None:
+        check()
+    store.run(pending)
+    assert pending.answer is not None, "a request is answered or fails"
+    return pending.answer
 
 
 def _conditional(key: bytes, value: bytes, if_absent: bool, if_version: int | None) -> PutIf:

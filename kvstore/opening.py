@@ -115,7 +115,7 @@ def _check(
 ) -> None:
     if shards is not None:
         _check_range("shards", shards, 1, SHARDS_MAX)
-    if replicas is not None and replicas not in REPLICAS:
+    if replicas is not None and (type(replicas) is not int or replicas not in REPLICAS):
         raise LimitExceeded(f"replicas is 1, 3 or 5, not {replicas!r}", limit=max(REPLICAS))
     if placement is not None:
         _check_range("placement", placement, 1, PLACEMENT_MAX)

@@ -13,11 +13,14 @@ import kvstore
 from tests.support.programs import running
 
 LEAK = "a permit to read, once taken, is lost to an interrupt; close waits for it for ever"
+LOCK = "an interrupt between a condition's lock and the block it guards leaves it locked for ever"
 LATCH = "a latch of an idempotency key, once taken, is lost to an interrupt; the next request waits for ever"
 
 
-def interrupted(work: str, store: Path, *, signals: int, replicas: int = 1, threads: int = 0) -> dict[str, Any]:
-    said = running.run("interrupted", work, store, replicas, signals, threads, timeout=12)
+def interrupted(
+    work: str, store: Path, *, signals: int, replicas: int = 1, threads: int = 0, seconds: float = 30
+) -> dict[str, Any]:
+    said = running.run("interrupted", work, store, replicas, signals, threads, timeout=seconds)
     found: dict[str, Any] = json.loads(said)
     assert found["ok"]
     assert found["raised"] > signals // 10, "KeyboardInterrupt really arrived"
@@ -44,9 +47,10 @@ class TestPutting:
         assert found["done"] == found["there"]
         assert found["halves"] == 0
 
+    @pytest.mark.xfail(raises=subprocess.TimeoutExpired, reason=LOCK)
     @pytest.mark.parametrize("threads", [0, 2])
     def test_what_was_submitted_is_there(self, tmp_path: Path, threads: int) -> None:
-        found = interrupted("submit", tmp_path / "store", signals=300, threads=threads)
+        found = interrupted("submit", tmp_path / "store", signals=300, threads=threads, seconds=6)
 
         assert found["done"] <= found["there"] + 1
 
@@ -54,17 +58,17 @@ class TestPutting:
 class TestReading:
     @pytest.mark.xfail(raises=subprocess.TimeoutExpired, reason=LEAK)
     def test_interrupted_gets_leave_nothing_taken(self, tmp_path: Path) -> None:
-        assert interrupted("get", tmp_path / "store", signals=1000)["open"] == 0
+        assert interrupted("get", tmp_path / "store", signals=300, seconds=6)["open"] == 0
 
     @pytest.mark.xfail(raises=subprocess.TimeoutExpired, reason=LEAK)
     def test_interrupted_scans_and_snapshots_leave_nothing_taken(self, tmp_path: Path) -> None:
-        assert interrupted("scan", tmp_path / "store", signals=1000)["open"] == 0
+        assert interrupted("scan", tmp_path / "store", signals=300, seconds=6)["open"] == 0
 
 
 class TestIdempotencyKeys:
-    @pytest.mark.xfail(raises=(subprocess.TimeoutExpired, AssertionError), reason=LATCH)
+    @pytest.mark.xfail(raises=subprocess.TimeoutExpired, reason=LATCH)
     @pytest.mark.parametrize("threads", [0, 2])
     def test_what_is_repeated_after_an_interrupt_is_done_once(self, tmp_path: Path, threads: int) -> None:
-        found = interrupted("keyed", tmp_path / "store", signals=1000, threads=threads)
+        found = interrupted("keyed", tmp_path / "store", signals=300, threads=threads, seconds=6)
 
         assert found["total"] == found["done"]

@@ -35,11 +35,8 @@ def write(store: Store, path: str | os.PathLike[str]) -> None:
         manifest = msgspec.structs.replace(store.manifest, uuid=str(uuid.uuid4()))
         home.begin_creation()
         for number in range(manifest.replicas):
-            store.readers.take()
-            try:
-                home.rebuild(number, store.readers.environment, manifest)
-            finally:
-                store.readers.give()
+            with store.readers.reading() as environment:
+                home.rebuild(number, environment, manifest)
             _rename(home, number, manifest)
         home.end_creation()
     except BaseException:

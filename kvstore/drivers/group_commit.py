@@ -22,7 +22,7 @@ from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Any
 
-from kvstore.drivers.interrupts import MAIN_THREAD, Deferred
+from kvstore.drivers.interrupts import MAIN_THREAD, Deferred, uninterrupted
 from kvstore.eris.messages import Answer
 from kvstore.errors import Closed
 from kvstore.execution.operations import Operation, Token
@@ -42,7 +42,17 @@ class Pending:
     """One request on its way: what it asks, and then its answer or its error."""
 
     __slots__ = (
-        "answer", "done", "error", "future", "on_done", "operations", "route", "size", "token", "wake",
+        "answer",
+        "done",
+        "error",
+        "future",
+        "on_done",
+        "operations",
+        "queued",
+        "route",
+        "size",
+        "token",
+        "wake",
         "weight",
     )  # fmt: skip
 
@@ -65,6 +75,8 @@ class Pending:
         self.answer: Answer | None = None
         self.error: BaseException | None = None
         self.done = False
+        self.queued = False
+        """Whether a writer thread will see to it; only of one that was submitted."""
         self.wake: threading.Lock | None = None
 
     def finish(self) -> None:
@@ -193,20 +205,31 @@ class GroupCommit:
 
     def submit(self, pending: Pending) -> None:
         """Queue the request for the writer thread; its future completes when it is done."""
-        with self._room:
-            while (
-                self._outstanding >= OUTSTANDING_MAX or self._outstanding_bytes >= OUTSTANDING_BYTES_MAX
-            ) and not self._closed:
-                self._room.wait()
-            if self._closed:
-                raise Closed("the database was closed")
-            self._outstanding += 1
-            self._outstanding_bytes += pending.size
-            if self._writer is None:
-                self._start_threads()
-        self._queue.append(pending)
-        if not self._submitted.is_set():
-            self._submitted.set()
+        while not self._queue_if_room(pending):
+            with self._room:
+                while self._is_full() and not self._closed:
+                    self._room.wait()
+
+    def _queue_if_room(self, pending: Pending) -> bool:
+        """Count and queue the request in one step, which no interrupt divides (G3)."""
+        with uninterrupted():
+            with self._room:
+                if self._closed:
+                    raise Closed("the database was closed")
+                if self._is_full():
+                    return False
+                self._outstanding += 1
+                self._outstanding_bytes += pending.size
+                if self._writer is None:
+                    self._start_threads()
+            pending.queued = True
+            self._queue.append(pending)
+            if not self._submitted.is_set():
+                self._submitted.set()
+        return True
+
+    def _is_full(self) -> bool:
+        return self._outstanding >= OUTSTANDING_MAX or self._outstanding_bytes >= OUTSTANDING_BYTES_MAX
 
     def _start_threads(self) -> None:
         self._writer = threading.Thread(target=self._write, name="kvstore-writer", daemon=True)
@@ -235,11 +258,7 @@ class GroupCommit:
 
     def exclusively(self, work: Callable[[], None]) -> None:
         """Run ``work`` between two groups."""
-        if threading.get_ident() != MAIN_THREAD:
-            with self._leading:
-                work()
-            return
-        with Deferred(), self._leading:
+        with uninterrupted(), self._leading:
             work()
 
     def close(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -83,13 +84,13 @@ class FolderHome:
         if not folder.parent.is_dir():
             parent = folder.parent
             raise NoParent(f"{parent} does not exist, so {folder} cannot be in it", path=self.path)
-        if not folder.exists() and (readonly or not create):
-            raise NotAStore(f"there is no store at {folder}", path=self.path)
         if folder.exists() and not folder.is_dir():
             raise NotAStore(f"{folder} is not a folder", path=self.path)
-        self._made = not folder.exists()
-        if self._made:
+        if not folder.exists() and (readonly or not create):
+            raise NotAStore(f"there is no store at {folder}", path=self.path)
+        with suppress(FileExistsError):  # another process may make it at the same moment
             folder.mkdir()
+            self._made = True
         exists = self._examine(may_create=create and not readonly)
         if readonly:
             return exists

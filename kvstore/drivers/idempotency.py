@@ -7,7 +7,6 @@ latch per key keeps two threads of this process from submitting the same request
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from hashlib import blake2b
 
 from kvstore import keys
@@ -22,13 +21,45 @@ from kvstore.types import RequestId, ShardId
 DIGEST_BYTES = 16
 
 
+class Claim:
+    """One request's claim to its key. Made first, taken then, so that an interrupt cannot lose it."""
+
+    __slots__ = ("_idempotency", "over", "token")
+
+    def __init__(self, idempotency: Idempotency, token: Token) -> None:
+        self._idempotency = idempotency
+        self.token = token
+        self.over = threading.Event()
+
+    def release(self) -> None:
+        """Let others have the key; a claim that was never taken, or was released, is fine."""
+        self._idempotency.release(self)
+
+
 class Idempotency:
     """The keys of one store."""
 
     def __init__(self, readers: Readers) -> None:
         self._readers = readers
-        self._lock = threading.Lock()
-        self._in_flight: dict[bytes, threading.Event] = {}
+        self._claims: dict[bytes, Claim] = {}
+
+    def claim(self, token: Token) -> Claim:
+        return Claim(self, token)
+
+    def take(self, claim: Claim) -> Answer | None:
+        """Wait until no other request with this key is under way; return the first answer, if any.
+
+        Raises:
+            KeyReused: the key was used for another request.
+        """
+        while (holder := self._claims.setdefault(claim.token.key, claim)) is not claim:
+            holder.over.wait()
+        return self.first_answer(claim.token)
+
+    def release(self, claim: Claim) -> None:
+        if self._claims.get(claim.token.key) is claim:
+            del self._claims[claim.token.key]
+        claim.over.set()
 
     def first_answer(self, token: Token) -> Answer | None:
         """What the request with this key came to, or None if there was none.
@@ -52,22 +83,6 @@ class Idempotency:
     def _record(self, token: Token, shard: ShardId) -> OutcomeRecord | None:
         stored = self._readers.get(table_name(shard, OUTCOMES), token.key)
         return None if stored is None else decode_record(stored)
-
-    def claim(self, key: bytes) -> Callable[[], None]:
-        """Wait until no other request with this key is under way; returns what ends the claim."""
-        while True:
-            with self._lock:
-                other = self._in_flight.get(key)
-                if other is None:
-                    self._in_flight[key] = threading.Event()
-                    return lambda: self._release(key)
-            other.wait()
-
-    def _release(self, key: bytes) -> None:
-        with self._lock:
-            event = self._in_flight.pop(key, None)
-        if event is not None:
-            event.set()
 
     def has_expired(self, shard: ShardId, before: int) -> bool:
         """Whether the shard remembers anything from before this time."""

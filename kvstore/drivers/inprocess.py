@@ -16,6 +16,7 @@ from __future__ import annotations
 import copy
 import threading
 import time
+from contextlib import ExitStack
 
 from kvstore.drivers.follower import Follower
 from kvstore.drivers.group_commit import Pending
@@ -214,13 +215,14 @@ class Cluster:
 
     def close(self) -> None:
         """Bring followers up to date and close all environments; a failed one stays unclean."""
-        if self.failure is None and self.followers:
-            self._settle()
-        for follower in self.followers:
-            follower.stop()
-        for host in self.opened.hosts.values():
-            host.environment.close()
-        self.opened.home.release()
+        with ExitStack() as closing:  # whatever fails, the rest is closed all the same
+            closing.callback(self.opened.home.release)
+            for host in self.opened.hosts.values():
+                closing.callback(host.environment.close)
+            for follower in self.followers:
+                closing.callback(follower.stop)
+            if self.failure is None and self.followers:
+                self._settle()
 
     def _settle(self) -> None:
         """Carry the last SYNC-COMMITs, so that the next opening finds every log stable."""

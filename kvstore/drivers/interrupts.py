@@ -5,6 +5,7 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]  # the functions behind signal's, ten times as fast
 import signal
 import threading
+from contextlib import AbstractContextManager, nullcontext
 from types import FrameType
 from typing import Any
 
@@ -33,3 +34,8 @@ class Deferred:
             _signal.signal(_SIGINT, self._handler)
             if self._pending:
                 self._handler(_SIGINT, self._frame)
+
+
+def uninterrupted() -> AbstractContextManager[None]:
+    """``Deferred`` on the main thread; on others, which nothing interrupts, nothing."""
+    return Deferred() if threading.get_ident() == MAIN_THREAD else nullcontext()

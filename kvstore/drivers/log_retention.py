@@ -26,7 +26,7 @@ MARKS_MAX = 64
 """Marks within the retention: a log overshoots its retention by a sixty-fourth."""
 MARK_BYTES_MIN = 16 << 10
 CUT_MAX = 256
-"""Records cut in one batch beyond those it appended: bounds the work of a batch."""
+"""Records cut in one batch beyond twice those it appended: bounds the work, and outpaces the growth."""
 
 
 class Mark(msgspec.Struct, frozen=True, array_like=True):
@@ -59,7 +59,8 @@ class LogRetention:
 
     def trim(self, touched: set[ShardId]) -> None:
         """At the end of a batch: mark the logs when they have grown enough, and cut a chunk."""
-        self._appended += self._bodies.take_appended()
+        size, records = self._bodies.take_appended()
+        self._appended += size
         if self._appended < self._next_mark and not self._cutting:
             return
         if self._appended >= self._next_mark:
@@ -68,7 +69,7 @@ class LogRetention:
         if self._marks and self._appended - self._marks[0].appended >= self._retention:
             self._pass_oldest_mark()
         if self._cutting:
-            self._cut_chunk(touched)
+            self._cut_chunk(touched, CUT_MAX + 2 * records)
 
     def _mark(self) -> None:
         mark = Mark(self._appended, [replica.last_slot for replica in self._replicas])
@@ -85,8 +86,7 @@ class LogRetention:
     def _low_water_marks(self) -> Iterable[Slot]:
         return (min(replica.record.stable, replica.record.executed) for replica in self._replicas)
 
-    def _cut_chunk(self, touched: set[ShardId]) -> None:
-        left = CUT_MAX
+    def _cut_chunk(self, touched: set[ShardId], left: int) -> None:
         for replica in reversed(self._replicas):
             end = self._cut[replica.address.shard]
             if end >= replica.log.first:

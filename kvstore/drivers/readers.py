@@ -1,7 +1,7 @@
 """Reading the learner's last commit from any thread, without a round (contracts A3).
 
-Closing an LMDB environment while another thread reads in it would end the process, so every read
-takes a permit and ``close`` takes all of them: then no read is under way and none can begin.
+Closing an LMDB environment while another thread reads in it would end the process, so ``close`` waits
+until no read is under way and lets none begin.
 """
 
 from __future__ import annotations
@@ -9,71 +9,86 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from kvstore.errors import Closed, Error, LimitExceeded, SnapshotExpired
 from kvstore.ports import Environment, View
 
+EXPIRED = "expired"
 READERS_MAX = 1000
 """Reads and snapshots open at once; LMDB's own table has some more places for other processes."""
 
 
 class Readers:
-    """Permits to read one environment, and the cuts that are open on it."""
+    """Who reads one environment at this moment, and the cuts that are open on it.
+
+    A read marks itself in ``_active`` before it looks whether it may, and unmarks itself in a
+    ``finally``: so neither a close at the same moment nor an interrupt leaves one unnoticed, or a mark
+    behind.
+    """
 
     def __init__(self, environment: Environment) -> None:
         self.environment = environment
-        self._permits: list[None] = [None] * READERS_MAX
+        self._active: set[object] = set()
         self._refusal: Callable[[], Error] | None = None
         self._cuts: weakref.WeakSet[Cut] = weakref.WeakSet()
         self._cuts_lock = threading.Lock()
         self._next_expiry = float("inf")
 
-    def take(self) -> None:
-        """Take a permit. Raises what ``refuse`` was told, or ``LimitExceeded``."""
-        if self._refusal is not None:
-            raise self._refusal()
+    def get(self, table: bytes, key: bytes) -> bytes | None:
+        """One record of the last commit."""
+        mark = object()
         try:
-            self._permits.pop()
-        except IndexError:
+            self._active.add(mark)
             if self._refusal is not None:
-                raise self._refusal() from None
+                raise self._refusal()
+            return self.environment.read(table, key)
+        finally:
+            self._active.discard(mark)
+
+    @contextmanager
+    def reading(self) -> Iterator[Environment]:
+        """Keep the environment open for the length of the block. Raises what ``refuse`` was told."""
+        mark = object()
+        try:
+            self.begin(mark)
+            yield self.environment
+        finally:
+            self.end(mark)
+
+    def begin(self, mark: object) -> None:
+        """Count a reader in; ``end`` counts it out, whether this raised or not."""
+        self._active.add(mark)
+        self.check()
+        if len(self._active) > READERS_MAX:
             message = f"{READERS_MAX} snapshots are open already; close some"
-            raise LimitExceeded(message, limit=READERS_MAX) from None
+            raise LimitExceeded(message, limit=READERS_MAX)
+
+    def end(self, mark: object) -> None:
+        self._active.discard(mark)
 
     def record_count(self) -> int:
         """Records in the environment, of every kind."""
-        self.take()
-        view = self.environment.view()
-        try:
-            return view.record_count()
-        finally:
-            view.close()
-            self.give()
+        with self.reading() as environment:
+            view = environment.view()
+            try:
+                return view.record_count()
+            finally:
+                view.close()
+
+    def check(self) -> None:
+        """Raise what a read would raise that does not even begin."""
+        if self._refusal is not None:
+            raise self._refusal()
 
     def refuse(self, error: Callable[[], Error]) -> None:
         """From now on every new read raises this."""
         self._refusal = error
 
-    def give(self) -> None:
-        self._permits.append(None)
-
-    def get(self, table: bytes, key: bytes) -> bytes | None:
-        """One record of the last commit."""
-        self.take()
-        try:
-            return self.environment.read(table, key)
-        finally:
-            self._permits.append(None)
-
     def cut(self, lifetime: float) -> Cut:
         """A view of the last commit, for at most ``lifetime`` seconds."""
-        self.take()
-        try:
-            cut = Cut(self, self.environment.view(), lifetime)
-        except BaseException:
-            self.give()
-            raise
+        cut = Cut(self, lifetime)
         with self._cuts_lock:
             self._cuts.add(cut)
             self._next_expiry = min(self._next_expiry, cut.expiry)
@@ -102,7 +117,7 @@ class Readers:
 
     @property
     def open_count(self) -> int:
-        return READERS_MAX - len(self._permits)
+        return len(self._active)
 
     @property
     def oldest_age(self) -> int:
@@ -117,10 +132,8 @@ class Readers:
             cuts = list(self._cuts)
         for cut in cuts:
             cut.close("the database was closed")
-        for _ in range(READERS_MAX):
-            while not self._permits:
-                time.sleep(0.0005)
-            self._permits.pop()
+        while self._active:
+            time.sleep(0.0005)
 
 
 def keep_for_ever(thing: object) -> None:
@@ -133,15 +146,22 @@ def keep_for_ever(thing: object) -> None:
 class Cut:
     """One commit held open. Its lock keeps two threads, and its end, from meeting in the view."""
 
-    def __init__(self, readers: Readers, view: View, lifetime: float) -> None:
+    def __init__(self, readers: Readers, lifetime: float) -> None:
         self._readers = readers
-        self._view: View | None = view
+        self._mark = object()
+        self._view: View | None = None
         self._lock = threading.Lock()
         self._lifetime = lifetime
         self._taken = time.monotonic_ns()
         self.expiry = self._taken + lifetime * 1e9
         self.ended = ""
         """Why it can no longer be read; empty while it can."""
+        try:
+            readers.begin(self._mark)
+            self._view = readers.environment.view()
+        except BaseException:
+            self._end("the snapshot was never taken")
+            raise
 
     def get(self, table: bytes, key: bytes) -> bytes | None:
         with self._lock:
@@ -155,14 +175,14 @@ class Cut:
 
     def _open_view(self) -> View:
         if self._view is None or time.monotonic_ns() >= self.expiry:
-            self._end("expired")
+            self._end(EXPIRED)
             self.check()
         assert self._view is not None
         return self._view
 
     def check(self) -> None:
         """Raise ``SnapshotExpired`` or ``Closed`` when it has ended."""
-        if self.ended == "expired":
+        if self.ended == EXPIRED:
             message = f"the snapshot is older than {self._lifetime} s"
             raise SnapshotExpired(message, age=self.age, lifetime=int(self._lifetime * 1e9))
         if self.ended:
@@ -172,7 +192,7 @@ class Cut:
         """Close it if it is too old and not in use at this moment."""
         if now >= self.expiry and self._lock.acquire(blocking=False):
             try:
-                self._end("expired")
+                self._end(EXPIRED)
             finally:
                 self._lock.release()
 
@@ -181,11 +201,13 @@ class Cut:
             self._end(reason)
 
     def _end(self, reason: str) -> None:
-        view, self._view = self._view, None
-        if view is not None:
-            self.ended = reason
-            view.close()
-            self._readers.give()
+        try:
+            self.ended = self.ended or reason
+            view, self._view = self._view, None
+            if view is not None:
+                view.close()
+        finally:
+            self._readers.end(self._mark)
 
     def forget(self) -> None:
         """In a forked child: the view belongs to the parent."""
@@ -199,6 +221,7 @@ class Cut:
         return time.monotonic_ns() - self._taken
 
     def __del__(self) -> None:
-        # Collected without close: nobody else holds it, so no lock is needed.
-        if getattr(self, "_view", None) is not None:
-            self._end("the snapshot was closed")
+        # Collected without close: nobody else holds it, so no lock is needed. An interrupt may have
+        # ended the constructor at any point.
+        if hasattr(self, "ended"):
+            self._end("the snapshot was collected")

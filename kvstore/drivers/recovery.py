@@ -28,7 +28,7 @@ from kvstore.drivers.host import Host
 from kvstore.eris.effects import Effect, ReplicaAddress, Send
 from kvstore.eris.failure_coordinator import CoordinatorRecord, FailureCoordinator
 from kvstore.eris.messages import EpochChange, EpochChangeAck, StartEpoch
-from kvstore.errors import Corrupt, Damage, DiskFull, Error, Failed, OutcomeUnknown
+from kvstore.errors import Corrupt, Damage, DiskFull, Error, Failed, NotAStore, OutcomeUnknown
 from kvstore.types import Epoch, ShardId, Slot
 
 COMPLETED_MAX = 10_000
@@ -58,7 +58,8 @@ def open_for_writing(home: Home, options: Options) -> Opened:
     """Lock, open, repair, and begin a new epoch. On any error all is closed and unlocked again.
 
     Raises:
-        NoParent, NotAStore, WrongFormat, WrongShape, Locked: nothing was changed.
+        NoParent, NotAStore, WrongFormat, WrongShape, Locked: nothing was changed. What the system
+            itself refuses (a name too long, no permission) is ``NotAStore`` too.
         Corrupt: fewer than a majority of the environments are whole.
         DiskFull: there is no room for the commit of the new epoch.
     """
@@ -73,8 +74,9 @@ def open_for_writing(home: Home, options: Options) -> Opened:
             raise
     except BaseException as error:
         home.release()
-        if isinstance(error, OSError) and error.errno in NO_ROOM and not isinstance(error, Error):
-            raise DiskFull(f"{home.path}: {error}", path=home.path) from error
+        if isinstance(error, OSError) and not isinstance(error, Error):
+            kind = DiskFull if error.errno in NO_ROOM else NotAStore
+            raise kind(f"{home.path} cannot be opened: {error}", path=home.path) from error
         raise
 
 

@@ -78,11 +78,8 @@ def verify(store: Store, owns: Owns) -> dict[str, Any]:
     """Walk every environment that is open: ``{"ok", "records", "problems"}``."""
     records, problems = 0, []
     for _, environment in sorted(store.environments.items()):
-        store.readers.take()
-        try:
+        with store.readers.reading():
             count, found = verify_environment(environment, store.manifest, owns)
-        finally:
-            store.readers.give()
         records += count
         problems += found
     if isinstance(store, ReadingStore):

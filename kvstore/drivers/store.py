@@ -8,7 +8,6 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 from kvstore.drivers.finding import Options, find_manifest
@@ -17,7 +16,7 @@ from kvstore.drivers.home import FolderHome, Home, MemoryHome
 from kvstore.drivers.host import COORDINATOR_KEY
 from kvstore.drivers.idempotency import Idempotency
 from kvstore.drivers.inprocess import Cluster
-from kvstore.drivers.interrupts import MAIN_THREAD, Deferred
+from kvstore.drivers.interrupts import uninterrupted
 from kvstore.drivers.manifest import Manifest
 from kvstore.drivers.readers import Readers, keep_for_ever
 from kvstore.drivers.recovery import open_for_writing
@@ -61,7 +60,7 @@ class Store:
 
     def close(self) -> None:
         """Close once; a second time, or in a forked child, does nothing."""
-        with Deferred() if threading.get_ident() == MAIN_THREAD else nullcontext(), self._closing:
+        with uninterrupted(), self._closing:
             if self._closed or self.forked:
                 return
             self._closed = True
@@ -98,7 +97,16 @@ class ReadingStore(Store):
         self.manifest = find_manifest(home)
         self.environments = {}
         self.damage: dict[int, Damage] = {}
-        for number in home.numbers():
+        try:
+            self._open_environments()
+        except BaseException:
+            self._close_environments()
+            raise
+        self.readers = Readers(self.environments[self.record.view % self.manifest.replicas])
+        self.idempotency = Idempotency(self.readers)
+
+    def _open_environments(self) -> None:
+        for number in self.home.numbers():
             try:
                 self.environments[number] = self._open(number)
             except Damage as error:
@@ -106,12 +114,10 @@ class ReadingStore(Store):
         self.record = self._newest_record()
         learner = self.record.view % self.manifest.replicas
         if learner not in self.environments:
-            self._close_environments()
-            why = self.damage.get(learner) or Corrupt(f"{home.path}: replica {learner} is missing")
+            missing = Corrupt(f"{self.home.path}: replica {learner} is missing")
+            why = self.damage.get(learner) or missing
             why.hint = "open the store for writing once: that repairs what can be repaired"
             raise why
-        self.readers = Readers(self.environments[learner])
-        self.idempotency = Idempotency(self.readers)
 
     def _open(self, number: int) -> Environment:
         return self.home.open_environment(number, durability="commit", readonly=True, check=False)
@@ -169,14 +175,14 @@ class WritingStore(Store):
     def run(self, pending: Pending) -> None:
         """Process one request and return its answer in ``pending``, or raise its error."""
         if self.forked:
-            self.readers.take()
+            self.readers.check()
         self.commits.run(pending)
         if pending.error is not None:
             raise pending.error
 
     def submit(self, pending: Pending) -> None:
         if self.forked:
-            self.readers.take()
+            self.readers.check()
         self.commits.submit(pending)
 
     def _process(self, group: list[Pending]) -> None:
@@ -227,6 +233,8 @@ def home_at(path: AnyPath) -> Home:
     text = os.fspath(path)
     if not isinstance(text, str):
         raise UsageError(f"a path is a str or a PathLike of str, not {type(text).__name__}")
+    if "\0" in text:
+        raise UsageError(f"a path has no NUL in it: {text!r}")
     return MemoryHome() if text == MemoryHome.path else FolderHome(os.path.abspath(text))
 
 

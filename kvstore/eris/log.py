@@ -29,10 +29,12 @@ class Bodies:
         self.placed: dict[Timestamp, tuple[ShardId, Slot]] = {}
         self.logs: dict[ShardId, ports.Log] = {}
         self.appended_bytes = 0
+        self.appended_records = 0
 
-    def take_appended(self) -> int:
-        """Bytes appended to all logs since the last call."""
-        taken, self.appended_bytes = self.appended_bytes, 0
+    def take_appended(self) -> tuple[int, int]:
+        """Bytes and records appended to all logs since the last call."""
+        taken = self.appended_bytes, self.appended_records
+        self.appended_bytes = self.appended_records = 0
         return taken
 
     def forget(self) -> None:
@@ -67,7 +69,9 @@ class TransactionLog:
     def append(self, slot: Slot, stamped: Stamped | None) -> None:
         """Write the transaction, or a NO-OP, into the next slot."""
         record = self._record(slot, stamped)
-        self._bodies.appended_bytes += len(record)
+        bodies = self._bodies
+        bodies.appended_bytes += len(record)
+        bodies.appended_records += 1
         self._log.append(slot, record)
 
     def replace(self, slot: Slot, stamped: Stamped | None) -> None:

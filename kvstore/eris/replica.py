@@ -56,6 +56,8 @@ class Replica:
     def __post_init__(self) -> None:
         self.last_slot = self.log.last
         self.is_learner = self.record.view % self.replicas == self.address.replica
+        if self.record.epoch != self.record.last_normal_epoch:
+            self.status = Status.EPOCH_CHANGE  # it crashed between EPOCH-CHANGE and START-EPOCH
 
     def handle(self, message: ReplicaMessage) -> list[Effect]:
         """Take one message and return the effects it causes, in order."""

@@ -35,10 +35,10 @@ def read(path: Path) -> dict[str, Any] | None:
 
 def read_unchecked(path: Path) -> dict[str, Any]:
     """Return the content and its ``crc`` as they stand; empty when there is no JSON object."""
-    if not path.exists():
-        return {}
     try:
         content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
     except ValueError:
         return {}  # damaged, which is what a missing checksum says
     return content if isinstance(content, dict) else {}

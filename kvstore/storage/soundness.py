@@ -50,8 +50,8 @@ def _changed_since_close(folder: Path) -> str | None:
         return None
     data = folder / DATA_FILE
     found, left = meta_pages(data), bytes.fromhex(mark["metas"])
-    if found == left or not (folder / CLOSED_MARK).exists():
-        return None  # equal, or a writer has just opened it and removed the mark
+    if found == left or side_file.read(folder / CLOSED_MARK) != mark:
+        return None  # equal, or a writer has come by between the two looks
     flipped = (int.from_bytes(found, "big") ^ int.from_bytes(left, "big")).bit_count()
     if flipped <= FLIPPED_BITS_MAX:
         record = f"{data}: meta pages"

@@ -113,19 +113,28 @@ class Story:
             self.cluster.deliver(sorted(whole)[at % len(whole)])
 
     def reopen(self, up: Collection[int]) -> None:
-        whole = self.begin_opening(up)
-        if len(whole) < 2:  # the other replica is behind: nothing is lost, but all are needed
-            whole = self.begin_opening(HOSTS)
         cluster = self.cluster
-        cluster.crash(*(set(cluster.hosts) - whole))
-        cluster.change_epoch(*whole)
-        began = {host for host in cluster.hosts if self.epochs(host) == {cluster.coordinator.record.epoch}}
+        began = self.change_epoch(up)
+        if len(began) < 2 or cluster.learner.number not in began:
+            # A replica that is up is behind. Nothing is lost, but it takes all three to go on.
+            began = self.change_epoch(HOSTS)
+        assert len(began) >= 2
         assert cluster.learner.number in began
         self.check(began)
         cluster.crash(*(set(cluster.hosts) - began))
         for host in set(HOSTS) - began:
             cluster.disk.copy(str(cluster.learner.number), str(host))
             cluster.restart(host)
+
+    def change_epoch(self, up: Collection[int]) -> set[int]:
+        """Open these hosts in a new epoch; return those that could begin it."""
+        whole = self.begin_opening(up)
+        if len(whole) < 2:
+            return set()
+        cluster = self.cluster
+        cluster.crash(*(set(cluster.hosts) - whole))
+        cluster.change_epoch(*whole)
+        return {host for host in cluster.hosts if self.epochs(host) == {cluster.coordinator.record.epoch}}
 
     # -- what must hold ----------------------------------------------------------------------
 

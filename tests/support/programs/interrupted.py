@@ -44,12 +44,14 @@ def send_signals(count: int) -> None:
     if os.fork():
         return
     randomly = random.Random(count)
-    for _ in range(count):
-        time.sleep(randomly.uniform(0, 0.002))
-        os.kill(target, signal.SIGINT)
-    time.sleep(0.01)
-    os.kill(target, signal.SIGUSR1)
-    os._exit(0)
+    try:
+        for _ in range(count):
+            time.sleep(randomly.uniform(0, 0.002))
+            os.kill(target, signal.SIGINT)
+        time.sleep(0.01)
+        os.kill(target, signal.SIGUSR1)
+    finally:
+        os._exit(0)
 
 
 Step = Callable[[Database, int], None]

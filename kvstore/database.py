@@ -160,12 +160,13 @@ class Database:
 
         Raises:
             TypeClash: something that is not a number is there; nothing was sent.
+            LimitExceeded: the sum would be infinite, or too large to be a value.
         """
         encoded, amount = keys.encode(key), check_amount(n)
         shard = self._routing.shard(key, encoded)
 
         def check() -> None:
-            check_number(key, self._read(shard, encoded))
+            check_number(key, self._read(shard, encoded), n)
 
         operations: Operations = {shard: (Add(encoded, amount),)}
         answer = self._run(operations, len(encoded), idempotency_key, check=check)
@@ -176,16 +177,12 @@ class Database:
     def batch(self, *, idempotency_key: Key | None = None) -> Batch:
         """Collect writes; they are committed together at the end of the ``with`` block."""
         self._writing_store()
+        return Batch(self._routing, self._read, self._commit, idempotency_key)
 
-        def commit(batch: Batch) -> None:
-            self._commit(batch, idempotency_key)
-
-        return Batch(self._routing, self._read, commit)
-
-    def _commit(self, batch: Batch, idempotency_key: Key | None) -> None:
+    def _commit(self, batch: Batch) -> None:
         operations = batch.finish()
         if operations:
-            self._run(operations, batch.size, idempotency_key, batch.weight)
+            self._run(operations, batch.size, batch.idempotency_key, batch.weight)
 
     def submit(self, batch: Batch, *, idempotency_key: Key | None = None) -> Future[Commit]:
         """Send a batch without waiting; the future is done when it is as durable as a put.
@@ -201,6 +198,8 @@ class Database:
             return future
         pending = Pending(operations, batch.size, batch.weight)
         pending.future, pending.route = future, route
+        if idempotency_key is None:
+            idempotency_key = batch.idempotency_key
         if idempotency_key is None:
             store.submit(pending)
             return future

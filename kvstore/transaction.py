@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from kvstore import keys, values
 from kvstore.errors import Finished, LimitExceeded, TypeClash, ValueNotSupported
-from kvstore.execution.execute import cell_value, is_number
+from kvstore.execution.execute import add_numbers, cell_value, is_number
 from kvstore.execution.operations import Add, Delete, Operation, Put
 from kvstore.keys import Key
 from kvstore.routing import Route, Routing, route_of_writes
@@ -31,16 +31,26 @@ def check_amount(amount: int | float) -> bytes:
     if not is_number(amount):
         message = f"add takes an int or a float, not {type(amount).__name__}"
         raise ValueNotSupported(message, place="n")
-    if not math.isfinite(amount):
+    if type(amount) is float and not math.isfinite(amount):
         raise LimitExceeded(f"add takes a finite number, not {amount!r}")
     return values.encode(amount)
 
 
-def check_number(key: Key, cell: bytes | None) -> None:
-    """Raise ``TypeClash`` unless the cell is missing or holds a number (contracts C1)."""
-    if cell is not None and not is_number(value := cell_value(cell)):
+def check_number(key: Key, cell: bytes | None, amount: int | float) -> None:
+    """Refuse an ``add`` to what is no number, or whose sum would be none (contracts C1).
+
+    Raises:
+        TypeClash: the cell holds something else.
+        LimitExceeded: the sum is infinite, or too large to be a value.
+    """
+    if cell is None:
+        return
+    value = cell_value(cell)
+    if not is_number(value):
         found = type(value).__name__
         raise TypeClash(f"add to {key!r}, which holds a {found}", key=key, found=found)
+    if add_numbers(value, amount) is None:
+        raise LimitExceeded(f"the sum at {key!r} would be no number that can be stored", key=key)
 
 
 class Batch:
@@ -51,7 +61,15 @@ class Batch:
     """
 
     __slots__ = (
-        "_commit", "_finished", "_numbers", "_read", "_routing", "operations", "size", "weight",
+        "_commit",
+        "_finished",
+        "_numbers",
+        "_read",
+        "_routing",
+        "idempotency_key",
+        "operations",
+        "size",
+        "weight",
     )  # fmt: skip
 
     def __init__(
@@ -59,10 +77,12 @@ class Batch:
         routing: Routing,
         read: Callable[[ShardId, bytes], bytes | None],
         commit: Callable[[Batch], None],
+        idempotency_key: Key | None,
     ) -> None:
         self._routing = routing
         self._read = read
         self._commit = commit
+        self.idempotency_key = idempotency_key
         self._finished = False
         self._numbers: dict[bytes, bool | None] | None = None
         self.operations: dict[ShardId, list[Operation]] = {}
@@ -86,7 +106,7 @@ class Batch:
     def add(self, key: Key, n: int | float = 1) -> None:
         """Add to the number there, or to 0. Raises ``TypeClash`` if something else is there now."""
         encoded, amount = keys.encode(key), check_amount(n)
-        self._check_target(key, encoded)
+        self._check_target(key, encoded, n)
         self._append(key, encoded, Add(encoded, amount), len(amount))
 
     def _append(self, key: Key, encoded: bytes, operation: Operation, size: int) -> None:
@@ -105,7 +125,7 @@ class Batch:
         else:
             operations.append(operation)
 
-    def _check_target(self, key: Key, encoded: bytes) -> None:
+    def _check_target(self, key: Key, encoded: bytes, n: int | float) -> None:
         """What this batch wrote to the key counts before what the store holds."""
         if self._numbers is None:
             self._numbers = {}
@@ -113,7 +133,7 @@ class Batch:
                 for operation in operations:
                     self._note(operation)
         if encoded not in self._numbers:
-            check_number(key, self._read(self._routing.shard(key, encoded), encoded))
+            check_number(key, self._read(self._routing.shard(key, encoded), encoded), n)
             self._numbers[encoded] = True
         elif self._numbers[encoded] is False:
             raise TypeClash(f"add to {key!r}, to which this batch put another value", key=key)

@@ -132,7 +132,7 @@ class GroupCommit:
 
     def _withdraw(self, pending: Pending) -> None:
         """The caller was interrupted while it waited: its request has committed or is taken back."""
-        with self._leading:
+        with uninterrupted(), self._leading:
             if not pending.done:
                 pending.finish()  # still queued, because no group is under way: it will be passed over
             self._poke_first()
@@ -186,6 +186,10 @@ class GroupCommit:
             elif pending.wake is not None:
                 self._poke(pending.wake)
         if futures:
+            with self._room:  # before their callbacks, which may want to submit
+                self._outstanding -= len(futures)
+                self._outstanding_bytes -= sum(pending.size for pending in futures)
+                self._room.notify_all()
             self._completed.put(futures)
 
     def _poke_first(self) -> None:
@@ -218,12 +222,11 @@ class GroupCommit:
                     raise Closed("the database was closed")
                 if self._is_full():
                     return False
+                self._start_threads()
                 self._outstanding += 1
                 self._outstanding_bytes += pending.size
-                if self._writer is None:
-                    self._start_threads()
-            pending.queued = True
-            self._queue.append(pending)
+                pending.queued = True
+                self._queue.append(pending)
             if not self._submitted.is_set():
                 self._submitted.set()
         return True
@@ -232,10 +235,15 @@ class GroupCommit:
         return self._outstanding >= OUTSTANDING_MAX or self._outstanding_bytes >= OUTSTANDING_BYTES_MAX
 
     def _start_threads(self) -> None:
-        self._writer = threading.Thread(target=self._write, name="kvstore-writer", daemon=True)
-        self._completer = threading.Thread(target=self._complete, name="kvstore-futures", daemon=True)
-        self._writer.start()
-        self._completer.start()
+        """Start the writer and the thread of the futures, with the first request that needs them."""
+        if self._completer is None:
+            completer = threading.Thread(target=self._complete, name="kvstore-futures", daemon=True)
+            completer.start()
+            self._completer = completer
+        if self._writer is None:
+            writer = threading.Thread(target=self._write, name="kvstore-writer", daemon=True)
+            writer.start()
+            self._writer = writer
 
     def _write(self) -> None:
         while not self._closed:
@@ -249,10 +257,6 @@ class GroupCommit:
         while (group := self._completed.get()) is not None:
             for pending in group:
                 self._finish_future(pending)
-            with self._room:
-                self._outstanding -= len(group)
-                self._outstanding_bytes -= sum(pending.size for pending in group)
-                self._room.notify_all()
 
     # -- the end -----------------------------------------------------------------------------
 

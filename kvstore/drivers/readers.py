@@ -128,11 +128,13 @@ class Readers:
     def close(self) -> None:
         """End all cuts with ``Closed``, wait until no read is under way, and let none begin."""
         self.refuse(lambda: Closed("the database was closed"))
-        with self._cuts_lock:
-            cuts = list(self._cuts)
-        for cut in cuts:
-            cut.close("the database was closed")
-        while self._active:
+        while True:
+            with self._cuts_lock:
+                cuts = list(self._cuts)  # again each time: one may just be being taken
+            for cut in cuts:
+                cut.close("the database was closed")
+            if not self._active:
+                return
             time.sleep(0.0005)
 
 

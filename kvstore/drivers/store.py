@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from kvstore.drivers.finding import Options, find_manifest
+from kvstore.drivers.finding import Options, find_manifest, stored_manifest
 from kvstore.drivers.group_commit import GroupCommit, Pending
 from kvstore.drivers.home import FolderHome, Home, MemoryHome
 from kvstore.drivers.host import COORDINATOR_KEY
@@ -30,6 +30,8 @@ AnyPath = str | os.PathLike[str]
 _log = logging.getLogger("kvstore")
 _open_stores: dict[tuple[int, int], Store] = {}
 """By device and inode of the folder, because LMDB must not open a file twice in one process."""
+_living: weakref.WeakSet[Store] = weakref.WeakSet()
+"""Those in memory, too."""
 _inherited: dict[tuple[int, int], int] = {}
 """In a forked child: the stores its parent had open, and the parent's pid."""
 _registering = threading.RLock()
@@ -53,6 +55,7 @@ class Store:
         self._closed = False
 
     def register(self) -> None:
+        _living.add(self)
         if isinstance(self.home, FolderHome):
             folder = os.stat(self.home.path)
             self._identity = (folder.st_dev, folder.st_ino)
@@ -60,10 +63,11 @@ class Store:
 
     def close(self) -> None:
         """Close once; a second time, or in a forked child, does nothing."""
-        with uninterrupted(), self._closing:
-            if self._closed or self.forked:
-                return
-            self._closed = True
+        with uninterrupted():
+            with self._closing:
+                if self._closed or self.forked:
+                    return
+                self._closed = True
             try:
                 self._close()
             finally:
@@ -109,6 +113,7 @@ class ReadingStore(Store):
         for number in self.home.numbers():
             try:
                 self.environments[number] = self._open(number)
+                self._check_identity(number)
             except Damage as error:
                 self.damage[number] = error
         self.record = self._newest_record()
@@ -118,6 +123,14 @@ class ReadingStore(Store):
             why = self.damage.get(learner) or missing
             why.hint = "open the store for writing once: that repairs what can be repaired"
             raise why
+
+    def _check_identity(self, number: int) -> None:
+        environment = self.environments[number]
+        if stored_manifest(environment) != self.manifest:
+            del self.environments[number]
+            environment.close()
+            message = f"{environment.location} does not hold this store's records"
+            raise Corrupt(message, record=environment.location)
 
     def _open(self, number: int) -> Environment:
         return self.home.open_environment(number, durability="commit", readonly=True, check=False)
@@ -266,7 +279,7 @@ def _close_all() -> None:
 
 def _forget_all() -> None:
     _registering._at_fork_reinit()  # type: ignore[attr-defined]  # a thread of the parent may have held it
-    for store in list(_open_stores.values()):
+    for store in list(_living):
         store.forget()
     _inherited.update(dict.fromkeys(_open_stores, os.getppid()))
     _open_stores.clear()

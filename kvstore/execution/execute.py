@@ -8,9 +8,11 @@ INVARIANTS
 
 from __future__ import annotations
 
+import math
 from typing import Any, Protocol, assert_never
 
 from kvstore import values
+from kvstore.errors import LimitExceeded
 from kvstore.execution.operations import DONE, REFUSED, Add, Delete, Expire, Operation, Outcome, Put, PutIf
 from kvstore.types import Slot
 
@@ -87,5 +89,19 @@ def _cell(key: bytes, staged: Effects, table: Table) -> bytes | None:
 
 
 def _sum(cell: bytes | None, amount: bytes) -> bytes:
+    """The encoded sum; where there is no such number the value stays as it is, so that all replicas
+    agree and a participant never refuses (contracts C1)."""
     value = None if cell is None else cell_value(cell)
-    return values.encode(value + values.decode(amount)) if is_number(value) else amount
+    if cell is None or not is_number(value):
+        return amount
+    total = add_numbers(value, values.decode(amount))
+    return cell[VERSION_BYTES:] if total is None else total
+
+
+def add_numbers(value: Any, amount: Any) -> bytes | None:
+    """The encoded sum of two numbers, or None if it is infinite, or too large to be a value."""
+    try:
+        total = value + amount
+        return None if type(total) is float and not math.isfinite(total) else values.encode(total)
+    except (OverflowError, LimitExceeded):
+        return None

@@ -35,6 +35,7 @@ class OutcomeRecord(msgspec.Struct, frozen=True, array_like=True):
 class Table(Protocol):
     """What this module needs of a table."""
 
+    def get(self, key: bytes) -> bytes | None: ...
     def put(self, key: bytes, value: bytes) -> None: ...
     def delete(self, key: bytes) -> None: ...
     def scan(self, start: bytes, stop: bytes, *, limit: int) -> list[tuple[bytes, bytes]]: ...
@@ -64,4 +65,7 @@ def expire(before: Timestamp, *, outcomes: Table, expiry: Table) -> None:
     stop = before.to_bytes(_TIME_BYTES, "big")
     for entry, _ in expiry.scan(b"", stop, limit=EXPIRED_AT_ONCE_MAX):
         expiry.delete(entry)
-        outcomes.delete(entry[_TIME_BYTES:])
+        time, key = int.from_bytes(entry[:_TIME_BYTES], "big"), entry[_TIME_BYTES:]
+        stored = outcomes.get(key)
+        if stored is not None and decode_record(stored).time == time:  # not one that came since
+            outcomes.delete(key)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 RULE = "---"
 NOTHING = "(nothing)"
-"""Stands below the rule when the commands printed no line."""
+"""What a command without output prints."""
 
 Play = Callable[[str, list[str]], list[str]]
 """Carries out one command, given its verb and arguments, and returns the lines it prints."""
@@ -35,12 +35,11 @@ def _played(block: str, play: Play) -> str:
     if RULE not in lines:
         return "\n".join(lines)
     commands = lines[: lines.index(RULE)]
-    printed = [line for command in commands for line in _carried_out(command, play)]
-    return "\n".join([*commands, RULE, *(printed or [NOTHING])])
-
-
-def _carried_out(command: str, play: Play) -> list[str]:
-    if command.startswith("#"):
-        return []
-    verb, *arguments = shlex.split(command)
-    return play(verb, arguments)
+    carried_out = [command for command in commands if not command.startswith("#")]
+    printed: list[str] = []
+    for command in carried_out:
+        verb, *arguments = shlex.split(command)
+        result = play(verb, arguments) or [NOTHING]
+        # With several commands in a block, each is repeated above what it printed.
+        printed += result if len(carried_out) == 1 else [command, *(f"  {line}" for line in result)]
+    return "\n".join([*commands, RULE, *printed])

@@ -52,7 +52,6 @@ def test_what_stands_beside_the_mark_of_a_creation_is_not_read_and_not_counted(t
         assert db.count() == 0
 
 
-@pytest.mark.xfail(raises=FileExistsError, reason="the folder is looked for and then made, in two steps")
 def test_a_folder_that_another_process_made_first_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

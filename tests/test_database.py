@@ -175,8 +175,8 @@ class TestScanning:
         ("bounds", "error"),
         [
             ({"limit": -1}, kvstore.LimitExceeded),
-            ({"limit": 1.5}, kvstore.KeyInvalid),
-            ({"limit": True}, kvstore.KeyInvalid),
+            ({"limit": 1.5}, kvstore.LimitExceeded),
+            ({"limit": True}, kvstore.LimitExceeded),
             ({"start": 5}, kvstore.KeyInvalid),
             ({"prefix": 5}, kvstore.KeyInvalid),
             ({"stop": (float("nan"),)}, kvstore.KeyInvalid),

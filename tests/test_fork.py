@@ -61,7 +61,6 @@ def test_the_child_may_open_stores_of_its_own_but_not_the_one_it_inherited(tmp_p
     assert parent == "parent 2"
 
 
-@pytest.mark.xfail(strict=True, reason="stores in memory are not told of the fork, and their threads are gone")
 @pytest.mark.parametrize("replicas", [1, 3])
 def test_a_child_that_inherits_a_store_in_memory_never_hangs(tmp_path: Path, replicas: int) -> None:
     *lines, ended, parent = said("memory", tmp_path / "store", replicas)
@@ -72,7 +71,6 @@ def test_a_child_that_inherits_a_store_in_memory_never_hangs(tmp_path: Path, rep
     assert answers <= {"returned", "Forked"}
 
 
-@pytest.mark.xfail(strict=True, reason="backup makes the folder before it looks at the store")
 def test_a_backup_that_is_refused_in_the_child_leaves_nothing(tmp_path: Path) -> None:
     said("calls", tmp_path / "store")
 

@@ -174,7 +174,6 @@ class TestWhatARequestIs:
         assert db.add("n", 5, idempotency_key="once") == first
         assert db["n"] == "text"
 
-    @pytest.mark.xfail(strict=True, reason="submit does not see the key that was given to batch()")
     def test_a_key_given_to_a_batch_counts_when_it_is_submitted(self, db: Database) -> None:
         for _ in range(2):
             batch = db.batch(idempotency_key="once")

@@ -47,7 +47,6 @@ class TestPutting:
         assert found["done"] == found["there"]
         assert found["halves"] == 0
 
-    @pytest.mark.xfail(strict=False, raises=subprocess.TimeoutExpired, reason=LOCK)
     @pytest.mark.parametrize("threads", [0, 2])
     def test_what_was_submitted_is_there(self, tmp_path: Path, threads: int) -> None:
         found = interrupted("submit", tmp_path / "store", signals=300, threads=threads, seconds=6)
@@ -56,17 +55,14 @@ class TestPutting:
 
 
 class TestReading:
-    @pytest.mark.xfail(strict=False, raises=subprocess.TimeoutExpired, reason=LEAK)
     def test_interrupted_gets_leave_nothing_taken(self, tmp_path: Path) -> None:
         assert interrupted("get", tmp_path / "store", signals=300, seconds=6)["open"] == 0
 
-    @pytest.mark.xfail(strict=False, raises=subprocess.TimeoutExpired, reason=LEAK)
     def test_interrupted_scans_and_snapshots_leave_nothing_taken(self, tmp_path: Path) -> None:
         assert interrupted("scan", tmp_path / "store", signals=300, seconds=6)["open"] == 0
 
 
 class TestIdempotencyKeys:
-    @pytest.mark.xfail(strict=False, raises=subprocess.TimeoutExpired, reason=LATCH)
     @pytest.mark.parametrize("threads", [0, 2])
     def test_what_is_repeated_after_an_interrupt_is_done_once(self, tmp_path: Path, threads: int) -> None:
         found = interrupted("keyed", tmp_path / "store", signals=300, threads=threads, seconds=6)

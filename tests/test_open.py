@@ -114,7 +114,6 @@ class TestWhatIsNoStore:
         with pytest.raises(kvstore.UsageError):
             kvstore.open(os.fsencode(tmp_path / "store"))  # type: ignore[arg-type]
 
-    @pytest.mark.xfail(raises=(OSError, ValueError), reason="what the system says of a path is not translated")
     @pytest.mark.parametrize("name", ["a" * 300, "a\0b"], ids=["too long", "with a zero"])
     def test_a_path_that_cannot_be_is_an_error_of_the_store(self, tmp_path: Path, name: str) -> None:
         with pytest.raises(kvstore.Error):
@@ -177,12 +176,10 @@ class TestAnotherShape:
     def test_an_option_out_of_its_bounds_is_refused(self, tmp_path: Path, options: dict[str, Any]) -> None:
         refused(tmp_path / "store", kvstore.UsageError, **options)
 
-    @pytest.mark.xfail(strict=True, reason="1.0 and True pass `in REPLICAS`; True makes a store nobody opens")
     @pytest.mark.parametrize("replicas", [True, 1.0, 3.0])
     def test_a_number_of_replicas_that_is_no_int_is_refused(self, tmp_path: Path, replicas: Any) -> None:
         refused(tmp_path / "store", kvstore.UsageError, replicas=replicas)
 
-    @pytest.mark.xfail(raises=OverflowError, reason="days are turned into nanoseconds through a float")
     @pytest.mark.parametrize("days", [float("inf"), 1e300])
     def test_outcomes_may_be_kept_for_ever(self, tmp_path: Path, days: float) -> None:
         for _ in range(2):
@@ -330,7 +327,6 @@ class TestReadOnly:
                 assert writer.end() == 0
                 assert db["k"] == 19
 
-    @pytest.mark.xfail(strict=False, raises=(FileNotFoundError, kvstore.Corrupt), reason=VANISHED)
     @pytest.mark.parametrize("replicas", [1, 3])
     def test_readers_come_while_a_writer_opens_writes_and_closes(self, tmp_path: Path, replicas: int) -> None:
         store = a_store(tmp_path / "store", replicas=replicas)
@@ -348,7 +344,6 @@ class TestReadOnly:
         assert seen == sorted(seen)
         assert seen[-1] > 10, "the writer was there meanwhile"
 
-    @pytest.mark.xfail(raises=FileNotFoundError, reason=VANISHED)
     def test_a_mark_that_a_writer_removes_while_a_reader_looks_is_no_error(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -364,7 +359,6 @@ class TestReadOnly:
         with kvstore.open(store, readonly=True) as db:
             assert db["k"] == 1
 
-    @pytest.mark.xfail(raises=kvstore.Corrupt, reason="ReadingStore leaves environments open when it gives up")
     def test_a_reader_that_could_not_be_opened_leaves_nothing_open(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -378,7 +372,6 @@ class TestReadOnly:
             assert db["k"] == 1
         assert raised.traceback
 
-    @pytest.mark.xfail(strict=True, reason="a reader shows whatever lies in the learner's folder")
     def test_a_reader_of_a_folder_that_was_replaced_by_another_stores_is_not_misled(
         self, tmp_path: Path
     ) -> None:

@@ -50,7 +50,6 @@ def one_pass(db: Database) -> None:
     db._run({ShardId(shard): (Expire(before),) for shard in (0, 1)}, 0, None)
 
 
-@pytest.mark.xfail(raises=AssertionError, reason="a pass forgets a participant's part but not yet the home's")
 def test_a_retry_while_its_home_still_remembers_is_answered_or_done_anew(db: Database) -> None:
     home, other = 0, 1
     crowd(db, home)
@@ -63,7 +62,6 @@ def test_a_retry_while_its_home_still_remembers_is_answered_or_done_anew(db: Dat
     db.put(key, "first", idempotency_key=token)
 
 
-@pytest.mark.xfail(raises=AssertionError, reason="the old expiry entry removes the new outcome of its key")
 def test_an_outcome_that_is_younger_than_the_limit_survives_the_next_pass(db: Database) -> None:
     home, other = 0, 1
     crowd(db, other)

@@ -16,34 +16,28 @@ def lines_of(scenario: str, folder: Path, seconds: float = 6) -> list[str]:
     return running.run("waiting", scenario, folder / "store", timeout=seconds).splitlines()
 
 
-@pytest.mark.xfail(raises=HANGS, reason="room is given back after a group's callbacks, which wait for room")
 def test_callbacks_may_submit_while_submit_waits_for_room(tmp_path: Path) -> None:
     assert lines_of("callbacks_submit", tmp_path, seconds=12) == ["30000"]
 
 
-@pytest.mark.xfail(raises=HANGS, reason="close holds its lock while it waits for the thread of the callbacks")
 def test_a_callback_may_close_the_store_while_another_thread_does(tmp_path: Path) -> None:
     assert lines_of("callback_closes", tmp_path) == ["closed"]
 
 
-@pytest.mark.xfail(raises=HANGS, reason="Readers.record_count loses its permit when the view is refused")
 def test_a_reader_table_that_others_filled_is_an_error_that_costs_nothing(tmp_path: Path) -> None:
     lines = lines_of("another_process_reads_too", tmp_path, seconds=10)
 
     assert lines == ["500", "500", "full True", "0 1", "closed"]
 
 
-@pytest.mark.xfail(raises=HANGS, reason="a cut that is registered after close looked keeps its permit")
 def test_close_ends_a_snapshot_that_is_just_being_taken(tmp_path: Path) -> None:
     assert lines_of("snapshot_during_close", tmp_path, seconds=4) == ["closed"]
 
 
-@pytest.mark.xfail(raises=HANGS, reason="a request that is queued after close looked is never taken")
 def test_a_batch_that_is_submitted_while_the_store_closes_is_committed_or_refused(tmp_path: Path) -> None:
     assert lines_of("submit_during_close", tmp_path, seconds=4) in (["Closed"], ["NoneType"])
 
 
-@pytest.mark.xfail(raises=AssertionError, reason="a second interrupt frees the key's latch before the commit")
 def test_a_keyed_request_that_was_interrupted_twice_is_done_once(tmp_path: Path) -> None:
     interrupts, total = lines_of("interrupted_twice", tmp_path)[0].split()
 
@@ -51,6 +45,5 @@ def test_a_keyed_request_that_was_interrupted_twice_is_done_once(tmp_path: Path)
     assert total == "1"
 
 
-@pytest.mark.xfail(raises=HANGS, reason="the second of the two threads is not started, and never again")
 def test_an_interrupt_while_the_threads_start_does_not_stop_the_next_submit(tmp_path: Path) -> None:
     assert lines_of("interrupted_start", tmp_path, seconds=4) == ["interrupted", "True"]

@@ -114,27 +114,31 @@ class Story:
 
     def reopen(self, up: Collection[int]) -> None:
         cluster = self.cluster
-        began = self.change_epoch(up)
-        if len(began) < 2 or cluster.learner.number not in began:
-            # A replica that is up is behind. Nothing is lost, but it takes all three to go on.
-            began = self.change_epoch(HOSTS)
-        assert len(began) >= 2
-        assert cluster.learner.number in began
+        whole = self.begin_opening(up)
+        if len(whole - self.behind(whole)) < 2:
+            # One of the two that are up lacks what the other knows to be stable. Nothing is lost, but it
+            # takes all three to go on, and an epoch that only one can begin would end the store.
+            whole = self.begin_opening(HOSTS)
+        began: set[int] = set()
+        while not began or cluster.learner.number not in began:
+            cluster.crash(*(set(cluster.hosts) - whole))
+            cluster.change_epoch(*whole)
+            epoch = cluster.coordinator.record.epoch
+            whole = began = {host for host in cluster.hosts if self.epochs(host) == {epoch}}
+            assert len(began) >= 2
         self.check(began)
         cluster.crash(*(set(cluster.hosts) - began))
         for host in set(HOSTS) - began:
             cluster.disk.copy(str(cluster.learner.number), str(host))
             cluster.restart(host)
 
-    def change_epoch(self, up: Collection[int]) -> set[int]:
-        """Open these hosts in a new epoch; return those that could begin it."""
-        whole = self.begin_opening(up)
-        if len(whole) < 2:
-            return set()
-        cluster = self.cluster
-        cluster.crash(*(set(cluster.hosts) - whole))
-        cluster.change_epoch(*whole)
-        return {host for host in cluster.hosts if self.epochs(host) == {cluster.coordinator.record.epoch}}
+    def behind(self, hosts: Collection[int]) -> set[int]:
+        """Those that lack a slot that another of them knows to be stable."""
+        records = {
+            (host, shard): self.cluster.record(host, shard) for host in hosts for shard in range(SHARDS)
+        }
+        stable = [max(records[host, shard].stable for host in hosts) for shard in range(SHARDS)]
+        return {host for host, shard in records if records[host, shard].head[1] < stable[shard]}
 
     # -- what must hold ----------------------------------------------------------------------
 

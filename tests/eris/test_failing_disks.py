@@ -296,11 +296,6 @@ class TestAReplicaThatComesBack:
             assert_holds(db, 1, 3)
             assert_replicas_agree(db)
 
-    @pytest.mark.xfail(
-        reason="START-EPOCH says where the log ends but not which epoch it follows, so a replica that missed"
-        " two epochs and has as many slots takes its own for those that were decided; verify() sees nothing",
-        raises=AssertionError,
-    )
     def test_with_a_transaction_that_was_dropped_two_epochs_ago_is_rebuilt(self) -> None:
         disk = self.with_a_transaction_only_replica_has(2)
         with reopened(disk, 2) as db:
@@ -312,11 +307,6 @@ class TestAReplicaThatComesBack:
             assert_holds(db, 1, 3)
             assert_replicas_agree(db)
 
-    @pytest.mark.xfail(
-        reason="a START-EPOCH that one replica alone had saved is not known to the others, who start the same"
-        " epoch with another meaning; when the one comes back, records tie and the opening fails for ever",
-        raises=AssertionError,
-    )
     def test_with_an_epoch_of_its_own_gives_it_up(self) -> None:
         disk, db = a_store(shards=1)
         db.close()
@@ -368,11 +358,6 @@ class TestClosing:
             assert_holds(db, 1, 2)
             assert_replicas_agree(db)
 
-    @pytest.mark.xfail(
-        reason="close raises where it brings the followers up to date, before it stops their threads, closes"
-        " the environments and unlocks the store",
-        raises=AssertionError,
-    )
     def test_with_a_learner_that_fails_in_it_lets_go_of_everything(self) -> None:
         disk, db = a_store()
         write(db, 2)

@@ -265,7 +265,7 @@ class TestTheCombinedLog:
 
     def test_begins_above_the_greatest_stable_slot(self) -> None:
         """What is stable anywhere is at a quorum, and never changes."""
-        one, two, three = (a_transaction(number, **{"s0": number}) for number in (1, 2, 3))
+        one, two, three = (a_transaction(number, s0=number) for number in (1, 2, 3))
 
         messages = started(
             a_coordinator(), ack(0, three, stable=12), ack(1, one, two), ack(2, two, stable=11)

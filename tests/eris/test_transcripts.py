@@ -175,7 +175,9 @@ def shown_packet(packet: Packet) -> str:
 def shown_message(message: msgspec.Struct) -> str:
     match message:
         case Request():
-            return f"Request {message.request}, answered {message.answered}: {shown_parts(message.operations)}"
+            return (
+                f"Request {message.request}, answered {message.answered}: {shown_parts(message.operations)}"
+            )
         case Stamped():
             return f"Stamped {shown_stamped(message)}"
         case Reply():
@@ -229,7 +231,9 @@ def shown_entries(entries: Iterable[LogEntry]) -> str:
 
 
 def shown_outcome(outcome: Outcome) -> str:
-    found = ", ".join(str(what if isinstance(what, bool) else values.decode(what)) for what in outcome.results)
+    found = ", ".join(
+        str(what if isinstance(what, bool) else values.decode(what)) for what in outcome.results
+    )
     return "refused" if outcome.refused else f"done {found}".strip()
 
 

@@ -169,10 +169,6 @@ class TestAnotherFormat:
         assert (caught.value.found, caught.value.expected) == (999, data_file.DATA_VERSION)
 
     @pytest.mark.parametrize("marked", [False, True])
-    @pytest.mark.xfail(
-        reason="LMDB 1.0 has longer page headers, so its magic is not where 0.9 has it: taken for damage",
-        raises=Corrupt,
-    )
     def test_of_lmdb_1_0_is_named_too(self, closed: Path, *, marked: bool) -> None:
         (closed / DATA_FILE).unlink()
         lmdb.open(str(closed), lib_version=1, map_size=1 << 20).close()
@@ -213,11 +209,6 @@ class TestAnotherProgram:
         ]
         environment.close()
 
-    @pytest.mark.xfail(
-        reason="the count goes on naming what is missing, but only the first opening knows why:"
-        " after a clean close the next one takes the root for damaged and refuses it for ever",
-        raises=Corrupt,
-    )
     def test_does_not_keep_the_store_from_being_opened_a_second_time(self, closed: Path) -> None:
         with raw_lmdb(closed) as env, env.begin(write=True) as txn:
             assert txn.delete(TABLE + T + b"0070")

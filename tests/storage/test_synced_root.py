@@ -189,9 +189,6 @@ def test_a_reader_is_told_to_have_it_opened_for_writing_first(
 WALKED = "a restored root stands in both meta pages, and the walk over the file takes that for damage: %s"
 
 
-@pytest.mark.xfail(
-    reason=WALKED % "so a file that lacks a page that was never written is refused", raises=Corrupt
-)
 def test_a_synced_root_that_counts_pages_never_written_is_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,7 +201,6 @@ def test_a_synced_root_that_counts_pages_never_written_is_whole(
     found.close()
 
 
-@pytest.mark.xfail(reason=WALKED % "so a failed sync and then a power loss end the store", raises=Corrupt)
 def test_power_loss_after_a_failed_sync_leaves_the_last_synced_state(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,11 +223,6 @@ def test_power_loss_after_a_failed_sync_leaves_the_last_synced_state(
 
 
 @pytest.mark.parametrize("commits_after_the_sync", range(3))
-@pytest.mark.xfail(
-    reason="the closed mark is written before the synced root is removed: power loss between the two puts"
-    " the old root back and then takes the file for one that another program changed",
-    raises=Corrupt,
-)
 def test_power_loss_in_the_middle_of_a_close_loses_nothing(
     folder: Path, monkeypatch: pytest.MonkeyPatch, commits_after_the_sync: int
 ) -> None:
@@ -255,10 +246,6 @@ def test_power_loss_in_the_middle_of_a_close_loses_nothing(
     found.close()
 
 
-@pytest.mark.xfail(
-    reason="a synced root that fails its checksum counts as none, so the file is opened at a root whose"
-    " pages may be lost, without a word"
-)
 def test_a_damaged_synced_root_is_damage(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,7 +17,6 @@ from typing import Any
 import kvstore
 from tests.support.programs import running
 
-
 HELD: list[kvstore.Snapshot] = []
 """Snapshots that ``["hold", COUNT]`` took."""
 

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
+PYTHON = [sys.executable, "-W", "error"]
+"""Warnings are errors, as pytest makes them."""
 
 
 def start(program: str, *arguments: object) -> subprocess.Popen[str]:
@@ -37,6 +39,4 @@ def stop(child: subprocess.Popen[str]) -> None:
 
 
 def _command(program: str, arguments: tuple[object, ...]) -> list[str]:
-    # -W error: what pytest makes of a warning is made of it in the child too.
-    module = f"tests.support.programs.{program}"
-    return [sys.executable, "-W", "error", "-m", module, *map(str, arguments)]
+    return [*PYTHON, "-m", f"tests.support.programs.{program}", *map(str, arguments)]

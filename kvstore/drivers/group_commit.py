@@ -236,14 +236,12 @@ class GroupCommit:
 
     def _start_threads(self) -> None:
         """Start the writer and the thread of the futures, with the first request that needs them."""
-        if self._completer is None:
-            completer = threading.Thread(target=self._complete, name="kvstore-futures", daemon=True)
-            completer.start()
-            self._completer = completer
-        if self._writer is None:
-            writer = threading.Thread(target=self._write, name="kvstore-writer", daemon=True)
-            writer.start()
-            self._writer = writer
+        if self._completer is None or not self._completer.is_alive():
+            self._completer = threading.Thread(target=self._complete, name="kvstore-futures", daemon=True)
+            self._completer.start()
+        if self._writer is None or not self._writer.is_alive():
+            self._writer = threading.Thread(target=self._write, name="kvstore-writer", daemon=True)
+            self._writer.start()
 
     def _write(self) -> None:
         while not self._closed:
@@ -276,7 +274,7 @@ class GroupCommit:
         self._submitted.set()
         self._completed.put(None)
         for thread in (self._writer, self._completer):
-            if thread is not None and thread is not threading.current_thread():
+            if thread is not None and thread.is_alive() and thread is not threading.current_thread():
                 thread.join()
 
     def _end(self) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from kvstore.eris.effects import Dropped, Effect, ReplicaAddress, Send
 from kvstore.eris.messages import SyncCommit, SyncReply
+from kvstore.eris.shard_state import Status
 from kvstore.types import Slot
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 def on_batch_end(replica: Replica) -> list[Effect]:
     """Step 1, at a follower; a shard of one replica is its own quorum."""
     record = replica.record
+    if replica.status is not Status.NORMAL:
+        return []  # its log may hold what the next epoch does not begin with
     if replica.is_learner:
         if replica.replicas == 1:
             record.stable = replica.last_slot
@@ -36,7 +39,7 @@ def on_batch_end(replica: Replica) -> list[Effect]:
 def on_sync_reply(replica: Replica, reply: SyncReply) -> list[Effect]:
     """Step 2, at the learner."""
     record = replica.record
-    if (reply.epoch, reply.view) != (record.epoch, record.view) or not replica.is_learner:
+    if not _is_current(replica, reply) or not replica.is_learner:
         return [Dropped(reply, "of another epoch or view")]
     replica.sync_replies[reply.replica] = reply.slot
     stable = _quorum_slot(replica)
@@ -49,6 +52,12 @@ def on_sync_reply(replica: Replica, reply: SyncReply) -> list[Effect]:
     return [Send(ReplicaAddress(shard, number), commit) for number in peers]
 
 
+def _is_current(replica: Replica, message: SyncReply | SyncCommit) -> bool:
+    record = replica.record
+    normal = replica.status is Status.NORMAL
+    return normal and (message.epoch, message.view) == (record.epoch, record.view)
+
+
 def _quorum_slot(replica: Replica) -> Slot:
     """The highest slot that a majority, this replica included, holds."""
     ends = sorted([replica.last_slot, *replica.sync_replies.values()], reverse=True)
@@ -59,7 +68,7 @@ def _quorum_slot(replica: Replica) -> Slot:
 def on_sync_commit(replica: Replica, commit: SyncCommit) -> list[Effect]:
     """Step 3, at a follower."""
     record = replica.record
-    if (commit.epoch, commit.view) != (record.epoch, record.view) or replica.is_learner:
+    if not _is_current(replica, commit) or replica.is_learner:
         return [Dropped(commit, "of another epoch or view")]
     if commit.slot > replica.last_slot:
         return [Dropped(commit, "the log does not reach so far")]

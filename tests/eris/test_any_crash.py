@@ -1,5 +1,5 @@
-"""Hosts fail at any batch, and openings are cut off anywhere: what a client was answered is in every epoch that
-follows, once, and any other transaction is at all of its participants or at none (F2, F3, R4)."""
+"""Hosts fail at any batch, and openings are cut off anywhere: what a client was answered is in every epoch
+that follows, once, and any other transaction is at all of its participants or at none (F2, F3, R4)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ steps = st.lists(
 
 
 class Story:
-    """A cluster, and what its clients asked for. Transaction ``t`` adds 1 to key ``t`` at each participant."""
+    """A cluster, and what its clients asked for. Transaction ``t`` adds 1 to ``t`` at each participant."""
 
     def __init__(self) -> None:
         self.cluster = Cluster(shards=SHARDS)

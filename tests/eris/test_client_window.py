@@ -52,8 +52,8 @@ def test_w1_holds_whatever_comes_in_whatever_order(arrivals: list[tuple[int, int
     window = ClientWindow()
     executed: list[int] = []
     said = 0
-    for request, answered in arrivals:
-        answered = min(answered, request - 1)  # a client never says that of the request itself
+    for request, word in arrivals:
+        answered = min(word, request - 1)  # a client never says that of the request itself
         if window.outcome_of(RequestId(request)) is None:
             executed.append(request)
             record(window, request, answered=answered)

@@ -1,4 +1,4 @@
-"""The failure coordinator's part in an epoch change: F1 to F3 (Eris, SOSP 2017, section 6.5; contracts B1)."""
+"""The failure coordinator in an epoch change: F1 to F3 (Eris, SOSP 2017, section 6.5; contracts B1)."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from kvstore.eris.messages import (
     Stamped,
     StartEpoch,
 )
+from kvstore.execution.operations import Operation
 from kvstore.types import (
     ClientId,
     Epoch,
@@ -33,6 +34,7 @@ from kvstore.types import (
 )
 from tests.support.cluster import add
 
+Parts = dict[ShardId, tuple[Operation, ...]]
 LAST = Epoch(4)
 """The epoch that was started last, and in which all acknowledgements of these tests were normal."""
 NEXT = Epoch(5)
@@ -60,7 +62,7 @@ def a_coordinator(
 def a_transaction(clock: int, **numbers: int) -> Stamped:
     """A transaction with these numbers: ``a_transaction(7, s0=1, s2=4)``."""
     places = {ShardId(int(shard[1:])): SequenceNumber(number) for shard, number in numbers.items()}
-    parts = {shard: (add("n"),) for shard in places}
+    parts: Parts = {shard: (add("n"),) for shard in places}
     return Stamped(
         MultiStamp(LAST, 0, Timestamp(clock), places),
         Request(ClientId(LAST), RequestId(clock), RequestId(0), parts),
@@ -89,7 +91,7 @@ def ack(
 
 def starts(effects: list[Effect]) -> dict[tuple[int, int], StartEpoch]:
     """The START-EPOCHs by shard and replica."""
-    found = {}
+    found: dict[tuple[int, int], StartEpoch] = {}
     for effect in effects:
         assert isinstance(effect, Send)
         assert isinstance(effect.to, ReplicaAddress)

@@ -14,17 +14,19 @@ from kvstore.drivers import log_retention
 from kvstore.eris.log import BODY, NO_OP, REFERENCE, Bodies, TransactionLog, read_body
 from kvstore.eris.messages import MultiStamp, Request, Stamped
 from kvstore.eris.shard_state import log_name
+from kvstore.execution.operations import Operation
 from kvstore.ports import Head
 from kvstore.storage import MemoryDisk, MemoryEnvironment
 from kvstore.types import ClientId, Epoch, RequestId, SequenceNumber, ShardId, Slot, Timestamp
 from tests.support.cluster import Cluster, add, put
 
+Parts = dict[ShardId, tuple[Operation, ...]]
 EMPTY: Head = (1, 0, 0)
 
 
 def a_transaction(clock: int, *shards: int, size: int = 10) -> Stamped:
     """A transaction over these shards."""
-    parts = {ShardId(shard): (put("k", "v" * size),) for shard in shards}
+    parts: Parts = {ShardId(shard): (put("k", "v" * size),) for shard in shards}
     numbers = {ShardId(shard): SequenceNumber(1) for shard in shards}
     return Stamped(
         MultiStamp(Epoch(1), 0, Timestamp(clock), numbers),

@@ -83,10 +83,9 @@ class TestDurabilityCommit:
     def run(self, replicas: int) -> WitnessedDisk:
         """Two openings with a few transactions each; the disk's note is the last acknowledged one."""
         disk = WitnessedDisk()
-        number = 0
-        for count in (4, 5):
+        for numbers in (range(1, 5), range(5, 10)):
             with open_on(disk, shards=SHARDS, replicas=replicas) as db:
-                for number in range(number + 1, number + count + 1):
+                for number in numbers:
                     write(db, number)
                     disk.note = number
         return disk

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from kvstore.eris.effects import ClientAddress, Dropped, Effect, Send
 from kvstore.eris.messages import MultiStamp, Reply, Request, Stamped
 from kvstore.execution.operations import Operation, Outcome
-from kvstore.types import ClientId, Epoch, RequestId, SequenceNumber, ShardId, Timestamp
+from kvstore.types import ClientId, Epoch, RequestId, SequenceNumber, ShardId, Slot, Timestamp, ViewNumber
 from tests.support.cluster import Cluster, add, delete, put
 
 CLIENT = ClientId(1)
@@ -59,10 +59,10 @@ class TestTheNextTransaction:
 
         (reply,) = replies(cluster.give(LEARNER, transaction(1)))
 
+        outcome = results(b"\x01")
         assert reply == Reply(
-            CLIENT, RequestId(1), ShardId(0), 0, Epoch(1), cluster.record(LEARNER).view, cluster.replica(0).last_slot,
-            results(b"\x01"),
-        )  # fmt: skip
+            CLIENT, RequestId(1), ShardId(0), LEARNER, Epoch(1), ViewNumber(0), Slot(1), outcome
+        )
         assert cluster.cells(LEARNER) == {"n": (1, 1)}
 
     def test_is_logged_and_acknowledged_by_a_follower_but_not_executed(self) -> None:
@@ -243,8 +243,8 @@ class TestARetriedRequest:
         cluster = Cluster(replicas=1)
         first: dict[int, Outcome] = {}
         ended = 0
-        for number, (request, answered) in enumerate(copies, 1):
-            answered = min(answered, request - 1)
+        for number, (request, word) in enumerate(copies, 1):
+            answered = min(word, request - 1)
             effects = cluster.give(0, transaction(number, request=request, answered=answered))
             if request <= ended:
                 assert effects == []

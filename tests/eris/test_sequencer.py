@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from kvstore.eris.effects import GroupAddress, Send
 from kvstore.eris.messages import Request, Stamped
 from kvstore.eris.sequencer import Sequencer
+from kvstore.execution.operations import Operation
 from kvstore.types import ClientId, Epoch, RequestId, ShardId, Timestamp
 from tests.support.cluster import put
 
+Parts = dict[ShardId, tuple[Operation, ...]]
 SHARDS = 4
 
 
@@ -21,7 +23,7 @@ def a_sequencer(*, clock: int = 0, epoch: int = 1) -> Sequencer:
 
 
 def request(*shards: int, number: int = 1, after: int = 0) -> Request:
-    parts = {ShardId(shard): (put("k", shard),) for shard in shards}
+    parts: Parts = {ShardId(shard): (put("k", shard),) for shard in shards}
     return Request(ClientId(1), RequestId(number), RequestId(0), parts, Timestamp(after))
 
 

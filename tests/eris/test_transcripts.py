@@ -1,4 +1,4 @@
-"""Runs of the whole protocol, recorded in ``tests/transcripts/eris``: read those. ``UPDATE=1`` writes them anew.
+"""Runs of the whole protocol, recorded in ``tests/transcripts/eris``: read those. ``UPDATE=1`` rewrites them.
 
     cluster SHARDS REPLICAS       a new cluster; it comes with epoch 1 begun
     submit PART...                a part is SHARD:put:KEY:VALUE, SHARD:add:KEY:AMOUNT or SHARD:delete:KEY
@@ -8,7 +8,7 @@
     lose KIND [host=N] [shard=N]  take messages off the wire
     fire                          the client's retry timer
     crash HOST... | restart HOST...
-    epoch [HOST...]               begin an epoch change that consults these hosts; its messages are on the wire
+    epoch [HOST...]               begin an epoch change; only these hosts are consulted
     stamp                         the sequencer and the client of the new epoch begin
     wire | status | log
 
@@ -142,7 +142,7 @@ class Player:
     def _status_of(self, host: int, shard: int) -> str:
         record = self.cluster.record(host, shard)
         learner = " learner" if self.cluster.replica(host, shard).is_learner else ""
-        state = ", ".join(f"{key}={value}" for key, value in self.cluster.values(host, shard).items())
+        state = ", ".join("=".join(map(str, item)) for item in self.cluster.values(host, shard).items())
         return (
             f"s{shard}.r{host} epoch {record.epoch} view {record.view} log 1..{record.head[1]}"
             f" stable {record.stable} executed {record.executed}{learner}: {state or 'empty'}"
@@ -192,7 +192,8 @@ def shown_message(message: msgspec.Struct) -> str:
             return f"EpochChange {message.epoch}"
         case EpochChangeAck():
             who = f"s{message.shard}.r{message.replica} of epoch {message.last_normal_epoch}"
-            return f"EpochChangeAck {message.epoch} of {who}, stable {message.stable}{shown_entries(message.entries)}"
+            entries = shown_entries(message.entries)
+            return f"EpochChangeAck {message.epoch} of {who}, stable {message.stable}{entries}"
         case StartEpoch():
             place = f"view {message.view}, stable {message.stable}"
             return f"StartEpoch {message.epoch}, {place}{shown_entries(message.entries)}"
@@ -209,13 +210,17 @@ def shown_parts(parts: dict[ShardId, tuple[Operation, ...]]) -> str:
 def shown_operation(operation: Operation) -> str:
     match operation:
         case Put(key, value):
-            return f"put {keys.decode(key)}={values.decode(value)}"
+            return f"put {shown_key(key)}={values.decode(value)}"
         case Add(key, amount):
-            return f"add {keys.decode(key)} {values.decode(amount)}"
+            return f"add {shown_key(key)} {values.decode(amount)}"
         case Delete(key):
-            return f"delete {keys.decode(key)}"
+            return f"delete {shown_key(key)}"
         case _:
             return str(operation)
+
+
+def shown_key(encoded: bytes) -> str:
+    return str(keys.decode(encoded))
 
 
 def shown_stamped(stamped: Stamped | None) -> str:

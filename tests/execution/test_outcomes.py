@@ -1,4 +1,4 @@
-"""Outcomes of requests with an idempotency key: kept by each participant, forgotten by time (contracts C4)."""
+"""Outcomes of requests with an idempotency key: kept by each participant, forgotten by time (C4)."""
 
 from __future__ import annotations
 

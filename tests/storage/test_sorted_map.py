@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,10 +20,11 @@ Steps = list[tuple[str, bytes, bytes]]
 
 
 @pytest.fixture(autouse=True, scope="module")
-def small_chunks() -> None:
+def small_chunks() -> Iterator[None]:
     """Chunks of a few items, so that short histories split and empty them."""
-    patch = pytest.MonkeyPatch()
-    patch.setattr(sorted_map, "CHUNK_MAX", 4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sorted_map, "CHUNK_MAX", 4)
+        yield
 
 
 def play(shown: SortedMap, model: Model, history: Steps) -> None:

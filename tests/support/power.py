@@ -1,4 +1,4 @@
-"""A memory disk that keeps an image of itself at every commit boundary: what a power loss there would leave."""
+"""A memory disk that keeps an image of itself at every commit boundary: what power loss there would leave."""
 
 from __future__ import annotations
 

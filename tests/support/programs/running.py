@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,17 @@ def run(program: str, *arguments: object, timeout: float = 60) -> str:
     )
     assert done.returncode == 0, f"{program} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
     return done.stdout
+
+
+def first_line(child: subprocess.Popen[str]) -> str:
+    """Read one line and no more: what the stream would read ahead ``communicate`` does not see."""
+    assert child.stdout is not None
+    line = b""
+    while not line.endswith(b"\n"):
+        byte = os.read(child.stdout.fileno(), 1)
+        assert byte, f"it ended after {line!r}: {child.stderr and child.stderr.read()}"
+        line += byte
+    return line.decode().rstrip()
 
 
 def stop(child: subprocess.Popen[str]) -> None:

@@ -101,10 +101,10 @@ def snapshot_during_close(path: str) -> None:
     taking, go_on = threading.Event(), threading.Event()
     make = readers.Cut.__init__
 
-    def slowly(cut: Any, owner: Any, view: View, lifetime: float) -> None:
+    def slowly(cut: Any, owner: Any, lifetime: float) -> None:
         taking.set()
         go_on.wait()
-        make(cut, owner, view, lifetime)
+        make(cut, owner, lifetime)
 
     readers.Cut.__init__ = slowly  # type: ignore[assignment, method-assign]
     kept: list[Any] = []

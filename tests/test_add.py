@@ -13,8 +13,6 @@ HUGE = 10**400
 """An int that no float can hold."""
 
 
-
-
 def the_longest_int() -> int:
     """The largest int that can be stored: one more takes one byte more than a value may have."""
     size = 16 << 20

@@ -71,7 +71,9 @@ class Story:
             counts = [view.get(("count", lane), 0) for lane in range(LANES)]
         for lane, count in enumerate(counts):
             assert self.acknowledged[lane] <= count <= self.acknowledged[lane] + AHEAD_MAX + 1
-        assert found == {key: value for lane in range(LANES) for key, value in expected(lane, counts[lane]).items()}
+        assert found == {
+            key: value for lane in range(LANES) for key, value in expected(lane, counts[lane]).items()
+        }
         self.acknowledged = counts
 
     def reopen_and_check(self) -> None:

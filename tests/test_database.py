@@ -230,7 +230,9 @@ class TestWriting:
         assert db["k"] == 2
         assert "missing" not in db
 
-    @pytest.mark.parametrize("condition", [{"if_version": 0}, {"if_version": -1}, {"if_version": True}], ids=str)
+    @pytest.mark.parametrize(
+        "condition", [{"if_version": 0}, {"if_version": -1}, {"if_version": True}], ids=str
+    )
     def test_a_version_that_none_can_have_is_refused(self, db: Database, condition: dict[str, Any]) -> None:
         with pytest.raises(kvstore.LimitExceeded):
             db.put("k", 1, **condition)

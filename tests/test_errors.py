@@ -86,7 +86,7 @@ class TestTheTree:
         bases, facts = TREE[name]
         kind = all_errors()[name]
 
-        error = kind("what happened", hint="the way out", **{fact: "found" for fact in facts})
+        error = kind("what happened", hint="the way out", **dict.fromkeys(facts, "found"))
 
         assert issubclass(kind, bases)
         assert issubclass(kind, kvstore.Error)
@@ -99,7 +99,7 @@ class TestTheTree:
     @pytest.mark.parametrize("name", TREE)
     def test_a_copy_has_the_same_text_and_facts(self, name: str) -> None:
         """Copies are what crosses threads and, by way of pickling, processes."""
-        facts = {fact: "found" for fact in TREE[name][1]}
+        facts = dict.fromkeys(TREE[name][1], "found")
         error = all_errors()[name]("what happened", hint="the way out", **facts)
 
         twin = copy.copy(error)

@@ -303,7 +303,9 @@ class TestForgetting:
                 db.add(("n", number), idempotency_key=("request", number))
 
         with kvstore.open(tmp_path / "store") as db:
-            assert {db.add(("n", number), idempotency_key=("request", number)) for number in range(600)} == {1}
+            assert {db.add(("n", number), idempotency_key=("request", number)) for number in range(600)} == {
+                1
+            }
 
     def test_threads_that_retry_while_outcomes_are_forgotten_get_an_answer(self) -> None:
         """An old key is either remembered as a whole or forgotten as a whole."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-import pytest
-
 from tests.support.programs import running
 
 HANGS = subprocess.TimeoutExpired

@@ -244,8 +244,11 @@ class Cluster:
 
     # -- epochs ------------------------------------------------------------------------------
 
-    def begin_epoch(self, *consulted: int) -> None:
-        """Lay the EPOCH-CHANGEs of a new epoch on the wire; all hosts are consulted if none is named."""
+    def begin_epoch(self, *consulted: int, complete: bool = False) -> None:
+        """Lay the EPOCH-CHANGEs of a new epoch on the wire; all hosts are consulted if none is named.
+
+        With ``complete``, the coordinator has those that are behind completed, as an opening does.
+        """
         hosts = [self.hosts[number] for number in consulted or sorted(self.hosts)]
         self.coordinator = FailureCoordinator(
             record=self.newest_record(),
@@ -255,7 +258,12 @@ class Cluster:
         )
         epochs = [replica.record.epoch for host in hosts for replica in host.replicas]
         epoch = Epoch(1 + max(self.coordinator.record.epoch, *epochs))
-        self.carry(self.coordinator.begin(epoch))
+        ends = (
+            min(replica.last_slot for replica in replicas)
+            for replicas in zip(*(host.replicas for host in hosts), strict=True)
+        )
+        since = {ShardId(shard): end for shard, end in enumerate(ends)}
+        self.carry(self.coordinator.begin(epoch, since if complete else None))
 
     def newest_record(self) -> CoordinatorRecord:
         """The newest coordinator's record on the disks of the living hosts."""
@@ -273,10 +281,10 @@ class Cluster:
         self.sequencer = Sequencer(epoch=record.epoch, shards=self.shards, clock=clock)
         self.client = Client(client=ClientId(record.epoch), replicas=self.replicas)
 
-    def change_epoch(self, *consulted: int) -> None:
+    def change_epoch(self, *consulted: int, complete: bool = False) -> None:
         """A whole epoch change in which no message is lost; what was under way before is."""
         self.wire.clear()
-        self.begin_epoch(*consulted)
+        self.begin_epoch(*consulted, complete=complete)
         self.run()
         assert self.coordinator.record.last_started == self.coordinator.record.epoch
         self.begin_stamping()
@@ -292,6 +300,10 @@ class Cluster:
 
     def log(self, host: int, shard: int = 0) -> list[Stamped | None]:
         """The durable log of a replica, from its first slot on; None is a NO-OP."""
+        return list(self.slots(host, shard).values())
+
+    def slots(self, host: int, shard: int = 0) -> dict[int, Stamped | None]:
+        """The durable log of a replica, by slot."""
         view = self._view(host)
 
         def records(number: ShardId, first: int, count: int) -> list[tuple[int, bytes]]:
@@ -300,7 +312,7 @@ class Cluster:
         def referred(number: ShardId, slot: Slot) -> bytes:
             return records(number, slot, 1)[0][1]
 
-        return [read_body(body, referred) for _, body in records(ShardId(shard), 0, ROWS_ALL)]
+        return {slot: read_body(body, referred) for slot, body in records(ShardId(shard), 0, ROWS_ALL)}
 
     def cells(self, host: int, shard: int = 0) -> dict[Key, tuple[object, int | None]]:
         """Value and version by key, as a replica has them on disk."""

@@ -199,6 +199,66 @@ def interrupted_twice(path: str) -> None:
     db.close()
 
 
+def add_until_done(db: kvstore.Database) -> int:
+    """Ask again after each interrupt, as a user would; return how many there were."""
+    interrupts = 0
+    while True:
+        try:
+            db.add("n", 1, idempotency_key="once")
+        except KeyboardInterrupt:
+            interrupts += 1
+        else:
+            return interrupts
+
+
+def interrupted_queueing(path: str) -> None:
+    """An interrupt comes just when the request of the main thread stands in the queue."""
+    db = kvstore.open(path)
+    db.put("n", 0)
+    commits = db._store.commits  # type: ignore[attr-defined]
+
+    class InterruptedQueue(type(commits._queue)):  # type: ignore[misc]
+        def append(self, pending: Any) -> None:
+            super().append(pending)
+            if pending.token is not None and len(sent) < 1:
+                sent.append(pending)
+                signal.raise_signal(signal.SIGINT)
+
+    sent: list[Any] = []
+    commits._queue = InterruptedQueue(commits._queue)
+    go_on = threading.Event()
+    holder = in_thread(lambda: commits.exclusively(go_on.wait))
+    while not commits._leading.locked():
+        time.sleep(0.001)
+    in_thread(lambda: (time.sleep(0.3), go_on.set()))
+    interrupts = add_until_done(db)
+    holder.join()
+    print(interrupts, db["n"])
+    db.close()
+
+
+def interrupted_leading(path: str) -> None:
+    """The main thread leads a group that is full before its own request, and is interrupted in it."""
+    db = kvstore.open(path, durability="none")
+    db.put("n", 0)
+    commits = db._store.commits  # type: ignore[attr-defined]
+    process, groups = commits._process, []
+
+    def interrupt_the_first(group: list[Any]) -> None:
+        process(group)
+        groups.append(len(group))
+        if len(groups) == 1:
+            signal.raise_signal(signal.SIGINT)
+
+    commits._start_threads = lambda: None  # the writer has not woken up yet
+    for number in range(3000):
+        db.submit(a_batch(db, (number,)))
+    commits._process = interrupt_the_first
+    interrupts = add_until_done(db)
+    print(interrupts, db["n"])
+    db.close()
+
+
 def interrupted_start(path: str) -> None:
     """The first submit is interrupted while it starts the store's threads; the next one must work."""
     db = kvstore.open(path)

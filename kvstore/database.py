@@ -17,6 +17,7 @@ from kvstore import keys, values
 from kvstore.drivers import backup, report
 from kvstore.drivers.group_commit import Pending
 from kvstore.drivers.idempotency import Claim, digest
+from kvstore.drivers.interrupts import uninterrupted
 from kvstore.drivers.store import Store, WritingStore
 from kvstore.eris.messages import Answer
 from kvstore.errors import Conflict, LimitExceeded, NotFound, ReadOnly, UsageError
@@ -176,7 +177,7 @@ class Database:
 
     def batch(self, *, idempotency_key: Key | None = None) -> Batch:
         """Collect writes; they are committed together at the end of the ``with`` block."""
-        self._writing_store()
+        self._writing_store().readers.check()
         return Batch(self._routing, self._read, self._commit, idempotency_key)
 
     def _commit(self, batch: Batch) -> None:
@@ -190,6 +191,8 @@ class Database:
         Waits itself while too much is outstanding. The future cannot be cancelled.
         """
         store = self._writing_store()
+        if not batch.belongs_to(self._routing):
+            raise UsageError("a batch is submitted to the database that made it")
         operations, route = batch.finish(), batch.route
         future: Future[Commit] = Future()
         future.set_running_or_notify_cancel()
@@ -203,17 +206,14 @@ class Database:
         if idempotency_key is None:
             store.submit(pending)
             return future
-        claim = self._claim(pending, idempotency_key)
-        try:
+        with uninterrupted(), self._claim(pending, idempotency_key) as claim:
             answer = store.idempotency.take(claim)
             if answer is not None:
                 future.set_result(_committed(answer, route))
-            else:
-                pending.on_done = claim.release
-                store.submit(pending)
-        finally:
-            if not pending.queued:
-                claim.release()
+                return future
+            pending.on_done = claim.release
+            store.submit(pending)
+            claim.handed_over = True
         return future
 
     def _run(
@@ -230,12 +230,9 @@ class Database:
         pending = Pending(operations, size, weight)
         if idempotency_key is None:
             return _answer(store, pending, check)
-        claim = self._claim(pending, idempotency_key)
-        try:
+        with uninterrupted(), self._claim(pending, idempotency_key) as claim:
             answer = store.idempotency.take(claim)
             return _answer(store, pending, check) if answer is None else answer
-        finally:
-            claim.release()
 
     def _writing_store(self) -> WritingStore:
         store = self._store

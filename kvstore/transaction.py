@@ -148,6 +148,10 @@ class Batch:
             case Delete(key):
                 self._numbers[key] = None
 
+    def belongs_to(self, routing: Routing) -> bool:
+        """Whether its keys were placed by this routing."""
+        return self._routing is routing
+
     @property
     def route(self) -> Route:
         """How it will run, or ran."""

@@ -16,6 +16,7 @@ import pytest
 
 import kvstore
 from kvstore import Database
+from kvstore.storage.records import COUNT_KEY
 from tests.support.programs.remote import Remote
 
 REPLICAS = 3
@@ -52,7 +53,7 @@ def records(replica: Path) -> dict[bytes, bytes]:
         environment.begin() as transaction,
     ):
         found = {bytes(key): bytes(value) for key, value in transaction.cursor()}
-    return {key: value for key, value in found.items() if key[:1] != b"\x01" and key[1:3] != b"\xff\xff"}
+    return {key: value for key, value in found.items() if key != COUNT_KEY and key[1:3] != b"\xff\xff"}
 
 
 def all_equal(store: Path) -> bool:

@@ -7,12 +7,12 @@ import uuid
 
 import msgspec
 
-from kvstore.drivers.home import FolderHome
+from kvstore.drivers.home import FolderHome, MemoryHome
 from kvstore.drivers.host import MANIFEST_KEY
 from kvstore.drivers.manifest import Manifest, encode
 from kvstore.drivers.store import Store
 from kvstore.eris.shard_state import HOST_TABLE
-from kvstore.errors import NotAStore
+from kvstore.errors import NotAStore, UsageError
 
 
 def write(store: Store, path: str | os.PathLike[str]) -> None:
@@ -26,6 +26,10 @@ def write(store: Store, path: str | os.PathLike[str]) -> None:
         NotAStore: something is at ``path`` already; it is never overwritten.
     """
     target = os.path.abspath(path)
+    if os.fspath(path) == MemoryHome.path or target == store.home.path:
+        raise UsageError(f"a backup is a folder of its own, not {os.fspath(path)}")
+    if os.path.dirname(target) == store.home.path:
+        raise UsageError(f"{target} is inside the store; a backup there would not outlive it")
     home = FolderHome(target)
     if home.prepare(create=True, readonly=False):
         home.release()

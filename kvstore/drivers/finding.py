@@ -35,6 +35,10 @@ class Options:
     watch_retention: int = 64 << 20
 
 
+class Foreign(Corrupt):
+    """An environment of another store stands where one of this store should."""
+
+
 @dataclass
 class Found:
     """The environments with a vote, as hosts, and what was found of the others."""
@@ -70,9 +74,12 @@ class Found:
 
     def _check_identity(self, number: int, environment: Environment) -> None:
         location = environment.location
+        stored = stored_manifest(environment)
+        if stored is not None and stored.uuid != self.manifest.uuid:
+            raise Foreign(f"{location} belongs to another store", record=location)
         if self.manifest.replicas > 1 and environment.suspicion is not None:
             raise Corrupt(environment.suspicion, record=location)
-        if stored_manifest(environment) != self.manifest:
+        if stored != self.manifest:
             raise Corrupt(f"{location} does not hold this store's records", record=location)
         if self.home.manifest(number) != self.manifest:
             self.home.write_manifest(number, self.manifest)
@@ -152,6 +159,8 @@ def find(home: Home, options: Options) -> Found:
                 raise Corrupt(f"{location} is missing", record=location)
             _refuse_foreign(found, number)
             found.hosts[number] = found.open_replica(number)
+        except Foreign:
+            found.lost[number] = _moved_aside(found, number)
         except Damage as damage:
             found.lost[number] = damage
     return found
@@ -160,9 +169,13 @@ def find(home: Home, options: Options) -> Found:
 def _refuse_foreign(found: Found, number: int) -> None:
     side = found.home.manifest(number)
     if side is not None and side.uuid != found.manifest.uuid:
-        location = f"{found.home.path}: replica {number}"
-        kept = found.home.move_aside(number)
-        raise Corrupt(f"{location} belonged to another store and is now {kept}", record=location)
+        raise Foreign(f"{found.home.path}: replica {number} belongs to another store")
+
+
+def _moved_aside(found: Found, number: int) -> Corrupt:
+    location = f"{found.home.path}: replica {number}"
+    kept = found.home.move_aside(number)
+    return Corrupt(f"{location} belonged to another store and is now {kept}", record=location)
 
 
 def find_manifest(home: Home) -> Manifest:

@@ -48,7 +48,7 @@ class Pending:
         "future",
         "on_done",
         "operations",
-        "queued",
+        
         "route",
         "size",
         "token",
@@ -75,8 +75,6 @@ class Pending:
         self.answer: Answer | None = None
         self.error: BaseException | None = None
         self.done = False
-        self.queued = False
-        """Whether a writer thread will see to it; only of one that was submitted."""
         self.wake: threading.Lock | None = None
 
     def finish(self) -> None:
@@ -225,7 +223,6 @@ class GroupCommit:
                 self._start_threads()
                 self._outstanding += 1
                 self._outstanding_bytes += pending.size
-                pending.queued = True
                 self._queue.append(pending)
             if not self._submitted.is_set():
                 self._submitted.set()

@@ -22,18 +22,27 @@ DIGEST_BYTES = 16
 
 
 class Claim:
-    """One request's claim to its key. Made first, taken then, so that an interrupt cannot lose it."""
+    """One request's claim to its key, for the length of a ``with`` unless it is handed over."""
 
-    __slots__ = ("_idempotency", "over", "token")
+    __slots__ = ("_idempotency", "handed_over", "over", "token")
 
     def __init__(self, idempotency: Idempotency, token: Token) -> None:
         self._idempotency = idempotency
         self.token = token
         self.over = threading.Event()
+        self.handed_over = False
+        """Whether another thread releases it, when the request is done."""
 
     def release(self) -> None:
         """Let others have the key; a claim that was never taken, or was released, is fine."""
         self._idempotency.release(self)
+
+    def __enter__(self) -> Claim:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self.handed_over:
+            self.release()
 
 
 class Idempotency:

@@ -52,21 +52,11 @@ class Readers:
         """Keep the environment open for the length of the block. Raises what ``refuse`` was told."""
         mark = object()
         try:
-            self.begin(mark)
+            self._active.add(mark)
+            self.check()
             yield self.environment
         finally:
-            self.end(mark)
-
-    def begin(self, mark: object) -> None:
-        """Count a reader in; ``end`` counts it out, whether this raised or not."""
-        self._active.add(mark)
-        self.check()
-        if len(self._active) > READERS_MAX:
-            message = f"{READERS_MAX} snapshots are open already; close some"
-            raise LimitExceeded(message, limit=READERS_MAX)
-
-    def end(self, mark: object) -> None:
-        self._active.discard(mark)
+            self._active.discard(mark)
 
     def record_count(self) -> int:
         """Records in the environment, of every kind."""
@@ -87,24 +77,39 @@ class Readers:
         self._refusal = error
 
     def cut(self, lifetime: float) -> Cut:
-        """A view of the last commit, for at most ``lifetime`` seconds."""
-        cut = Cut(self, lifetime)
+        """A view of the last commit, for at most ``lifetime`` seconds.
+
+        It counts as long as it is open and somebody has it: one that was lost to an interrupt, too, is
+        gone with its last reference.
+        """
+        with self.reading() as environment:
+            if len(self._cuts) >= READERS_MAX:
+                message = f"{READERS_MAX} snapshots are open already; close some"
+                raise LimitExceeded(message, limit=READERS_MAX)
+            cut = Cut(self, environment.view(), lifetime)
+            with self._cuts_lock:
+                self._cuts.add(cut)
+                self._next_expiry = min(self._next_expiry, cut.expiry)
+            return cut
+
+    def over(self, cut: Cut) -> None:
+        """The cut was closed; it counts no more."""
         with self._cuts_lock:
-            self._cuts.add(cut)
-            self._next_expiry = min(self._next_expiry, cut.expiry)
-        return cut
+            self._cuts.discard(cut)
 
     def expire(self) -> None:
         """Close the cuts that are too old, even if nobody uses them: they pin the file's pages."""
         now = time.monotonic_ns()
         if now < self._next_expiry:
             return
-        with self._cuts_lock:
-            cuts = list(self._cuts)
-        for cut in cuts:
+        for cut in self._open_cuts():
             cut.expire(now)
-        left = [cut.expiry for cut in cuts if not cut.ended]
-        self._next_expiry = min(left, default=float("inf"))
+        with self._cuts_lock:
+            self._next_expiry = min((cut.expiry for cut in self._cuts), default=float("inf"))
+
+    def _open_cuts(self) -> list[Cut]:
+        with self._cuts_lock:
+            return list(self._cuts)
 
     def forget(self) -> None:
         """In a forked child: never touch the parent's views again, not even to free them.
@@ -117,23 +122,21 @@ class Readers:
 
     @property
     def open_count(self) -> int:
-        return len(self._active)
+        return len(self._active) + len(self._cuts)
 
     @property
     def oldest_age(self) -> int:
         """Nanoseconds; 0 when no cut is open."""
-        with self._cuts_lock:
-            return max((cut.age for cut in self._cuts if not cut.ended), default=0)
+        return max((cut.age for cut in self._open_cuts()), default=0)
 
     def close(self) -> None:
         """End all cuts with ``Closed``, wait until no read is under way, and let none begin."""
         self.refuse(lambda: Closed("the database was closed"))
         while True:
-            with self._cuts_lock:
-                cuts = list(self._cuts)  # again each time: one may just be being taken
-            for cut in cuts:
+            unwatched = not self._active  # looked at first: whoever is active may still add a cut
+            for cut in self._open_cuts():
                 cut.close("the database was closed")
-            if not self._active:
+            if unwatched:
                 return
             time.sleep(0.0005)
 
@@ -148,22 +151,15 @@ def keep_for_ever(thing: object) -> None:
 class Cut:
     """One commit held open. Its lock keeps two threads, and its end, from meeting in the view."""
 
-    def __init__(self, readers: Readers, lifetime: float) -> None:
+    def __init__(self, readers: Readers, view: View, lifetime: float) -> None:
+        self._view: View | None = view
         self._readers = readers
-        self._mark = object()
-        self._view: View | None = None
         self._lock = threading.Lock()
         self._lifetime = lifetime
         self._taken = time.monotonic_ns()
         self.expiry = self._taken + lifetime * 1e9
         self.ended = ""
         """Why it can no longer be read; empty while it can."""
-        try:
-            readers.begin(self._mark)
-            self._view = readers.environment.view()
-        except BaseException:
-            self._end("the snapshot was never taken")
-            raise
 
     def get(self, table: bytes, key: bytes) -> bytes | None:
         with self._lock:
@@ -203,13 +199,11 @@ class Cut:
             self._end(reason)
 
     def _end(self, reason: str) -> None:
-        try:
-            self.ended = self.ended or reason
-            view, self._view = self._view, None
-            if view is not None:
-                view.close()
-        finally:
-            self._readers.end(self._mark)
+        self.ended = self.ended or reason
+        view, self._view = self._view, None
+        if view is not None:
+            view.close()
+        self._readers.over(self)
 
     def forget(self) -> None:
         """In a forked child: the view belongs to the parent."""
@@ -221,9 +215,3 @@ class Cut:
     def age(self) -> int:
         """Nanoseconds since it was taken."""
         return time.monotonic_ns() - self._taken
-
-    def __del__(self) -> None:
-        # Collected without close: nobody else holds it, so no lock is needed. An interrupt may have
-        # ended the constructor at any point.
-        if hasattr(self, "ended"):
-            self._end("the snapshot was collected")

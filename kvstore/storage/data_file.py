@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import struct
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,16 +62,18 @@ def _meta_at(path: Path, file: int, *, page: int, offset: int) -> MetaPage | Non
         return None
     number, _, flags, _ = _HEADER.unpack_from(raw)
     magic, version, _, _, _, _, last_page, transaction = _META.unpack_from(raw, _HEADER.size)
+    if magic != MAGIC and MAGIC.to_bytes(4, sys.byteorder) in raw:
+        raise _another_version(path, "another")  # LMDB 1.0 has longer page headers
     if magic != MAGIC or number != page or not flags & _META_FLAG:
         return None
     if version != DATA_VERSION:
-        raise WrongFormat(
-            f"{path} is an LMDB file of version {version}; this store reads version {DATA_VERSION}",
-            path=str(path),
-            found=version,
-            expected=DATA_VERSION,
-        )
+        raise _another_version(path, version)
     return MetaPage(page, page_bytes_of(raw), last_page, transaction, raw)
+
+
+def _another_version(path: Path, found: int | str) -> WrongFormat:
+    message = f"{path} is an LMDB file of {found} version; this store reads version {DATA_VERSION}"
+    return WrongFormat(message, path=str(path), found=found, expected=DATA_VERSION)
 
 
 def page_bytes_of(meta: bytes) -> int:
@@ -96,13 +99,18 @@ def extend(path: Path) -> None:
 
 
 def restore_root(path: Path, meta: bytes) -> None:
-    """Write a saved meta page into both slots of the file, and make that durable (B3)."""
+    """Write a saved meta page into both slots of the file, and make that durable (B3).
+
+    Each slot keeps the parity of its transaction ids, which LMDB writes it by: the one that the page was
+    not saved from gets the id before, so LMDB takes the other, and both are the same root.
+    """
     _, pad, flags, rest = _HEADER.unpack_from(meta)
-    page_bytes = page_bytes_of(meta)
+    transaction = int.from_bytes(meta[-8:], sys.byteorder)
     with path.open("r+b", buffering=0) as file:
-        for page in (0, 1):
+        for page, number in ((transaction & 1, transaction), (1 - (transaction & 1), transaction - 1)):
             header = _HEADER.pack(page, pad, flags, rest)
-            os.pwrite(file.fileno(), header + meta[_HEADER.size :], page * page_bytes)
+            content = meta[_HEADER.size : -8] + max(0, number).to_bytes(8, sys.byteorder)
+            os.pwrite(file.fileno(), header + content, page * page_bytes_of(meta))
         os.fsync(file.fileno())
 
 

@@ -119,10 +119,15 @@ class LmdbEnvironment:
     def _explain_root(self, stored: Any, entries: int, number: int) -> None:
         """Another program wrote: keep the count as it was, so that what it removed stays missed."""
         sound = stored is not None and crc32(stored, crc32(COUNT_KEY)) == RESIDUE
-        if self.suspicion is None or not sound:
+        ours = sound and int.from_bytes(stored[8:16], "big") == number
+        if not sound or (self.suspicion is None and not ours):
             record = f"{self.location}: root of commit {number}"
             raise Corrupt(f"{record} is not what the last commit wrote", record=record)
-        self._missed = int.from_bytes(stored[:8], "big") - entries
+        count = int.from_bytes(stored[:8], "big")
+        self._missed = count - entries
+        self.suspicion = (
+            self.suspicion or f"{self.location}: {count} records were written, {entries} are there"
+        )
 
     def _write_first_record(self) -> None:
         with self._lmdb.begin(write=True) as txn:

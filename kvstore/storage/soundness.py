@@ -60,8 +60,17 @@ def _changed_since_close(folder: Path) -> str | None:
 
 
 def _restore_synced_root(data: Path, *, readonly: bool) -> None:
-    root = side_file.read(data.parent / SYNCED_ROOT)
-    if root is None or (root["boot"] and root["boot"] == data_file.boot_id()):
+    path = data.parent / SYNCED_ROOT
+    if not path.exists() or side_file.read(data.parent / CLOSED_MARK) is not None:
+        return  # a close synced everything, and was cut off before it removed the older root
+    root = side_file.read(path)
+    if root is None:
+        raise Corrupt(
+            f"{path} is damaged, so the last synced root is not known",
+            hint="restore it from a backup; remove it only if the machine has not stopped since",
+            record=str(path),
+        )
+    if root["boot"] and root["boot"] == data_file.boot_id():
         return
     if readonly:
         record = f"{data}: not opened for writing since the machine stopped"

@@ -61,7 +61,6 @@ class TestReading:
 
 
 class TestIdempotencyKeys:
-    @pytest.mark.xfail(strict=False, raises=subprocess.TimeoutExpired, reason=RELEASE)  # by chance
     @pytest.mark.parametrize("threads", [0, 2])
     def test_what_is_repeated_after_an_interrupt_is_done_once(self, tmp_path: Path, threads: int) -> None:
         found = interrupted("keyed", tmp_path / "store", signals=300, threads=threads, seconds=8)

@@ -58,7 +58,13 @@ def records(replica: Path) -> dict[bytes, bytes]:
 
 def all_equal(store: Path) -> bool:
     first, *others = (records(folder(store, number)) for number in range(REPLICAS))
-    return all(other == first for other in others) and len(first) > 60
+    return all(other == first for other in others) and len(first) > 30
+
+
+def used_bytes(data: Path) -> int:
+    """Up to the last page that the newest root counts; the file may be longer."""
+    with lmdb.open(str(data.parent), readonly=True, lock=False, lib_version=0) as environment:
+        return int(environment.info()["last_pgno"] + 1) * 4096
 
 
 def opens_whole(store: Path, content: Content, *, named: int | None) -> None:
@@ -81,10 +87,11 @@ def opens_whole(store: Path, content: Content, *, named: int | None) -> None:
 
 
 def truncate(file: Path, length: int) -> None:
-    """To ``length`` bytes; a negative one counts from the end."""
-    size = file.stat().st_size
+    """To ``length`` bytes; a negative one counts from the end of what is used."""
+    size = used_bytes(file)
+    assert abs(length) < size
     with file.open("r+b") as stream:
-        stream.truncate(max(0, size + length) if length < 0 else min(length, size))
+        stream.truncate(size + length if length < 0 else length)
 
 
 def overwrite(file: Path, start: int, content: bytes) -> None:
@@ -136,14 +143,14 @@ def test_a_folder_that_was_harmed_is_rebuilt(tmp_path: Path, harm: Harm) -> None
         opens_whole(store, content, named=number)
 
 
-@pytest.mark.parametrize("length", [0, 1, 100, 4095, 4096, 4097, 8191, 8192, 8193, 20_000, -20_000, -4097, -4096])
+@pytest.mark.parametrize("length", [0, 1, 4095, 4096, 8191, 8192, 20_000, -20_000, -4097, -1])
 def test_a_folder_whose_data_was_cut_is_rebuilt(tmp_path: Path, length: int) -> None:
     store = tmp_path / "store"
     content = a_store(store)
 
     for number in range(REPLICAS):
         truncate(folder(store, number) / "data.mdb", length)
-        opens_whole(store, content, named=None if length == -4096 else number)
+        opens_whole(store, content, named=number)
 
 
 @pytest.mark.parametrize("shape", [{}, {"shards": 5}, {"replicas": 1}], ids=str)
@@ -177,11 +184,11 @@ class TestAfterAnUncleanEnd:
         store, randomly = tmp_path / "store", random.Random(3)
         a_store(store)
 
-        for turn in range(9):
+        for turn in range(REPLICAS):
             content = self.killed(store, turn)
             data = folder(store, turn % REPLICAS) / "data.mdb"
             raw = bytearray(data.read_bytes())
-            for _ in range(100):
+            for _ in range(200):
                 raw[randomly.randrange(len(raw))] ^= 1 << randomly.randrange(8)
             data.write_bytes(raw)
             opens_whole(store, content, named=turn % REPLICAS)
@@ -210,9 +217,10 @@ class TestAfterAnUncleanEnd:
 class TestStaleDisks:
     """A replica's folder is put back to what it was some time ago (contracts E)."""
 
-    @pytest.mark.parametrize("retention", [0, 64 << 20])
-    @pytest.mark.parametrize("epochs", [1, 3])
-    @pytest.mark.parametrize("writes", [0, 1, 60, 700])
+    @pytest.mark.parametrize(
+        ("writes", "epochs", "retention"),
+        [(0, 1, 64 << 20), (0, 3, 0), (1, 1, 64 << 20), (60, 3, 64 << 20), (60, 1, 0), (700, 1, 0), (700, 1, 64 << 20)],
+    )
     def test_it_is_brought_up_to_date(
         self, tmp_path: Path, writes: int, epochs: int, retention: int
     ) -> None:
@@ -288,8 +296,10 @@ class TestTwoLost:
     """One replica is no majority: nothing is guessed, nothing is touched, each loss is named."""
 
     @pytest.mark.parametrize("killed", [False, True])
-    @pytest.mark.parametrize("harm", ["deleted", "emptied", "garbage", "without data", "a file in its place"])
-    @pytest.mark.parametrize("left", range(REPLICAS))
+    @pytest.mark.parametrize(
+        ("left", "harm"),
+        [(0, "deleted"), (1, "emptied"), (2, "garbage"), (0, "without data"), (1, "a file in its place")],
+    )
     def test_the_store_refuses_by_name_and_touches_nothing(
         self, tmp_path: Path, left: int, harm: str, killed: bool
     ) -> None:
@@ -344,8 +354,9 @@ def test_damage_after_a_clean_close_is_named_and_deleting_the_folder_mends_it(tm
     """A clean folder is not examined at each opening; verify does it."""
     store = tmp_path / "store"
     content = a_store(store)
-    for page in range(3, 40):
-        overwrite(folder(store, 1) / "data.mdb", page * 4096 + 3000, GARBAGE[:200])
+    data = folder(store, 1) / "data.mdb"
+    for page in range(2, used_bytes(data) // 4096):
+        overwrite(data, page * 4096 + 2000, GARBAGE[:2000])
 
     try:
         with kvstore.open(store) as db:

@@ -15,7 +15,7 @@ from kvstore.drivers.manifest import FORMAT, Manifest
 from kvstore.errors import Corrupt, NoParent, NotAStore, WrongFormat
 from kvstore.ports import Environment
 from kvstore.storage import LmdbEnvironment, MemoryDisk, MemoryEnvironment, side_file
-from kvstore.storage.soundness import CLOSED_MARK, DATA_FILE
+from kvstore.storage.soundness import CLOSED_MARK, DATA_FILE, restore_synced_root
 from kvstore.storage.writer_lock import LOCK_FILE, WriterLock
 
 Durability = Literal["commit", "interval", "none"]
@@ -156,6 +156,7 @@ class FolderHome:
         if not readonly:
             folder.mkdir(exist_ok=True)
         if check and (folder / DATA_FILE).exists() and not (folder / CLOSED_MARK).exists():
+            restore_synced_root(folder, readonly=readonly)
             _examine_in_child(folder)
         return LmdbEnvironment(folder, durability=durability, readonly=readonly)
 

@@ -107,8 +107,8 @@ class LmdbEnvironment:
             return
         self._lmdb.reader_check()
         side_file.remove(self.folder / CLOSED_MARK)
-        if not entries:
-            self._write_first_record()
+        if not entries or self._missed:
+            self._write_count()
         if self.durability == "interval":
             self.sync()
         else:
@@ -129,9 +129,11 @@ class LmdbEnvironment:
             self.suspicion or f"{self.location}: {count} records were written, {entries} are there"
         )
 
-    def _write_first_record(self) -> None:
+    def _write_count(self) -> None:
         with self._lmdb.begin(write=True) as txn:
-            txn.put(COUNT_KEY, count_record(1, txn.id()))
+            if txn.get(COUNT_KEY) is None:
+                txn.put(COUNT_KEY, b"")  # counts itself
+            txn.put(COUNT_KEY, count_record(self.count(txn), txn.id()))
 
     def count(self, txn: lmdb.Transaction) -> int:
         """How many records there should be, as ``txn`` sees it."""

@@ -31,7 +31,7 @@ def check_before_mapping(folder: Path, *, readonly: bool) -> str | None:
     Returns a sentence when the file may be mapped but was written to by something else than a store.
     """
     data = folder / DATA_FILE
-    _restore_synced_root(data, readonly=readonly)
+    restore_synced_root(folder, readonly=readonly)
     suspicion = _changed_since_close(folder)
     failed = (folder / FAILED_MARK).exists()
     if failed:
@@ -59,9 +59,10 @@ def _changed_since_close(folder: Path) -> str | None:
     return f"{data}: something else wrote to it since the store was closed"
 
 
-def _restore_synced_root(data: Path, *, readonly: bool) -> None:
-    path = data.parent / SYNCED_ROOT
-    if not path.exists() or side_file.read(data.parent / CLOSED_MARK) is not None:
+def restore_synced_root(folder: Path, *, readonly: bool) -> None:
+    """Put back the last synced root, if the machine stopped since and the store was not closed (B3)."""
+    data, path = folder / DATA_FILE, folder / SYNCED_ROOT
+    if not path.exists() or side_file.read(folder / CLOSED_MARK) is not None:
         return  # a close synced everything, and was cut off before it removed the older root
     root = side_file.read(path)
     if root is None:

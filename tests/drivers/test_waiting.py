@@ -45,7 +45,6 @@ def test_a_keyed_request_that_was_interrupted_twice_is_done_once(tmp_path: Path)
     assert total == "1"
 
 
-@pytest.mark.xfail(raises=AssertionError, reason="a request that was queued before an interrupt stays queued")
 @pytest.mark.parametrize("scenario", ["interrupted_queueing", "interrupted_leading"])
 def test_a_keyed_request_that_is_repeated_while_its_first_copy_is_queued_is_done_once(
     tmp_path: Path, scenario: str

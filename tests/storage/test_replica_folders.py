@@ -85,11 +85,6 @@ class TestOneReplica:
 
         self.assert_kept(path, replica)
 
-    @pytest.mark.xfail(
-        reason="only the side file is asked whose folder it is; when that is gone too, the records of the"
-        " other store are overwritten by the rebuilt replica",
-        raises=ValueError,
-    )
     def test_of_another_store_without_its_side_file_is_moved_aside_too(
         self, path: Path, replica: int, tmp_path: Path
     ) -> None:

@@ -154,9 +154,10 @@ def memory(path: str, replicas: int, durability: Any) -> None:
     batch.put("s", 1)
     db.submit(batch).result()
 
+    late = db.batch()
+    late.put("s", 2)
+
     def work() -> None:
-        late = db.batch()
-        late.put("s", 2)
         print("put ->", outcome(lambda: db.put("k", 2)))
         print("get ->", outcome(lambda: db.get("k")))
         print("submit ->", outcome(lambda: db.submit(late).result(timeout=1)), flush=True)

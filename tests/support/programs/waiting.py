@@ -100,10 +100,10 @@ def snapshot_during_close(path: str) -> None:
     taking, go_on = threading.Event(), threading.Event()
     make = readers.Cut.__init__
 
-    def slowly(cut: Any, owner: Any, lifetime: float) -> None:
+    def slowly(cut: Any, owner: Any, view: View, lifetime: float) -> None:
         taking.set()
         go_on.wait()
-        make(cut, owner, lifetime)
+        make(cut, owner, view, lifetime)
 
     readers.Cut.__init__ = slowly  # type: ignore[assignment, method-assign]
     kept: list[Any] = []

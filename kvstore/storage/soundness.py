@@ -77,6 +77,7 @@ def restore_synced_root(folder: Path, *, readonly: bool) -> None:
         record = f"{data}: not opened for writing since the machine stopped"
         raise Corrupt(record, hint="open it once without readonly=True", record=record)
     data_file.restore_root(data, bytes.fromhex(root["meta"]))
+    side_file.write(path, {**root, "boot": data_file.boot_id()})  # what it names is on disk now
 
 
 def _walk_or_raise(data: Path) -> None:

@@ -78,9 +78,13 @@ class Told:
             self.end(db, life.end)
 
     def open(self, out: Collection[int], *, may_fail: bool) -> Database | None:
-        """The store, if it can be opened: then all that take part are current."""
+        """The store, if it can be opened: then all that take part are current.
+
+        If it cannot, those that took part may have begun an epoch without those out of reach.
+        """
         db = None
-        expected = len(self.current - set(out)) >= 2 and not may_fail
+        self.current -= set(out)
+        expected = len(self.current) >= 2 and not may_fail
         with contextlib.nullcontext() if expected else contextlib.suppress(Corrupt, Failed, OutcomeUnknown):
             db = open_on(self.disk, *out)
             self.current = set(environments(db))

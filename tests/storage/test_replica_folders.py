@@ -109,17 +109,10 @@ class TestOneReplica:
         assert b"precious" in (kept / DATA_FILE).read_bytes()
 
 
-EXAMINED_TOO_EARLY = pytest.mark.xfail(
-    reason="with several replicas each file is examined by a child that only reads, before its synced root is"
-    " put back: all of them are found damaged, and the store cannot be opened",
-    raises=kvstore.Corrupt,
-)
-
-
 class TestPowerLoss:
     """With ``interval``, on real files: all replicas are put back to their synced roots and open."""
 
-    @pytest.mark.parametrize("replicas", [1, pytest.param(3, marks=EXAMINED_TOO_EARLY)])
+    @pytest.mark.parametrize("replicas", [1, 3])
     def test_leaves_the_last_synced_state(self, replicas: int, tmp_path: Path) -> None:
         store, image = tmp_path / "s", tmp_path / "image"
         with kvstore.open(

@@ -1,0 +1,164 @@
+"""Damaged files: the right value or an error that names the record, never a wrong or a missing value.
+
+``KVSTORE_FLIPS`` says how many single bits are flipped; 240 by default.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import lmdb
+import pytest
+
+import kvstore
+from kvstore.storage.records import LOG, TABLE
+from tests.support.programs import flipper, running
+
+FLIPS = int(os.environ.get("KVSTORE_FLIPS", "240"))
+PROCESSES = 2
+CRASHES_MAX = 0.05
+"""Share of flips that may end the process: LMDB itself follows damaged page pointers (contracts B4)."""
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A closed store, not to be changed."""
+    path = tmp_path_factory.mktemp("damage") / "store"
+    flipper.create(path)
+    return path
+
+
+@pytest.fixture
+def copy(store: Path, tmp_path: Path) -> Path:
+    """A copy of the closed store, to be harmed."""
+    return shutil.copytree(store, tmp_path / "copy")
+
+
+def data_of(path: Path) -> Path:
+    return path / "replica-0" / "data.mdb"
+
+
+def test_a_flipped_bit_never_shows_as_a_wrong_or_missing_value(store: Path, tmp_path: Path) -> None:
+    seeds = range(1000, 1000 + PROCESSES)
+    children = [
+        running.start("flipper", store, tmp_path / str(seed), seed, FLIPS // PROCESSES) for seed in seeds
+    ]
+    said = [child.communicate() for child in children]
+
+    assert [child.returncode for child in children] == [0] * PROCESSES, said
+    lines = [line for out, _ in said for line in out.splitlines()]
+    outcomes = Counter(line.split()[0] for line in lines)
+    assert [line for line in lines if line.startswith("wrong")] == []
+    assert outcomes["crash"] <= CRASHES_MAX * FLIPS, [line for line in lines if line.startswith("crash")]
+    assert outcomes["error"] > FLIPS // 8, "most of the file is in use"
+    assert outcomes["right"] > 0
+    print(dict(outcomes))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99])
+def test_a_file_that_was_cut_short_is_an_error_and_not_the_end_of_the_process(
+    store: Path, tmp_path: Path, share: float
+) -> None:
+    end = flipper.used_bytes(store)
+    for length in (int(end * share), int(end * share) // 4096 * 4096):
+        shutil.rmtree(tmp_path / "copy", ignore_errors=True)
+        copy = shutil.copytree(store, tmp_path / "copy")
+        with data_of(copy).open("r+b") as file:
+            file.truncate(length)
+
+        for readonly in (True, False):
+            with pytest.raises(kvstore.Corrupt) as raised:
+                kvstore.open(copy, readonly=readonly)
+            assert "replica-0" in raised.value.record
+            assert data_of(copy).stat().st_size == length
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"garbage" * 10_000, bytes(1 << 16)], ids=len)
+def test_a_file_of_something_else_is_refused(copy: Path, content: bytes) -> None:
+    data_of(copy).write_bytes(content)
+
+    for readonly in (True, False):
+        with pytest.raises(kvstore.Corrupt):
+            kvstore.open(copy, readonly=readonly)
+        assert data_of(copy).read_bytes() == content
+
+
+def place_of(path: Path, needle: bytes) -> int:
+    """Where in the data file these bytes stand, in a page that is in use."""
+    return data_of(path).read_bytes().rindex(needle)
+
+
+class TestVerify:
+    def test_it_finds_a_planted_flip_and_names_the_record(self, copy: Path) -> None:
+        with kvstore.open(copy, durability="none", watch_retention=0) as db:
+            db.put("victim", "a value that can be found")
+        raw = bytearray(data_of(copy).read_bytes())
+        at = [index for index in range(len(raw)) if raw.startswith(b"a value that can be found", index)]
+        for index in at:  # in the state and in the log
+            raw[index + 3] ^= 4
+        data_of(copy).write_bytes(raw)
+
+        with kvstore.open(copy, readonly=True) as db:
+            found = db.verify()
+            with pytest.raises(kvstore.Corrupt) as raised:
+                db["victim"]
+
+        assert not found["ok"]
+        assert b"victim".hex() in str(found["problems"])
+        assert b"victim".hex() in raised.value.record
+
+    @pytest.mark.parametrize("writing", [False, True])
+    @pytest.mark.parametrize("room", [TABLE, LOG], ids=["table", "log"])
+    def test_it_finds_a_record_that_was_removed(self, copy: Path, room: bytes, writing: bool) -> None:
+        with kvstore.open(copy, durability="none") as db:
+            for number in range(20):
+                db.put(("late", number), number)
+        remove_one(copy, room)
+
+        try:
+            for _ in range(2):  # what is missing stays missing, also over an opening and a close
+                with kvstore.open(copy, readonly=not writing) as db:
+                    found = db.verify()
+                    assert not found["ok"]
+                    assert found["problems"]
+        except kvstore.Corrupt as corrupt:
+            assert "replica-0" in str(corrupt)
+
+    def test_it_finds_records_that_another_program_put_there(self, copy: Path) -> None:
+        with lmdb.open(str(copy / "replica-0"), lib_version=0) as environment, environment.begin(write=True) as txn:
+            txn.put(TABLE + b"\x00\x00\x00" + b"foreign", b"value")
+
+        with kvstore.open(copy, readonly=True) as db:
+            assert not db.verify()["ok"]
+
+
+def remove_one(path: Path, room: bytes) -> None:
+    """Remove the middle one of a room's records, as no store does it."""
+    randomly = random.Random(5)
+    with lmdb.open(str(path / "replica-0"), lib_version=0) as environment, environment.begin(write=True) as txn:
+        keys = [bytes(key) for key, _ in txn.cursor() if key[:1] == room and key[1:3] != b"\xff\xff"]
+        assert len(keys) > 3
+        txn.delete(randomly.choice(keys[1:-1]))
+
+
+def test_a_damaged_record_does_not_keep_others_from_being_read_or_written(copy: Path) -> None:
+    with kvstore.open(copy, durability="none", watch_retention=0) as db:
+        db.put("victim", "a value that can be found")
+    raw = bytearray(data_of(copy).read_bytes())
+    for index in range(len(raw)):
+        if raw.startswith(b"a value that can be found", index):
+            raw[index] ^= 1
+    data_of(copy).write_bytes(raw)
+
+    with kvstore.open(copy) as db:
+        with pytest.raises(kvstore.Corrupt):
+            db["victim"]
+        assert db[("key", 1)] == flipper.content()[("key", 1)]
+        db.put("other", 1)
+        assert db["other"] == 1
+        db.put("victim", "written anew")
+        assert db["victim"] == "written anew"

@@ -227,11 +227,17 @@ class TestStaleDisks:
 
     @pytest.mark.parametrize(
         ("writes", "epochs", "retention"),
-        [(0, 1, 64 << 20), (0, 3, 0), (1, 1, 64 << 20), (60, 3, 64 << 20), (60, 1, 0), (700, 1, 0), (700, 1, 64 << 20)],
+        [
+            (0, 1, 64 << 20),
+            (0, 3, 0),
+            (1, 1, 64 << 20),
+            (60, 3, 64 << 20),
+            (60, 1, 0),
+            (700, 1, 0),
+            (700, 1, 64 << 20),
+        ],
     )
-    def test_it_is_brought_up_to_date(
-        self, tmp_path: Path, writes: int, epochs: int, retention: int
-    ) -> None:
+    def test_it_is_brought_up_to_date(self, tmp_path: Path, writes: int, epochs: int, retention: int) -> None:
         store = tmp_path / "store"
         a_store(store)
 
@@ -317,7 +323,9 @@ class TestTwoLost:
             pytest.param(2, "garbage", True, marks=pytest.mark.xfail(reason=MARKED)),
             pytest.param(1, "emptied", False, marks=pytest.mark.xfail(reason=MADE)),
             pytest.param(0, "without data", False, marks=pytest.mark.xfail(reason=MADE)),
-            pytest.param(1, "a file in its place", False, marks=pytest.mark.xfail(reason="not counted as lost")),
+            pytest.param(
+                1, "a file in its place", False, marks=pytest.mark.xfail(reason="not counted as lost")
+            ),
         ],
     )
     def test_the_store_refuses_by_name_and_touches_nothing(

@@ -69,7 +69,7 @@ class Told:
             del self.disk.folders[str(life.lost_folder)]
             self.current.discard(life.lost_folder)
         self.disk.commits_left.update(life.cut_off)
-        db = self.open(() if out is None else (out,), may_fail=bool(life.cut_off))
+        db = self.open(() if out is None else (out,), life.cut_off)
         if db is not None:
             self.disk.commits_left.clear()
             self.check(db)
@@ -77,16 +77,19 @@ class Told:
             self.write(db, life.writes)
             self.end(db, life.end)
 
-    def open(self, out: Collection[int], *, may_fail: bool) -> Database | None:
+    def open(self, out: Collection[int], refusing: Collection[str]) -> Database | None:
         """The store, if it can be opened: then all that take part are current.
 
-        If it cannot, those that took part may have begun an epoch without those out of reach.
+        If it cannot, some may have begun an epoch without those out of reach and those that refused.
         """
+        expected = not refusing and (
+            len(self.current - set(out)) >= 2 or (not out and len(self.disk.folders) == len(HOSTS))
+        )
         db = None
-        self.current -= set(out)
-        expected = len(self.current) >= 2 and not may_fail
         with contextlib.nullcontext() if expected else contextlib.suppress(Corrupt, Failed, OutcomeUnknown):
             db = open_on(self.disk, *out)
+        self.current -= {*out, *map(int, refusing)}
+        if db is not None:
             self.current = set(environments(db))
         return db
 

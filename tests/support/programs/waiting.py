@@ -16,6 +16,7 @@ from typing import Any
 
 import kvstore
 from kvstore.drivers import readers
+from kvstore.ports import View
 from tests.support.programs.remote import Remote
 
 

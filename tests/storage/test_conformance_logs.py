@@ -1,0 +1,144 @@
+"""What every environment must do: each clause of ``kvstore/ports.py`` about logs."""
+
+from __future__ import annotations
+
+import pytest
+
+from kvstore.errors import Corrupt
+from kvstore.ports import Environment, Head
+from tests.support.environments import ALL, EMPTY, T, append, items, log_in_view, write
+
+
+class TestALog:
+    @pytest.fixture
+    def head(self, environment: Environment) -> Head:
+        return append(environment, EMPTY, *(b"record %d" % index for index in range(1, 11)))
+
+    def test_has_its_records_under_consecutive_indexes(self, environment: Environment, head: Head) -> None:
+        assert head[:2] == (1, 10)
+
+        read = log_in_view(environment, head, lambda log: log.read(1, ALL))
+
+        assert read == [(index, b"record %d" % index) for index in range(1, 11)]
+
+    @pytest.mark.parametrize(
+        ("first", "count", "indexes"),
+        [
+            (1, 3, [1, 2, 3]),
+            (9, 3, [9, 10]),
+            (10, 1, [10]),
+            (0, 2, [1, 2]),
+            (11, 5, []),
+            (99, 5, []),
+            (3, 0, []),
+        ],
+    )
+    def test_is_read_from_anywhere_on_for_as_long_as_wanted(
+        self, environment: Environment, head: Head, first: int, count: int, indexes: list[int]
+    ) -> None:
+        read = log_in_view(environment, head, lambda log: [index for index, _ in log.read(first, count)])
+
+        assert read == indexes
+
+    def test_takes_only_the_next_index(self, environment: Environment, head: Head) -> None:
+        batch = environment.begin()
+        log = environment.log(T, head)
+
+        for wrong in (10, 12, 1):
+            with pytest.raises(AssertionError):
+                log.append(wrong, b"x")
+
+        batch.abort()
+
+    def test_shows_its_own_batch_what_was_appended(self, environment: Environment, head: Head) -> None:
+        """D1"""
+        batch = environment.begin()
+        log = environment.log(T, head)
+        log.append(11, b"new")
+
+        assert log.read(10, 9) == [(10, b"record 10"), (11, b"new")]
+        log.check_end()
+        batch.abort()
+
+    def test_may_have_any_bytes_as_records(self, environment: Environment) -> None:
+        records = [b"", b"\x00", bytes(range(256)) * 40]
+
+        head = append(environment, EMPTY, *records)
+
+        read = log_in_view(environment, head, lambda log: [record for _, record in log.read(1, 9)])
+        assert read == records
+
+    @pytest.mark.parametrize("index", [1, 5, 10])
+    def test_has_another_record_in_the_place_of_a_replaced_one(
+        self, environment: Environment, head: Head, index: int
+    ) -> None:
+        batch = environment.begin()
+        log = environment.log(T, head)
+        log.replace(index, b"another")
+        batch.commit()
+
+        expected = [b"another" if at == index else b"record %d" % at for at in range(1, 11)]
+        assert log.head[:2] == head[:2]
+        read = log_in_view(environment, log.head, lambda log: [record for _, record in log.read(1, 99)])
+        assert read == expected
+        log_in_view(environment, log.head, lambda log: log.check_end())
+        again = append(environment, log.head, b"after")
+        assert log_in_view(environment, again, lambda log: log.read(10, 9)) == [
+            (10, expected[-1]),
+            (11, b"after"),
+        ]
+
+    def test_replaces_nothing_outside_itself(self, environment: Environment, head: Head) -> None:
+        batch = environment.begin()
+        log = environment.log(T, head)
+
+        for wrong in (0, 11):
+            with pytest.raises(AssertionError):
+                log.replace(wrong, b"x")
+
+        batch.abort()
+
+    @pytest.mark.parametrize(
+        ("index", "count", "gone", "first"),
+        [(4, 99, 3, 4), (4, 2, 2, 3), (1, 99, 0, 1), (0, 9, 0, 1), (11, 99, 10, 11), (99, 99, 10, 11)],
+    )
+    def test_forgets_its_beginning_in_chunks(
+        self, environment: Environment, head: Head, index: int, count: int, gone: int, first: int
+    ) -> None:
+        batch = environment.begin()
+        log = environment.log(T, head)
+
+        assert log.truncate_before(index, count) == gone
+
+        batch.commit()
+        assert (log.first, log.last) == (first, 10)
+        read = log_in_view(environment, log.head, lambda log: [index for index, _ in log.read(0, 99)])
+        assert read == list(range(first, 11))
+
+    def test_goes_on_where_it_was_when_all_of_it_is_forgotten(
+        self, environment: Environment, head: Head
+    ) -> None:
+        batch = environment.begin()
+        log = environment.log(T, head)
+        log.truncate_before(11, 99)
+        log.check_end()
+        log.append(11, b"eleven")
+        batch.commit()
+
+        assert log.head[:2] == (11, 11)
+        assert log_in_view(environment, log.head, lambda log: log.read(0, 9)) == [(11, b"eleven")]
+        log_in_view(environment, log.head, lambda log: log.check_end())
+
+    def test_ends_with_the_record_its_head_was_taken_from(self, environment: Environment, head: Head) -> None:
+        longer = append(environment, head, b"eleven")
+
+        log_in_view(environment, longer, lambda log: log.check_end())
+        for wrong in ((1, 11, head[2]), (1, 10, longer[2]), (1, 12, longer[2])):
+            with pytest.raises(Corrupt):
+                log_in_view(environment, wrong, lambda log: log.check_end())
+
+    def test_and_a_table_of_one_name_are_two_things(self, environment: Environment, head: Head) -> None:
+        write(environment, a="1")
+
+        assert items(environment) == [(b"a", b"1")]
+        assert log_in_view(environment, head, lambda log: log.read(10, 9)) == [(10, b"record 10")]

@@ -19,7 +19,6 @@ from kvstore.storage.records import LOG, TABLE
 from tests.support.programs import flipper, running
 
 FLIPS = int(os.environ.get("KVSTORE_FLIPS", "240"))
-PROCESSES = 2
 CRASHES_MAX = 0.05
 """Share of flips that may end the process: LMDB itself follows damaged page pointers (contracts B4)."""
 
@@ -42,20 +41,28 @@ def data_of(path: Path) -> Path:
     return path / "replica-0" / "data.mdb"
 
 
-def test_a_flipped_bit_never_shows_as_a_wrong_or_missing_value(store: Path, tmp_path: Path) -> None:
-    seeds = range(1000, 1000 + PROCESSES)
-    children = [
-        running.start("flipper", store, tmp_path / str(seed), seed, FLIPS // PROCESSES) for seed in seeds
-    ]
+def outcomes_of(store: Path, folder: Path, seeds: list[str], flips: int) -> Counter[str]:
+    """Flip so many bits, in one process for each seed; nothing may be wrong."""
+    children = [running.start("flipper", store, folder / seed, seed, flips // len(seeds)) for seed in seeds]
     said = [child.communicate() for child in children]
-
-    assert [child.returncode for child in children] == [0] * PROCESSES, said
+    assert [child.returncode for child in children] == [0] * len(seeds), said
     lines = [line for out, _ in said for line in out.splitlines()]
-    outcomes = Counter(line.split()[0] for line in lines)
     assert [line for line in lines if line.startswith("wrong")] == []
-    assert outcomes["crash"] <= CRASHES_MAX * FLIPS, [line for line in lines if line.startswith("crash")]
-    assert outcomes["error"] > FLIPS // 8, "most of the file is in use"
+    outcomes = Counter(line.split()[0] for line in lines)
+    assert outcomes["crash"] <= CRASHES_MAX * flips, [line for line in lines if line.startswith("crash")]
+    return outcomes
+
+
+def test_a_flipped_bit_never_shows_as_a_wrong_or_missing_value(store: Path, tmp_path: Path) -> None:
+    outcomes = outcomes_of(store, tmp_path, ["one", "two"], FLIPS)
+
+    assert outcomes["error"] > FLIPS // 8, "much of the file is in use"
     assert outcomes["right"] > 0
+
+
+@pytest.mark.xfail(raises=AssertionError, reason="record_count reads on in a transaction that LMDB gave up")
+def test_a_page_that_says_it_is_another_kind_is_an_error_of_the_store(store: Path, tmp_path: Path) -> None:
+    assert outcomes_of(store, tmp_path, ["headers"], 60)["error"] > 10
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99])

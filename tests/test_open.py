@@ -364,7 +364,7 @@ class TestReadOnly:
     ) -> None:
         store = a_store(tmp_path / "store", replicas=3)
         with monkeypatch.context() as context:
-            context.setattr(ReadingStore, "_newest_record", failing)
+            context.setattr(ReadingStore, "_find_learner", failing)
             with pytest.raises(MemoryError) as raised:
                 kvstore.open(store, readonly=True)
 

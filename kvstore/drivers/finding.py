@@ -107,6 +107,15 @@ class Found:
         message = f"{self.home.path}: {whole} of {replicas} replicas are whole, a majority is needed"
         raise Corrupt(f"{message}: {reasons}", record=self.home.path)
 
+    def move_foreign_aside(self) -> None:
+        """Make room for replicas whose places another store's environments have; those are kept."""
+        for number, why in self.lost.items():
+            if isinstance(why, Foreign):
+                location = f"{self.home.path}: replica {number}"
+                kept = self.home.move_aside(number)
+                message = f"{location} belonged to another store and is now {kept}"
+                self.lost[number] = Corrupt(message, record=location)
+
     def close(self) -> None:
         for host in self.hosts.values():
             host.environment.close()
@@ -132,7 +141,7 @@ def create(home: Home, options: Options) -> None:
 
 
 def _create_replica(home: Home, number: int, manifest: Manifest) -> None:
-    environment = home.open_environment(number, durability="commit", readonly=False, check=False)
+    environment = home.open_environment(number, durability="commit", readonly=False, check=False, create=True)
     try:
         batch = environment.begin()
         environment.table(HOST_TABLE).put(MANIFEST_KEY, encode(manifest))
@@ -159,8 +168,6 @@ def find(home: Home, options: Options) -> Found:
                 raise Corrupt(f"{location} is missing", record=location)
             _refuse_foreign(found, number)
             found.hosts[number] = found.open_replica(number)
-        except Foreign:
-            found.lost[number] = _moved_aside(found, number)
         except Damage as damage:
             found.lost[number] = damage
     return found
@@ -170,12 +177,6 @@ def _refuse_foreign(found: Found, number: int) -> None:
     side = found.home.manifest(number)
     if side is not None and side.uuid != found.manifest.uuid:
         raise Foreign(f"{found.home.path}: replica {number} belongs to another store")
-
-
-def _moved_aside(found: Found, number: int) -> Corrupt:
-    location = f"{found.home.path}: replica {number}"
-    kept = found.home.move_aside(number)
-    return Corrupt(f"{location} belonged to another store and is now {kept}", record=location)
 
 
 def find_manifest(home: Home) -> Manifest:

@@ -53,9 +53,12 @@ class Home(Protocol):
     def write_manifest(self, number: int, manifest: Manifest) -> None: ...
 
     def open_environment(
-        self, number: int, *, durability: Durability, readonly: bool, check: bool
+        self, number: int, *, durability: Durability, readonly: bool, check: bool, create: bool = False
     ) -> Environment:
-        """Open one replica's environment; with ``check``, after an unclean end, examine it first."""
+        """Open one replica's environment; with ``check``, after an unclean end, examine it first.
+
+        Raises ``Corrupt`` when it is not there, unless ``create``.
+        """
 
     def move_aside(self, number: int) -> str:
         """Rename a folder that belongs to another store, and return its new name."""
@@ -122,8 +125,8 @@ class FolderHome:
         side_file.sync_folder(self._folder.parent)
 
     def abandon_creation(self) -> None:
-        for number in self.numbers():
-            shutil.rmtree(self._replica(number))
+        for replica in self._folder.glob(REPLICA_PREFIX + "*"):
+            _remove(replica)
         (self._folder / CREATING_MARK).unlink(missing_ok=True)
         (self._folder / LOCK_FILE).unlink(missing_ok=True)
         if self._made:
@@ -150,12 +153,14 @@ class FolderHome:
         side_file.write(self._replica(number) / MANIFEST_FILE, content)
 
     def open_environment(
-        self, number: int, *, durability: Durability, readonly: bool, check: bool
+        self, number: int, *, durability: Durability, readonly: bool, check: bool, create: bool = False
     ) -> Environment:
         folder = self._replica(number)
-        if not readonly:
+        if create:
             folder.mkdir(exist_ok=True)
-        if check and (folder / DATA_FILE).exists() and not (folder / CLOSED_MARK).exists():
+        elif not (folder / DATA_FILE).is_file():
+            raise Corrupt(f"{folder} holds no {DATA_FILE}", record=str(folder))
+        if check and not (folder / CLOSED_MARK).exists():
             restore_synced_root(folder, readonly=readonly)
             _examine_in_child(folder)
         return LmdbEnvironment(folder, durability=durability, readonly=readonly)
@@ -169,13 +174,16 @@ class FolderHome:
     def rebuild(self, number: int, source: Environment, manifest: Manifest) -> None:
         final = self._replica(number)
         fresh = final.with_name(f"{final.name}.rebuilding")
-        shutil.rmtree(fresh, ignore_errors=True)
+        _remove(fresh)
         fresh.mkdir()
-        source.copy_to(str(fresh))
-        _sync_file(fresh / DATA_FILE)
-        side_file.write(fresh / MANIFEST_FILE, msgspec.to_builtins(manifest))
-        if final.exists():
-            shutil.rmtree(final)
+        try:
+            source.copy_to(str(fresh))
+            _sync_file(fresh / DATA_FILE)
+            side_file.write(fresh / MANIFEST_FILE, msgspec.to_builtins(manifest))
+        except BaseException:
+            _remove(fresh)
+            raise
+        _remove(final)
         fresh.rename(final)
         side_file.sync_folder(self._folder)
 
@@ -188,6 +196,14 @@ class FolderHome:
         if self._lock is not None:
             self._lock.forget()
             self._lock = None
+
+
+def _remove(path: Path) -> None:
+    """Remove whatever stands there, if anything does."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _sync_file(path: Path) -> None:
@@ -239,7 +255,7 @@ class MemoryHome:
         self.disk.folders[str(number)].manifest = manifest
 
     def open_environment(
-        self, number: int, *, durability: Durability, readonly: bool, check: bool
+        self, number: int, *, durability: Durability, readonly: bool, check: bool, create: bool = False
     ) -> Environment:
         return MemoryEnvironment(self.disk, str(number), durability=durability)
 

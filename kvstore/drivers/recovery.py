@@ -82,6 +82,7 @@ def open_for_writing(home: Home, options: Options) -> Opened:
 
 def _start(home: Home, found: Found) -> Opened:
     found.require_majority()
+    found.move_foreign_aside()
     for host in found.hosts.values():
         host.environment.expect(0, 4 * found.manifest.shards)
     record = _finish_last_start(found)

@@ -6,6 +6,7 @@ import atexit
 import logging
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +26,8 @@ from kvstore.eris.shard_state import HOST_TABLE
 from kvstore.errors import AlreadyOpen, Corrupt, Damage, Error, Failed, Forked, UsageError
 from kvstore.ports import Environment
 
+LOOKS_AT_LEARNER, LOOK_AGAIN_S = 50, 0.02
+NO_RECORD = CoordinatorRecord()
 AnyPath = str | os.PathLike[str]
 
 _log = logging.getLogger("kvstore")
@@ -116,8 +119,7 @@ class ReadingStore(Store):
                 self._check_identity(number)
             except Damage as error:
                 self.damage[number] = error
-        self.record = self._newest_record()
-        learner = self.record.view % self.manifest.replicas
+        learner = self._find_learner()
         if learner not in self.environments:
             missing = Corrupt(f"{self.home.path}: replica {learner} is missing")
             why = self.damage.get(learner) or missing
@@ -135,13 +137,25 @@ class ReadingStore(Store):
     def _open(self, number: int) -> Environment:
         return self.home.open_environment(number, durability="commit", readonly=True, check=False)
 
-    def _newest_record(self) -> CoordinatorRecord:
-        newest = CoordinatorRecord()
-        for environment in self.environments.values():
-            stored = environment.read(HOST_TABLE, COORDINATOR_KEY)
-            if stored is not None:
-                newest = max(newest, decode_record(stored), key=lambda record: (record.epoch, record.counter))
-        return newest
+    def _find_learner(self) -> int:
+        """The learner of the newest record. One whose own record is older shows an older state.
+
+        A writer that is opening the store passes that moment too, so it is looked at for a while.
+        """
+        for _ in range(LOOKS_AT_LEARNER):
+            records = {number: _record_in(found) for number, found in self.environments.items()}
+            newest = max(
+                records.values(), key=lambda record: (record.epoch, record.counter), default=NO_RECORD
+            )
+            self.record = newest
+            learner = newest.view % self.manifest.replicas
+            if records.get(learner, newest).last_started == newest.last_started:
+                return learner
+            time.sleep(LOOK_AGAIN_S)
+        stale = self.environments.pop(learner)
+        stale.close()
+        self.damage[learner] = Corrupt(f"{stale.location} is older than the others", record=stale.location)
+        return learner
 
     def _close(self) -> None:
         self.readers.close()
@@ -239,6 +253,11 @@ class WritingStore(Store):
         self.commits.close()
         self.readers.close()
         self.cluster.close()
+
+
+def _record_in(environment: Environment) -> CoordinatorRecord:
+    stored = environment.read(HOST_TABLE, COORDINATOR_KEY)
+    return NO_RECORD if stored is None else decode_record(stored)
 
 
 def home_at(path: AnyPath) -> Home:

@@ -92,6 +92,7 @@ class LmdbBatch:
             self.abort()
             message = f"{environment.location}: the commit failed: {error}"
             raise OutcomeUnknown(message) from error
+        environment.is_worth_closing = True
         self._end()
 
     def abort(self) -> None:

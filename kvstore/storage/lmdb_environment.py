@@ -18,7 +18,7 @@ from zlib import crc32
 
 import lmdb
 
-from kvstore.errors import Corrupt, Failed, LimitExceeded
+from kvstore.errors import Corrupt, DiskFull, Failed, LimitExceeded
 from kvstore.storage import data_file, side_file
 from kvstore.storage.disk_space import DiskSpace
 from kvstore.storage.lmdb_batch import LmdbBatch, count_record, rows_of
@@ -77,6 +77,8 @@ class LmdbEnvironment:
         self._pin: lmdb.Transaction | None = None
         data = folder / DATA_FILE
         self.suspicion: str | None = None
+        self.is_worth_closing = False
+        """Whether ``close`` may call it closed: it was before, or something was committed since."""
         self._missed = 0
         """Records that another program removed, as far as the count tells: never forgotten."""
         if data.exists():
@@ -106,6 +108,7 @@ class LmdbEnvironment:
         if readonly:
             return
         self._lmdb.reader_check()
+        self.is_worth_closing = (self.folder / CLOSED_MARK).exists()
         side_file.remove(self.folder / CLOSED_MARK)
         if not entries or self._missed:
             self._write_count()
@@ -130,7 +133,7 @@ class LmdbEnvironment:
         )
 
     def _write_count(self) -> None:
-        with self._lmdb.begin(write=True) as txn:
+        with translated(self.location), self._lmdb.begin(write=True) as txn:
             if txn.get(COUNT_KEY) is None:
                 txn.put(COUNT_KEY, b"")  # counts itself
             txn.put(COUNT_KEY, count_record(self.count(txn), txn.id()))
@@ -230,6 +233,8 @@ class LmdbEnvironment:
     def copy_to(self, folder: str) -> None:
         try:
             self._lmdb.copy(folder, compact=True)
+        except lmdb.DiskError as error:
+            raise DiskFull(f"{folder}: the copy failed: {error}", path=folder) from error
         except lmdb.Error as error:
             raise Failed(f"{folder}: the copy failed: {error}") from error
         copy = _open_lmdb(Path(folder), sync=True, readonly=False)
@@ -253,7 +258,7 @@ class LmdbEnvironment:
         if self._pin is not None:
             self._pin.abort()
         self._lmdb.close()
-        if clean:
+        if clean and self.is_worth_closing:
             self._mark_closed()
 
     def _mark_closed(self) -> None:

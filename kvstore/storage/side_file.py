@@ -37,7 +37,7 @@ def read_unchecked(path: Path) -> dict[str, Any]:
     """Return the content and its ``crc`` as they stand; empty when there is no JSON object."""
     try:
         content = json.loads(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except ValueError:
         return {}  # damaged, which is what a missing checksum says

@@ -14,9 +14,11 @@ from kvstore.drivers import log_retention
 from kvstore.eris.log import BODY, NO_OP, REFERENCE, Bodies, TransactionLog, read_body
 from kvstore.eris.messages import MultiStamp, Request, Stamped
 from kvstore.eris.shard_state import log_name
+from kvstore.errors import Corrupt
 from kvstore.execution.operations import Operation
 from kvstore.ports import Head
 from kvstore.storage import MemoryDisk, MemoryEnvironment
+from kvstore.storage.records import LOG, seal
 from kvstore.types import ClientId, Epoch, RequestId, SequenceNumber, ShardId, Slot, Timestamp
 from tests.support.cluster import Cluster, add, put
 
@@ -152,6 +154,33 @@ def test_a_reference_to_anything_but_a_body_is_a_broken_invariant() -> None:
             read_body(reference, lambda shard, slot, target=target: target)  # type: ignore[misc]
 
 
+class TestAHost:
+    def test_is_not_loaded_if_a_log_does_not_end_as_it_was_recorded(self) -> None:
+        """Contracts B4: an older page that comes back is sound in itself."""
+        cluster = Cluster(replicas=1)
+        for number in (1, 2):
+            cluster.submit({0: [add("n", number)]})
+            cluster.run()
+        cluster.crash(0)
+        disk = cluster.disk.folders["0"].committed
+        last = LOG + log_name(ShardId(0)) + (2).to_bytes(8, "big")
+        another = (disk.get(last) or b"")[:-4].replace(b"n", b"m")
+        disk.put(last, seal(last, another))
+
+        with pytest.raises(Corrupt, match="does not end"):
+            cluster.restart(0)
+
+    def test_is_not_loaded_if_the_end_of_a_log_is_gone(self) -> None:
+        cluster = Cluster(replicas=1)
+        cluster.submit({0: [add("n")]})
+        cluster.run()
+        cluster.crash(0)
+        cluster.disk.folders["0"].committed.delete(LOG + log_name(ShardId(0)) + (1).to_bytes(8, "big"))
+
+        with pytest.raises(Corrupt, match="missing"):
+            cluster.restart(0)
+
+
 class TestRetention:
     """How long a log lives, on a whole host."""
 
@@ -192,16 +221,25 @@ class TestRetention:
         log = cluster.log(0)
         assert len(log) >= 100
 
-    def test_cuts_nothing_that_a_follower_has_not_executed(self) -> None:
-        cluster = Cluster(retention=20_000)
+    def test_cuts_nothing_that_is_not_stable_and_executed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(log_retention, "MARK_BYTES_MIN", 200)
+        cluster = Cluster(retention=1)
         for number in range(60):
             cluster.submit({0: [add("n", number)]})
             cluster.step()
             cluster.step()
             cluster.wire.clear()  # no word of synchronization gets through
 
+        # The learner has executed all of it, but does not know that anybody else has it.
+        assert cluster.record(0).executed == 60
         assert [cluster.replica(host).log.first for host in range(3)] == [1, 1, 1]
         assert cluster.values(1) == {}
+
+        cluster.submit({0: [add("n")]})
+        cluster.run()
+        cluster.submit({0: [add("n")]})
+        cluster.run()
+        assert all(cluster.replica(host).log.first > 50 for host in range(3))
 
     def test_cuts_followers_too(self) -> None:
         cluster = Cluster(retention=40_000)

@@ -1,5 +1,7 @@
 """Flips single bits of a closed store and reads all of it: ``flipper STORE SCRATCH SEED COUNT``.
 
+With ``headers`` as SEED the bits are those that say what kind of page a page is, COUNT of them.
+
 Each flip is tried on a fresh copy by a forked process, so that one that ends the process is survived and
 counted. Prints ``OUTCOME OFFSET BIT DETAIL`` for each: ``right``, ``error``, ``wrong`` or ``crash``.
 """
@@ -24,6 +26,9 @@ from kvstore import Database
 KEYS = 160
 SECONDS_MAX = 20
 """A reader that has not ended by then is counted as a crash: it follows a page pointer in a circle."""
+
+PAGE_BYTES, FLAGS_AT = 4096, 10
+"""Where LMDB keeps the kind of a page."""
 
 Content = dict[kvstore.Key, Any]
 
@@ -152,11 +157,14 @@ def flip_and_try(store: Path, scratch: Path, offset: int, bit: int) -> str:
 
 
 def main() -> None:
-    store, scratch, seed, count = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+    store, scratch, seed, count = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
     scratch.mkdir()
     randomly, end = random.Random(seed), used_bytes(store)
     for _ in range(count):
-        print(flip_and_try(store, scratch, randomly.randrange(end), randomly.randrange(8)), flush=True)
+        offset = randomly.randrange(end)
+        if seed == "headers":
+            offset = offset // PAGE_BYTES * PAGE_BYTES + FLAGS_AT
+        print(flip_and_try(store, scratch, offset, randomly.randrange(8)), flush=True)
 
 
 if __name__ == "__main__":

@@ -155,7 +155,7 @@ def test_one_that_was_cut_off_is_not_opened_and_is_written_again(tmp_path: Path)
         original = list(db.scan())
 
     cut_off = 0
-    for hundredths in range(0, 60, 4):
+    for hundredths in range(0, 60, 7):
         target = tmp_path / f"backup-{hundredths}"
         child = running.start("backing_up", tmp_path / "store", target)
         assert running.first_line(child) == "go"

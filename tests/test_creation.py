@@ -14,7 +14,7 @@ from tests.support.programs import running
 from tests.support.programs.creator import STEPS_MAX
 
 
-@pytest.mark.parametrize(("replicas", "stride"), [(1, 1), (3, 5)])
+@pytest.mark.parametrize(("replicas", "stride"), [(1, 2), (3, 9)])
 def test_a_crash_at_any_step_of_the_creation_leaves_something_that_opens(
     tmp_path: Path, replicas: int, stride: int
 ) -> None:
@@ -35,7 +35,7 @@ def test_a_crash_at_any_step_of_the_creation_leaves_something_that_opens(
             assert db["k"] == step
         assert not (store / "creating").exists()
 
-    assert crashed > 10, "the creation has more steps than that"
+    assert crashed > 4, "the creation has more steps than that"
     assert child.returncode == 0, "the creation was followed to its end"
 
 

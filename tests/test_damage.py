@@ -1,6 +1,6 @@
 """Damaged files: the right value or an error that names the record, never a wrong or a missing value.
 
-``KVSTORE_FLIPS`` says how many single bits are flipped; 240 by default.
+``KVSTORE_FLIPS`` says how many single bits are flipped; 200 by default.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import kvstore
 from kvstore.storage.records import LOG, TABLE
 from tests.support.programs import flipper, running
 
-FLIPS = int(os.environ.get("KVSTORE_FLIPS", "240"))
+FLIPS = int(os.environ.get("KVSTORE_FLIPS", "200"))
 CRASHES_MAX = 0.05
 """Share of flips that may end the process: LMDB itself follows damaged page pointers (contracts B4)."""
 
@@ -60,7 +60,6 @@ def test_a_flipped_bit_never_shows_as_a_wrong_or_missing_value(store: Path, tmp_
     assert outcomes["right"] > 0
 
 
-@pytest.mark.xfail(raises=AssertionError, reason="record_count reads on in a transaction that LMDB gave up")
 def test_a_page_that_says_it_is_another_kind_is_an_error_of_the_store(store: Path, tmp_path: Path) -> None:
     assert outcomes_of(store, tmp_path, ["headers"], 60)["error"] > 10
 

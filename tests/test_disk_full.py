@@ -230,7 +230,6 @@ class TestOpening:
 
 
 class TestBackup:
-    @pytest.mark.xfail(raises=OSError, reason="what the failed copy left is in the way of giving up; and it is Failed")
     def test_to_a_full_disk_is_refused_and_succeeds_when_there_is_room(
         self, disk: SmallDisk, tmp_path: Path
     ) -> None:

@@ -247,7 +247,7 @@ def test_a_kill_between_commit_and_answer_is_resolved_by_the_same_request(
     store, adds = tmp_path / "store", 100
     kvstore.open(store, replicas=replicas).close()
     randomly = random.Random(4)
-    for turn in range(4):
+    for turn in range(3):
         tokens: list[Key] = [("turn", turn, number) for number in range(adds)]
         with Remote(store, durability=durability) as remote:
             for token in tokens:
@@ -284,7 +284,7 @@ class TestForgetting:
     @pytest.mark.parametrize("replicas", [1, 3])
     def test_what_is_remembered_stays_bounded_while_the_store_is_used(self, replicas: int) -> None:
         with self.a_store(replicas=replicas, watch_retention=0) as db:
-            for number in range(3000):
+            for number in range(1800):
                 batch = db.batch()
                 batch.put("a", number)
                 batch.put("b", number)
@@ -294,7 +294,7 @@ class TestForgetting:
             for number in range(600):
                 db.put("k", number, idempotency_key=("late", number))
 
-            assert db.status()["records"] < 3000
+            assert db.status()["records"] < 1800
             assert db.verify()["ok"]
 
     def test_an_outcome_is_kept_for_its_days(self, tmp_path: Path) -> None:

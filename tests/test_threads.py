@@ -296,7 +296,7 @@ class TestTheEnd:
         db.close()
 
         late: list[Callable[[], object]] = [
-            lambda: next(scan), lambda: next(started), lambda: view["k"], lambda: db["k"], lambda: db.put("k", 1),
+            lambda: next(scan), lambda: next(started), lambda: view["k"], lambda: db["k"], lambda: db.put("k", 1),  # noqa: E501  # a table of calls
             lambda: db.snapshot(), lambda: db.count(), lambda: db.status(), lambda: db.verify(),
             lambda: db.submit(batch), lambda: db.add("n"), lambda: db.delete("k"), lambda: list(db.scan()),
             lambda: db.get_many(["k"]), lambda: db.version("k"), lambda: "k" in db,

@@ -61,13 +61,12 @@ class LogRetention:
         """At the end of a batch: mark the logs when they have grown enough, and cut a chunk."""
         size, records = self._bodies.take_appended()
         self._appended += size
-        if self._appended < self._next_mark and not self._cutting:
-            return
         if self._appended >= self._next_mark:
             self._mark()
             self._next_mark = self._appended + self._mark_bytes
-        if self._marks and self._appended - self._marks[0].appended >= self._retention:
-            self._pass_oldest_mark()
+        while self._marks and self._appended - self._marks[0].appended >= self._retention:
+            if not self._pass_oldest_mark():
+                break
         if self._cutting:
             self._cut_chunk(touched, CUT_MAX + 2 * records)
 
@@ -76,12 +75,15 @@ class LogRetention:
         self._marks.append(mark)
         self._table.put(_key(mark), _encode(mark))
 
-    def _pass_oldest_mark(self) -> None:
+    def _pass_oldest_mark(self) -> bool:
+        """Cut at the oldest mark from now on, if no shard needs what lies below it."""
         ends = self._marks[0].ends
-        if all(end <= low for end, low in zip(ends, self._low_water_marks(), strict=True)):
-            self._table.delete(_key(self._marks.popleft()))
-            self._cut = ends
-            self._cutting = True
+        if any(end > low for end, low in zip(ends, self._low_water_marks(), strict=True)):
+            return False
+        self._table.delete(_key(self._marks.popleft()))
+        self._cut = ends
+        self._cutting = True
+        return True
 
     def _low_water_marks(self) -> Iterable[Slot]:
         return (min(replica.record.stable, replica.record.executed) for replica in self._replicas)

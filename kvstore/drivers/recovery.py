@@ -108,11 +108,14 @@ def _lose_those_behind(found: Found, started: Epoch) -> None:
 
 def _finish_last_start(found: Found) -> CoordinatorRecord:
     """Deliver a saved START-EPOCH to replicas that a crash kept it from (step 2)."""
-    newest = CoordinatorRecord()
+    records = []
     for host in found.hosts.values():
         host.begin()
-        newest = max(newest, host.coordinator_record(), key=lambda record: (record.epoch, record.counter))
+        records.append(host.coordinator_record())
         host.abort()
+    # The one that knows of the last start; a higher number that was only promised started nothing.
+    newest = max(records, key=lambda record: (record.last_started, record.epoch, record.counter))
+    newest = msgspec.structs.replace(newest, epoch=max(record.epoch for record in records))
     _each(found, lambda host: _deliver_saved(host, newest))
     return newest
 

@@ -299,7 +299,8 @@ class LmdbView:
         return problems(self)
 
     def record_count(self) -> int:
-        return int.from_bytes((self.raw.get(COUNT_KEY) or b"")[:8], "big")
+        with translated(self.location):
+            return int.from_bytes((self.raw.get(COUNT_KEY) or b"")[:8], "big")
 
     def close(self) -> None:
         self.raw.abort()

@@ -347,11 +347,6 @@ class TestAReplicaThatComesBack:
             assert_holds(db, 1, 3)
             assert_replicas_agree(db)
 
-    @pytest.mark.xfail(
-        reason="the newest record by epoch is not the one that says what was started last: a promise that one"
-        " replica alone kept hides the epoch that the others began without it, and the opening fails for ever",
-        raises=Corrupt,
-    )
     def test_with_a_promise_that_nobody_else_kept_changes_nothing(self) -> None:
         disk, db = a_store()
         db.close()

@@ -219,7 +219,7 @@ class TestRetention:
         self.fill(cluster, 400, shards=lambda number: [0])
 
         log = cluster.log(0)
-        assert len(log) >= 100
+        assert len(log) >= 95  # 200,000 bytes of records of some 2,050
 
     def test_cuts_nothing_that_is_not_stable_and_executed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(log_retention, "MARK_BYTES_MIN", 200)
@@ -235,11 +235,8 @@ class TestRetention:
         assert [cluster.replica(host).log.first for host in range(3)] == [1, 1, 1]
         assert cluster.values(1) == {}
 
-        cluster.submit({0: [add("n")]})
-        cluster.run()
-        cluster.submit({0: [add("n")]})
-        cluster.run()
-        assert all(cluster.replica(host).log.first > 50 for host in range(3))
+        self.fill(cluster, 40, shards=lambda number: [0])
+        assert all(cluster.replica(host).log.first > 60 for host in range(3))
 
     def test_cuts_followers_too(self) -> None:
         cluster = Cluster(retention=40_000)

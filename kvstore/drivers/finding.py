@@ -35,7 +35,7 @@ class Options:
     watch_retention: int = 64 << 20
 
 
-class Foreign(Corrupt):
+class _Foreign(Exception):
     """An environment of another store stands where one of this store should."""
 
 
@@ -50,6 +50,7 @@ class Found:
     lost: dict[int, Damage] = field(default_factory=dict)
     """Replicas without a vote, and why."""
     repaired: list[str] = field(default_factory=list)
+    foreign: list[int] = field(default_factory=list)
 
     def open_replica(self, number: int) -> Host:
         """Open one replica's environment and load its roles. Raises ``Damage``."""
@@ -76,7 +77,7 @@ class Found:
         location = environment.location
         stored = stored_manifest(environment)
         if stored is not None and stored.uuid != self.manifest.uuid:
-            raise Foreign(f"{location} belongs to another store", record=location)
+            raise _Foreign(location)
         if self.manifest.replicas > 1 and environment.suspicion is not None:
             raise Corrupt(environment.suspicion, record=location)
         if stored != self.manifest:
@@ -109,12 +110,11 @@ class Found:
 
     def move_foreign_aside(self) -> None:
         """Make room for replicas whose places another store's environments have; those are kept."""
-        for number, why in self.lost.items():
-            if isinstance(why, Foreign):
-                location = f"{self.home.path}: replica {number}"
-                kept = self.home.move_aside(number)
-                message = f"{location} belonged to another store and is now {kept}"
-                self.lost[number] = Corrupt(message, record=location)
+        for number in self.foreign:
+            location = f"{self.home.path}: replica {number}"
+            kept = self.home.move_aside(number)
+            message = f"{location} belonged to another store and is now {kept}"
+            self.lost[number] = Corrupt(message, record=location)
 
     def close(self) -> None:
         for host in self.hosts.values():
@@ -168,6 +168,10 @@ def find(home: Home, options: Options) -> Found:
                 raise Corrupt(f"{location} is missing", record=location)
             _refuse_foreign(found, number)
             found.hosts[number] = found.open_replica(number)
+        except _Foreign:
+            location = f"{home.path}: replica {number}"
+            found.foreign.append(number)
+            found.lost[number] = Corrupt(f"{location} belongs to another store", record=location)
         except Damage as damage:
             found.lost[number] = damage
     return found
@@ -176,7 +180,7 @@ def find(home: Home, options: Options) -> Found:
 def _refuse_foreign(found: Found, number: int) -> None:
     side = found.home.manifest(number)
     if side is not None and side.uuid != found.manifest.uuid:
-        raise Foreign(f"{found.home.path}: replica {number} belongs to another store")
+        raise _Foreign(number)
 
 
 def find_manifest(home: Home) -> Manifest:

@@ -12,6 +12,7 @@ import pytest
 
 import kvstore
 from kvstore import Database
+from kvstore.drivers.home import FolderHome
 from tests.support.programs import running
 
 
@@ -95,6 +96,25 @@ def test_each_backup_taken_while_threads_write_is_one_moment(tmp_path: Path, rep
             totals.append(copy.get("total", 0))
     assert totals == sorted(totals)
     assert totals[-1] > 0
+
+
+def test_the_replicas_of_one_are_of_the_same_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A replica copied later lacks the part of the log that an earlier one would be completed from."""
+    db = kvstore.open(tmp_path / "store", shards=1, replicas=3, watch_retention=0)
+    copy = FolderHome.rebuild
+
+    def write_and_copy(home: FolderHome, number: int, source: Any, manifest: Any) -> None:
+        for value in range(300):
+            db.put("k", value)
+        copy(home, number, source, manifest)
+
+    monkeypatch.setattr(FolderHome, "rebuild", write_and_copy)
+    with db:
+        db.backup(tmp_path / "backup")
+
+    with kvstore.open(tmp_path / "backup") as backup:
+        assert backup["k"] == 299
+        assert backup.status()["repaired"] == []
 
 
 def test_a_reader_may_make_one(tmp_path: Path) -> None:

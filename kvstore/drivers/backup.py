@@ -38,10 +38,9 @@ def write(store: Store, path: str | os.PathLike[str]) -> None:
     try:
         manifest = msgspec.structs.replace(store.manifest, uuid=str(uuid.uuid4()))
         home.begin_creation()
-        for number in range(manifest.replicas):
-            with store.readers.reading() as environment:
-                home.rebuild(number, environment, manifest)
-            _rename(home, number, manifest)
+        with store.readers.reading() as environment:
+            home.rebuild(0, environment, manifest)
+        _make_replicas(home, manifest)
         home.end_creation()
     except BaseException:
         home.abandon_creation()
@@ -50,12 +49,17 @@ def write(store: Store, path: str | os.PathLike[str]) -> None:
         home.release()
 
 
-def _rename(home: FolderHome, number: int, manifest: Manifest) -> None:
-    """Write the new identity into the copy itself, too."""
-    environment = home.open_environment(number, durability="commit", readonly=False, check=False)
+def _make_replicas(home: FolderHome, manifest: Manifest) -> None:
+    """Give the copy its new identity, and make the other replicas from it.
+
+    They are all of one moment. A replica copied later may have cut off what an earlier copy lacks.
+    """
+    environment = home.open_environment(0, durability="commit", readonly=False, check=False)
     try:
         batch = environment.begin()
         environment.table(HOST_TABLE).put(MANIFEST_KEY, encode(manifest))
         batch.commit()
+        for number in range(1, manifest.replicas):
+            home.rebuild(number, environment, manifest)
     finally:
         environment.close()

@@ -157,6 +157,19 @@ class TestDurabilityInterval:
                 assert image.note <= transactions_in(db) <= image.note + 1
                 assert_replicas_agree(db)
 
+    def test_never_begins_an_epoch_twice(self, replicas: int) -> None:
+        """Contracts B3: epochs are always synced; the id of a client is the epoch of its opening."""
+        disk = MemoryDisk()
+        epochs = []
+        for number in range(4):
+            db = open_on(disk, shards=SHARDS, replicas=replicas, durability="interval")
+            epochs.append(db.status()["epoch"])
+            write(db, 1)
+            disk = image_of(disk)
+            db.close()
+            disk.lose_power()
+            assert epochs == sorted(set(epochs)), number
+
     def test_a_clean_close_is_synced(self, replicas: int) -> None:
         disk = MemoryDisk()
         with open_on(disk, shards=SHARDS, replicas=replicas, durability="interval") as db:

@@ -34,6 +34,8 @@ GROUP_OPERATIONS_MAX = 2000
 OUTSTANDING_MAX = 10_000
 OUTSTANDING_BYTES_MAX = 64 << 20
 """Submitted and not yet answered; beyond either bound ``submit`` waits."""
+ROOM_S = 0.1
+"""``submit`` looks for room again after so long; an interrupt waits until then at most."""
 WAKE_S = 1.0
 """A sleeper looks again after so long, whatever happened to the thread that should wake it."""
 
@@ -208,9 +210,9 @@ class GroupCommit:
     def submit(self, pending: Pending) -> None:
         """Queue the request for the writer thread; its future completes when it is done."""
         while not self._queue_if_room(pending):
-            with self._room:
-                while self._is_full() and not self._closed:
-                    self._room.wait()
+            with uninterrupted(), self._room:
+                if self._is_full() and not self._closed:
+                    self._room.wait(ROOM_S)
 
     def _queue_if_room(self, pending: Pending) -> bool:
         """Count and queue the request in one step, which no interrupt divides (G3)."""

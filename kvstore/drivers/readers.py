@@ -24,13 +24,14 @@ class Readers:
     """Who reads one environment at this moment, and the cuts that are open on it.
 
     A read marks itself in ``_active`` before it looks whether it may, and unmarks itself in a
-    ``finally``: so neither a close at the same moment nor an interrupt leaves one unnoticed, or a mark
-    behind.
+    ``finally``: so a close at the same moment does not miss it. An interrupt between ``reading`` and
+    its block leaves a mark that lives as long as the traceback, so nobody waits for his own marks.
     """
 
     def __init__(self, environment: Environment) -> None:
         self.environment = environment
-        self._active: set[object] = set()
+        self._active: dict[object, int] = {}
+        """Marks, and whose they are: thread idents."""
         self._refusal: Callable[[], Error] | None = None
         self._cuts: weakref.WeakSet[Cut] = weakref.WeakSet()
         self._cuts_lock = threading.Lock()
@@ -40,23 +41,23 @@ class Readers:
         """One record of the last commit."""
         mark = object()
         try:
-            self._active.add(mark)
+            self._active[mark] = threading.get_ident()
             if self._refusal is not None:
                 raise self._refusal()
             return self.environment.read(table, key)
         finally:
-            self._active.discard(mark)
+            self._active.pop(mark, None)
 
     @contextmanager
     def reading(self) -> Iterator[Environment]:
         """Keep the environment open for the length of the block. Raises what ``refuse`` was told."""
         mark = object()
         try:
-            self._active.add(mark)
+            self._active[mark] = threading.get_ident()
             self.check()
             yield self.environment
         finally:
-            self._active.discard(mark)
+            self._active.pop(mark, None)
 
     def record_count(self) -> int:
         """Records in the environment, of every kind."""
@@ -133,7 +134,8 @@ class Readers:
         """End all cuts with ``Closed``, wait until no read is under way, and let none begin."""
         self.refuse(lambda: Closed("the database was closed"))
         while True:
-            unwatched = not self._active  # looked at first: whoever is active may still add a cut
+            # Looked at first: whoever is active may still add a cut.
+            unwatched = set(self._active.values()) <= {threading.get_ident()}
             for cut in self._open_cuts():
                 cut.close("the database was closed")
             if unwatched:

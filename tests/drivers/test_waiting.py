@@ -34,6 +34,10 @@ def test_close_ends_a_snapshot_that_is_just_being_taken(tmp_path: Path) -> None:
     assert lines_of("snapshot_during_close", tmp_path) == ["closed"]
 
 
+def test_close_does_not_wait_for_a_read_that_was_interrupted(tmp_path: Path) -> None:
+    assert lines_of("interrupted_reading", tmp_path) == ["closed"]
+
+
 def test_a_batch_that_is_submitted_while_the_store_closes_is_committed_or_refused(tmp_path: Path) -> None:
     assert lines_of("submit_during_close", tmp_path) in (["Closed"], ["NoneType"])
 

@@ -5,6 +5,7 @@ Run as processes of their own, so that one that hangs does not take the tests wi
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -277,6 +278,27 @@ def interrupted_start(path: str) -> None:
         print("interrupted")
     print(sorted(db.submit(a_batch(db, "second")).result().route.shards) != [])
     db.close()
+
+
+def interrupted_reading(path: str) -> None:
+    """An interrupt comes just before the block of a ``with reading()``, and its traceback is kept."""
+
+    def read() -> None:
+        enter = contextlib._GeneratorContextManager.__enter__
+
+        def entered(manager: contextlib._GeneratorContextManager[Any]) -> Any:
+            enter(manager)
+            contextlib._GeneratorContextManager.__enter__ = enter  # type: ignore[method-assign]
+            raise KeyboardInterrupt
+
+        contextlib._GeneratorContextManager.__enter__ = entered  # type: ignore[method-assign]
+        db.snapshot()
+
+    try:
+        with kvstore.open(path) as db:
+            read()
+    except KeyboardInterrupt:
+        print("closed")
 
 
 def main() -> None:

@@ -54,6 +54,7 @@ from kvstore.opening import open
 from kvstore.routing import Route
 from kvstore.snapshot import Snapshot
 from kvstore.transaction import Batch, Commit
+from kvstore.watch import Change, Watch
 
 __version__ = "0.1.0"
 
@@ -64,6 +65,7 @@ __all__ = [
     "Batch",
     "Behind",
     "BodyRefused",
+    "Change",
     "Closed",
     "Commit",
     "Conflict",
@@ -106,6 +108,7 @@ __all__ = [
     "UnknownRegion",
     "UsageError",
     "ValueNotSupported",
+    "Watch",
     "WrongFormat",
     "WrongShape",
     "open",

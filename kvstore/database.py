@@ -28,6 +28,7 @@ from kvstore.routing import Route, Routing, route_of_writes
 from kvstore.snapshot import Snapshot, state_tables
 from kvstore.transaction import Batch, Commit, check_amount, check_number
 from kvstore.types import ShardId, Timestamp
+from kvstore.watch import Cursor, Watch
 
 DAY_NS = 86_400 * 10**9
 DAYS_MAX = 1_000_000
@@ -110,6 +111,44 @@ class Database:
         """How many keys there are in the range."""
         with self.snapshot() as view:
             return view.count(prefix=prefix, start=start, stop=stop)
+
+    # -- watching ----------------------------------------------------------------------------
+
+    def cursor(self) -> Cursor:
+        """The place of now: ``watch(since=...)`` it for all that comes later."""
+        return self.watch().cursor
+
+    def watch(
+        self,
+        *,
+        prefix: Key | None = None,
+        since: Cursor | int | None = None,
+        timeout: float | None = None,
+    ) -> Watch:
+        """Iterate over the changes, in commit order, as they come; one ``Change`` for each key.
+
+        Args:
+            prefix: only keys that begin so.
+            since: a cursor; None for now; 0 for the oldest change. Where the log was cut the records
+                that are older than it come first, so that folding all of it gives the store's state.
+            timeout: seconds without a change after which it ends; it ends at ``close``, too.
+
+        Raises:
+            CursorTrimmed: the log was cut behind the cursor, here or while the watch fell behind;
+                ``oldest`` is the oldest usable one.
+            UsageError: ``since`` is no cursor of this store. KeyInvalid: of the prefix.
+        """
+        if timeout is not None and (type(timeout) not in (int, float) or not timeout >= 0):
+            raise LimitExceeded(f"timeout is a number of seconds from 0 on, not {timeout!r}", limit=0)
+        return Watch(
+            readers=self._readers,
+            commits=self._store.commits_seen,
+            routing=self._routing,
+            snapshot=self.snapshot,
+            bounds=keys.key_range(prefix=prefix, start=None, stop=None),
+            since=since,
+            timeout=timeout,
+        )
 
     # -- writing -----------------------------------------------------------------------------
 

@@ -81,7 +81,7 @@ class Snapshot:
         Raises ``KeyInvalid`` and ``LimitExceeded`` at the call, ``Corrupt`` where it meets damage.
         """
         low, high = keys.key_range(prefix=prefix, start=start, stop=stop)
-        return self._decoded(self._rows(low, high, reverse, check_limit(limit)))
+        return self._decoded(self.rows(low, high, reverse, check_limit(limit)))
 
     def scan_and_close(self, **bounds: Any) -> Iterator[tuple[Key, Any]]:
         """Scan, and close this snapshot when the scan ends. For a snapshot nobody else has."""
@@ -105,10 +105,13 @@ class Snapshot:
     def count(self, *, prefix: Key | None = None, start: Key | None = None, stop: Key | None = None) -> int:
         """How many keys there are in the range."""
         low, high = keys.key_range(prefix=prefix, start=start, stop=stop)
-        return sum(map(len, self._rows(low, high, False, None)))
+        return sum(map(len, self.rows(low, high, False, None)))
 
-    def _rows(self, low: bytes, high: bytes, reverse: bool, limit: int | None) -> Iterator[list[Row]]:
-        """Merge the shards' rows, a chunk at a time: what lies below every shard's last row is final."""
+    def rows(self, low: bytes, high: bytes, reverse: bool, limit: int | None) -> Iterator[list[Row]]:
+        """Encoded keys and cells, a chunk at a time.
+
+        The shards' rows are merged: what lies below every shard's last row is final.
+        """
         cursors = [_ShardCursor(self._cut, table, low, high, reverse) for table in self._tables]
         left = float("inf") if limit is None else limit
         count = ROWS_FIRST

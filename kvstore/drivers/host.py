@@ -14,7 +14,7 @@ from kvstore.eris.failure_coordinator import CoordinatorRecord, decode_record, e
 from kvstore.eris.log import Bodies, TransactionLog
 from kvstore.eris.messages import ReplicaMessage
 from kvstore.eris.replica import Replica
-from kvstore.eris.shard_state import HOST_TABLE, ShardTables, log_name
+from kvstore.eris.shard_state import EFFECTS, HOST_TABLE, ShardTables, log_name, table_name
 from kvstore.ports import Environment, WriteBatch
 from kvstore.types import HostId, ShardId
 
@@ -52,11 +52,12 @@ class Host:
         record = tables.load()
         log = self.environment.log(log_name(shard), record.head)
         log.check_end()
+        effects = self.environment.table(table_name(shard, EFFECTS))
         return Replica(
             address=ReplicaAddress(shard, self.number),
             replicas=replicas,
             record=record,
-            log=TransactionLog(shard, log, self._bodies),
+            log=TransactionLog(shard, log, effects, self._bodies),
             tables=tables,
         )
 

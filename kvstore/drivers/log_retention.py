@@ -18,10 +18,13 @@ import msgspec
 
 from kvstore.eris.log import Bodies
 from kvstore.eris.replica import Replica
-from kvstore.ports import Table
+from kvstore.ports import ReadableTable, Table
 from kvstore.types import ShardId, Slot
 
 MARK_PREFIX = b"mark"
+CUT_KEY = b"cut"
+"""Where the mark stands that the logs were cut at last, or are being cut at: the oldest cursor of a
+watch, because everything after it is there, and whole."""
 MARKS_MAX = 64
 """Marks within the retention: a log overshoots its retention by a sixty-fourth."""
 MARK_BYTES_MIN = 16 << 10
@@ -54,8 +57,9 @@ class LogRetention:
         self._marks: deque[Mark] = deque(marks)
         self._appended = self._marks[-1].appended if self._marks else 0
         self._next_mark = self._appended + self._mark_bytes
-        self._cutting = False
-        self._cut: list[Slot] = [Slot(replica.log.first - 1) for replica in replicas]
+        cut = table.get(CUT_KEY)
+        self._cutting = cut is not None
+        self._cut: list[Slot] = [] if cut is None else _decode(cut).ends
 
     def trim(self, touched: set[ShardId]) -> None:
         """At the end of a batch: mark the logs when they have grown enough, and cut a chunk."""
@@ -80,7 +84,9 @@ class LogRetention:
         ends = self._marks[0].ends
         if any(end > low for end, low in zip(ends, self._low_water_marks(), strict=True)):
             return False
-        self._table.delete(_key(self._marks.popleft()))
+        mark = self._marks.popleft()
+        self._table.delete(_key(mark))
+        self._table.put(CUT_KEY, _encode(mark))
         self._cut = ends
         self._cutting = True
         return True
@@ -97,6 +103,12 @@ class LogRetention:
                 if left == 0:
                     return
         self._cutting = False
+
+
+def kept_after(table: ReadableTable, shards: int) -> list[Slot]:
+    """By shard, the slot after which everything is kept; ``table`` is the host's."""
+    cut = table.get(CUT_KEY)
+    return [Slot(0)] * shards if cut is None else _decode(cut).ends
 
 
 def _key(mark: Mark) -> bytes:

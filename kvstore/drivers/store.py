@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+from kvstore.drivers.commit_signal import CommitSignal
 from kvstore.drivers.finding import Options, find_manifest, stored_manifest
 from kvstore.drivers.group_commit import GroupCommit, Pending
 from kvstore.drivers.home import FolderHome, Home, MemoryHome
@@ -47,6 +48,7 @@ class Store:
     manifest: Manifest
     record: CoordinatorRecord
     environments: dict[int, Environment]
+    commits_seen: CommitSignal
 
     def __init__(self, home: Home) -> None:
         self.home = home
@@ -102,6 +104,7 @@ class ReadingStore(Store):
         super().__init__(home)
         home.prepare(create=False, readonly=True)
         self.manifest = find_manifest(home)
+        self.commits_seen = CommitSignal(told=False)
         self.environments = {}
         self.damage: dict[int, Damage] = {}
         try:
@@ -189,6 +192,7 @@ class WritingStore(Store):
         self.readers = Readers(opened.learner.environment)
         self.idempotency = Idempotency(self.readers)
         self.commits = GroupCommit(self._process, finish)
+        self.commits_seen = CommitSignal(told=True)
         self._dirty = False
         self._stop_syncing = threading.Event()
         self._syncer: threading.Thread | None = None
@@ -220,6 +224,7 @@ class WritingStore(Store):
             failure = cluster.failure
             self.readers.refuse(lambda: Failed(f"the store failed: {failure}"))
         self.readers.expire()
+        self.commits_seen.announce()
 
     def _start_syncer(self, seconds: float) -> None:
         # Holds the store weakly, so that one that was forgotten can be collected and closed.
@@ -252,6 +257,7 @@ class WritingStore(Store):
             self._syncer.join()
         self.commits.close()
         self.readers.close()
+        self.commits_seen.announce()
         self.cluster.close()
 
 

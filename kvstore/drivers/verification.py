@@ -5,17 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from kvstore import keys, values
+from kvstore.drivers.log_tail import shard_record
 from kvstore.drivers.manifest import Manifest
-from kvstore.eris.log import read_body
-from kvstore.eris.shard_state import (
-    HOST_TABLE,
-    REGISTERS,
-    ShardRecord,
-    decode_record,
-    log_name,
-    record_key,
-    table_name,
-)
+from kvstore.eris.log import decode_changes, effects_key, read_body
+from kvstore.eris.shard_state import EFFECTS, REGISTERS, ShardRecord, log_name, table_name
 from kvstore.errors import Damage
 from kvstore.execution.execute import VERSION_BYTES, cell_version
 from kvstore.ports import Environment, View
@@ -55,9 +48,9 @@ def _problems(view: View, manifest: Manifest, location: str, owns: Owns) -> Iter
         shard = ShardId(number)
         where = f"{location}: shard {shard}"
         try:
-            stored = view.table(HOST_TABLE).get(record_key(shard))
-            record = ShardRecord() if stored is None else decode_record(stored)
+            record = shard_record(view, shard)
             yield from _log_problems(view, shard, record, where)
+            yield from _effects_problems(view, shard, record, where)
             yield from _state_problems(view, shard, record, owns, where)
         except Damage as damage:
             yield str(damage.args[0])
@@ -79,9 +72,19 @@ def _log_problems(view: View, shard: ShardId, record: ShardRecord, where: str) -
 
 
 def _referred(view: View, shard: ShardId, slot: Slot) -> bytes:
-    stored = view.table(HOST_TABLE).get(record_key(shard))
-    record = ShardRecord() if stored is None else decode_record(stored)
-    return view.log(log_name(shard), record.head).read(slot, 1)[0][1]
+    return view.log(log_name(shard), shard_record(view, shard).head).read(slot, 1)[0][1]
+
+
+def _effects_problems(view: View, shard: ShardId, record: ShardRecord, where: str) -> Iterator[str]:
+    table = view.table(table_name(shard, EFFECTS))
+    first, last = record.head[0], record.executed
+    start = b""
+    while rows := table.scan(start, b"\xff" * 9, limit=CHUNK):
+        for key, effects in rows:
+            decode_changes(effects)
+            if not effects_key(Slot(first)) <= key <= effects_key(last):
+                yield f"{where}: effects of slot {key.hex()}, the log executed {first} to {last}"
+        start = rows[-1][0] + b"\x00"
 
 
 def _state_problems(view: View, shard: ShardId, record: ShardRecord, owns: Owns, where: str) -> Iterator[str]:

@@ -7,19 +7,32 @@ one batch, so a reference never points outside what was committed with it.
     slot record   1 byte 0, then the encoded Stamped                              the body
                   1 byte 1, then shard as 2 and slot as 8 bytes big-endian        a reference
                   1 byte 2                                                        a NO-OP
+
+What a slot changed follows from its operations, mostly. Where it does not - an ``add``, a condition, a
+procedure, a copy of a request executed before - the effects stand beside the log, in a table by slot,
+and go when the slot goes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
+
 from kvstore import ports
 from kvstore.eris.messages import LogEntry, Stamped, decode_stamped, encode
+from kvstore.execution.execute import Effects, value_of
 from kvstore.types import ShardId, Slot, Timestamp
 
 BODY, REFERENCE, NO_OP = b"\x00", b"\x01", b"\x02"
 READ_MAX = 256
 """Records read at once when a log is walked."""
+
+
+Changes = dict[bytes, bytes | None]
+"""The new encoded value by key; None where the key went."""
+
+decode_changes = msgspec.msgpack.Decoder(Changes).decode
 
 
 class Bodies:
@@ -46,11 +59,12 @@ class Bodies:
 class TransactionLog:
     """One shard's slots. Index of the stored log = slot."""
 
-    __slots__ = ("_bodies", "_log", "_shard")
+    __slots__ = ("_bodies", "_effects", "_log", "_shard")
 
-    def __init__(self, shard: ShardId, log: ports.Log, bodies: Bodies) -> None:
+    def __init__(self, shard: ShardId, log: ports.Log, effects: ports.Table, bodies: Bodies) -> None:
         self._shard = shard
         self._log = log
+        self._effects = effects
         self._bodies = bodies
         bodies.logs[shard] = log
 
@@ -74,6 +88,13 @@ class TransactionLog:
         bodies.appended_records += 1
         self._log.append(slot, record)
 
+    def note_effects(self, slot: Slot, effects: Effects) -> None:
+        """Keep what an executed slot changed, because its operations do not tell."""
+        changes = {key: value_of(cell) for key, cell in effects.items()}
+        record = encode(changes)
+        self._bodies.appended_bytes += len(record)
+        self._effects.put(effects_key(slot), record)
+
     def replace(self, slot: Slot, stamped: Stamped | None) -> None:
         """Overwrite a slot by what an epoch change decided."""
         self._log.replace(slot, self._record(slot, stamped))
@@ -96,7 +117,16 @@ class TransactionLog:
         return self._bodies.logs[shard].read(slot, 1)[0][1]
 
     def truncate_before(self, slot: Slot, count_max: int) -> int:
-        return self._log.truncate_before(slot, count_max)
+        """Forget up to ``count_max`` slots below ``slot``, and their effects; return how many went."""
+        count = self._log.truncate_before(slot, count_max)
+        for key, _ in self._effects.scan(b"", effects_key(self.first), limit=count_max):
+            self._effects.delete(key)
+        return count
+
+
+def effects_key(slot: Slot) -> bytes:
+    """Where a slot's effects stand."""
+    return slot.to_bytes(8, "big")
 
 
 def read_body(record: bytes, referred: Callable[[ShardId, Slot], bytes]) -> Stamped | None:

@@ -145,6 +145,7 @@ class Replica:
             window = self.record.windows[request.client] = ClientWindow()
         known = window.outcome_of(request.request)
         if known is not None:
+            self.log.note_effects(slot, {})
             return known
         outcome = self._run(stamped, slot)
         window.record(request.request, request.answered, outcome)
@@ -153,8 +154,10 @@ class Replica:
     def _run(self, stamped: Stamped, slot: Slot) -> Outcome:
         request, state = stamped.request, self.tables.state
         operations = request.operations[self.address.shard]
-        effects, outcome = execute(operations, state, slot)
+        effects, outcome, plain = execute(operations, state, slot)
         apply(effects, state)
+        if not plain:
+            self.log.note_effects(slot, effects)
         if request.token is not None:
             self._remember(request.token, stamped, slot, outcome)
         if operations and type(operations[0]) is Expire:

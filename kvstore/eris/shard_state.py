@@ -5,6 +5,7 @@ tables of shard s   s as 2 bytes big-endian, then one byte:
                     are reserved for the regions' own types
     0x80            outcomes of idempotency keys
     0x81            when those expire
+    0x82            effects of slots that do not follow from their operations (log.py)
 table of the host   ff ff 80: the record of each shard under the shard's 2 bytes, so that the
                     records of all shards lie on one page
 log of shard s      s as 2 bytes, then 0x00
@@ -21,7 +22,7 @@ from kvstore.eris.client_window import ClientWindow
 from kvstore.ports import Head
 from kvstore.types import ClientId, Epoch, ShardId, Slot, Timestamp, ViewNumber
 
-REGISTERS, OUTCOMES, EXPIRY = 0x00, 0x80, 0x81
+REGISTERS, OUTCOMES, EXPIRY, EFFECTS = 0x00, 0x80, 0x81, 0x82
 HOST_TABLE = b"\xff\xff\x80"
 EMPTY_LOG: Head = (1, 0, 0)
 

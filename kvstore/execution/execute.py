@@ -9,7 +9,7 @@ INVARIANTS
 from __future__ import annotations
 
 import math
-from typing import Any, Protocol, assert_never
+from typing import Any, NamedTuple, Protocol, assert_never
 
 from kvstore import values
 from kvstore.errors import LimitExceeded
@@ -23,6 +23,15 @@ Effects = dict[bytes, bytes | None]
 """New cell by key; None where the key goes."""
 
 
+class Executed(NamedTuple):
+    """What came of one shard's part of a transaction."""
+
+    effects: Effects
+    outcome: Outcome
+    plain: bool = True
+    """Whether the operations alone tell the effects, so that the log need not keep these (A7)."""
+
+
 class Table(Protocol):
     """What execution needs of a table."""
 
@@ -31,10 +40,11 @@ class Table(Protocol):
     def delete(self, key: bytes) -> None: ...
 
 
-def execute(operations: tuple[Operation, ...], table: Table, slot: Slot) -> tuple[Effects, Outcome]:
+def execute(operations: tuple[Operation, ...], table: Table, slot: Slot) -> Executed:
     """Return what the operations would change, and their outcome. The table is only read."""
     staged: Effects = {}
     results: list[bytes | bool] = []
+    plain = True
     version = slot.to_bytes(VERSION_BYTES, "big")
     for operation in operations:
         if type(operation) is Put:  # first and by exact type: nearly all of them are
@@ -44,20 +54,43 @@ def execute(operations: tuple[Operation, ...], table: Table, slot: Slot) -> tupl
             case Delete(key, report):
                 if report:
                     results.append(_cell(key, staged, table) is not None)
-                staged[key] = None
+                plain &= _delete(key, staged, table)
             case Add(key, amount):
                 total = _sum(_cell(key, staged, table), amount)
                 results.append(total)
                 staged[key] = version + total
+                plain = False
             case PutIf(key, value, expected):
+                plain = False
                 if cell_version(_cell(key, staged, table)) != expected:
-                    return {}, REFUSED
+                    return Executed({}, REFUSED, plain)
                 staged[key] = version + value
             case Put() | Expire():
                 pass  # Put: above; Expire: about outcomes, see outcomes.py
             case _:
                 assert_never(operation)
-    return staged, Outcome(results=tuple(results)) if results else DONE
+    return Executed(staged, Outcome(results=tuple(results)) if results else DONE, plain)
+
+
+def _delete(key: bytes, staged: Effects, table: Table) -> bool:
+    """Stage it where it changes something; return whether it does."""
+    if table.get(key) is None:
+        staged.pop(key, None)
+        return False
+    staged[key] = None
+    return True
+
+
+def plain_effects(operations: tuple[Operation, ...]) -> dict[bytes, bytes | None]:
+    """The new values by key, None where the key went, of operations whose effects were plain."""
+    effects: dict[bytes, bytes | None] = {}
+    for operation in operations:
+        match operation:
+            case Put(key, value):
+                effects[key] = value
+            case Delete(key):
+                effects[key] = None
+    return effects
 
 
 def apply(effects: Effects, table: Table) -> None:
@@ -72,6 +105,11 @@ def apply(effects: Effects, table: Table) -> None:
 def cell_version(cell: bytes | None) -> int | None:
     """The version of a cell; None for a missing one."""
     return None if cell is None else int.from_bytes(cell[:VERSION_BYTES], "big")
+
+
+def value_of(cell: bytes | None) -> bytes | None:
+    """The encoded value of a cell; None for a missing one."""
+    return None if cell is None else cell[VERSION_BYTES:]
 
 
 def cell_value(cell: bytes) -> Any:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kvstore.drivers import log_retention
 from kvstore.eris.log import BODY, NO_OP, REFERENCE, Bodies, TransactionLog, read_body
 from kvstore.eris.messages import MultiStamp, Request, Stamped
-from kvstore.eris.shard_state import log_name
+from kvstore.eris.shard_state import EFFECTS, log_name, table_name
 from kvstore.errors import Corrupt
 from kvstore.execution.operations import Operation
 from kvstore.ports import Head
@@ -50,7 +50,10 @@ class Shelf:
         batch = self.environment.begin()
         logs = [
             TransactionLog(
-                ShardId(shard), self.environment.log(log_name(ShardId(shard)), self.heads[shard]), self.bodies
+                ShardId(shard),
+                self.environment.log(log_name(ShardId(shard)), self.heads[shard]),
+                self.environment.table(table_name(ShardId(shard), EFFECTS)),
+                self.bodies,
             )
             for shard in range(3)
         ]

@@ -38,7 +38,7 @@ def cell(value: Any, version: int) -> bytes:
 
 def run(table: Cells, *operations: Operation, slot: int = 9) -> Outcome:
     """Execute and write what was staged."""
-    effects, outcome = execute(operations, table, Slot(slot))
+    effects, outcome, _ = execute(operations, table, Slot(slot))
     apply(effects, table)
     return outcome
 
@@ -251,7 +251,7 @@ class TestPutIf:
 class TestAnyPart:
     def test_without_operations_is_done(self) -> None:
         """The part of a shard that only keeps an idempotency key."""
-        assert execute((), Cells(), Slot(1)) == ({}, DONE)
+        assert execute((), Cells(), Slot(1)) == ({}, DONE, True)
 
     def test_that_expires_outcomes_changes_no_data(self) -> None:
         table = holding(1)

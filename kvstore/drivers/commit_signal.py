@@ -1,0 +1,55 @@
+"""How those who wait for the next commit hear of it."""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+
+LOOK_AGAIN_S = 1.0
+"""A sleeper looks again after so long, whatever it heard."""
+POLL_S = 0.05
+"""The same, where another process commits and nobody tells."""
+
+
+class CommitSignal:
+    """Counts the groups that were committed, and wakes whoever sleeps until the next.
+
+    A sleeper has a queue of its own, so that one that was interrupted keeps nobody waiting.
+    """
+
+    def __init__(self, *, told: bool) -> None:
+        """``told``: whether somebody calls ``announce``."""
+        self.count = 0
+        self._nap = LOOK_AGAIN_S if told else POLL_S
+        self._sleepers: set[SimpleQueue[None]] = set()
+
+    def announce(self) -> None:
+        """Something was committed, or the store is being closed."""
+        self.count += 1
+        if self._sleepers:
+            sleepers, self._sleepers = self._sleepers, set()
+            for sleeper in tuple(sleepers):
+                sleeper.put(None)
+
+    @staticmethod
+    def deadline(seconds: float | None) -> float:
+        """When so many seconds from now are over."""
+        return math.inf if seconds is None else time.monotonic() + seconds
+
+    def wait(self, seen: int, deadline: float) -> bool:
+        """Sleep until it is worth looking again; False when the deadline is over.
+
+        ``seen``: ``count`` before the caller looked for the last time.
+        """
+        left = min(self._nap, deadline - time.monotonic())
+        if left <= 0:
+            return False
+        sleeper: SimpleQueue[None] = SimpleQueue()
+        self._sleepers.add(sleeper)
+        if self.count == seen:  # looked at after it was added: an announcement is never missed
+            with suppress(Empty):
+                sleeper.get(timeout=left)
+        self._sleepers.discard(sleeper)
+        return True

@@ -1,0 +1,144 @@
+"""What the learner committed after a place in the log, in commit order: the source of every watch.
+
+The shards' logs are merged by the clock of their transactions, which is unique, rises with the slots of
+each shard, and is the same in every piece of a transaction. A commit of the learner is closed (contracts
+A2), so what lies in one view is whole, and all that comes later has a later clock.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from heapq import heapify, heappop, heappush
+from typing import NamedTuple
+
+from kvstore.drivers.log_retention import kept_after
+from kvstore.eris.log import Changes, decode_changes, effects_key, read_body
+from kvstore.eris.messages import Stamped
+from kvstore.eris.shard_state import (
+    EFFECTS,
+    HOST_TABLE,
+    ShardRecord,
+    decode_record,
+    log_name,
+    record_key,
+    table_name,
+)
+from kvstore.execution.execute import plain_effects
+from kvstore.ports import View
+from kvstore.types import ShardId, Slot, Timestamp
+
+READ_BYTES = 256 << 10
+"""About so much of each shard's log is read ahead."""
+READ_MAX = 64
+RECORD_BYTES_GUESS = 16 << 10
+
+
+class Piece(NamedTuple):
+    """What a transaction changed on one shard."""
+
+    shard: ShardId
+    slot: Slot
+    changes: Changes
+
+
+class Committed(NamedTuple):
+    """One transaction, whole; a participant where nothing changed has an empty piece."""
+
+    time: Timestamp
+    pieces: list[Piece]
+
+
+Position = list[Slot]
+"""By shard, the last slot that was seen."""
+
+
+def shard_record(view: View, shard: ShardId) -> ShardRecord:
+    """The learner's record of a shard, as of this view."""
+    stored = view.table(HOST_TABLE).get(record_key(shard))
+    return ShardRecord() if stored is None else decode_record(stored)
+
+
+def executed(view: View, shards: int) -> Position:
+    """The end of what this view shows."""
+    return [shard_record(view, ShardId(shard)).executed for shard in range(shards)]
+
+
+def oldest(view: View, shards: int) -> Position:
+    """The oldest position after which everything is kept."""
+    return kept_after(view.table(HOST_TABLE), shards)
+
+
+def committed_after(view: View, position: Position) -> Iterator[Committed]:
+    """Walk the transactions behind ``position``, and move it along: it is behind what was yielded."""
+    tails = [_ShardTail(view, ShardId(shard), position) for shard in range(len(position))]
+    heads = [(clock, tail.shard) for tail in tails if (clock := tail.clock()) is not None]
+    heapify(heads)
+    while heads:
+        time = heads[0][0]
+        pieces = []
+        while heads and heads[0][0] == time:
+            tail = tails[heappop(heads)[1]]
+            pieces.append(tail.take())
+            if (clock := tail.clock()) is not None:
+                heappush(heads, (clock, tail.shard))
+        yield Committed(time, pieces)
+
+
+class _ShardTail:
+    """One shard's log behind a position, a few entries read ahead."""
+
+    def __init__(self, view: View, shard: ShardId, position: Position) -> None:
+        self.shard = shard
+        self._view = view
+        self._position = position
+        record = shard_record(view, shard)
+        self._end = record.executed
+        self._log = view.log(log_name(shard), record.head)
+        self._effects = view.table(table_name(shard, EFFECTS))
+        self._entries: deque[tuple[Slot, Stamped]] = deque()
+        self._read_up_to = position[shard]
+        self._record_bytes = RECORD_BYTES_GUESS
+        self._next_effects: tuple[bytes, bytes] | None = (b"", b"")
+
+    def clock(self) -> Timestamp | None:
+        """When the next transaction was stamped; None at the end."""
+        while not self._entries:
+            if self._read_up_to >= self._end:
+                self._position[self.shard] = self._end  # over NO-OPs, which nobody waits for
+                return None
+            self._read()
+        return self._entries[0][1].stamp.clock
+
+    def _read(self) -> None:
+        count = max(1, min(READ_MAX, READ_BYTES // self._record_bytes, self._end - self._read_up_to))
+        records = self._log.read(self._read_up_to + 1, count)
+        self._record_bytes = 1 + sum(len(record) for _, record in records) // len(records)
+        for slot, record in records:
+            stamped = read_body(record, self._referred)
+            if stamped is not None:
+                self._entries.append((Slot(slot), stamped))
+        self._read_up_to = Slot(records[-1][0])
+
+    def _referred(self, shard: ShardId, slot: Slot) -> bytes:
+        head = shard_record(self._view, shard).head
+        return self._view.log(log_name(shard), head).read(slot, 1)[0][1]
+
+    def take(self) -> Piece:
+        """The next transaction's piece; the position moves behind it."""
+        slot, stamped = self._entries.popleft()
+        self._position[self.shard] = slot
+        kept = self._kept_effects(slot)
+        operations = stamped.request.operations[self.shard]
+        changes = plain_effects(operations) if kept is None else decode_changes(kept)
+        return Piece(self.shard, slot, changes)
+
+    def _kept_effects(self, slot: Slot) -> bytes | None:
+        """The record beside this slot. Slots are asked for in order, so one scan passes over many."""
+        key = effects_key(slot)
+        if self._next_effects is not None and self._next_effects[0] < key:
+            stop = effects_key(Slot(self._end + 1))
+            self._next_effects = next(iter(self._effects.scan(key, stop, limit=1)), None)
+        if self._next_effects is None or self._next_effects[0] != key:
+            return None
+        return self._next_effects[1]

@@ -49,6 +49,8 @@ from kvstore.errors import (
     WrongFormat,
     WrongShape,
 )
+from kvstore.execution.part import Part
+from kvstore.execution.procedures import procedure
 from kvstore.keys import Key
 from kvstore.opening import open
 from kvstore.routing import Route
@@ -95,6 +97,7 @@ __all__ = [
     "NotFound",
     "OpenError",
     "OutcomeUnknown",
+    "Part",
     "ProcedureFailed",
     "ReadOnly",
     "RetryLater",
@@ -112,6 +115,7 @@ __all__ = [
     "WrongFormat",
     "WrongShape",
     "open",
+    "procedure",
 ]
 
 logging.getLogger("kvstore").addHandler(logging.NullHandler())

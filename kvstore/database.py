@@ -14,15 +14,17 @@ from types import TracebackType
 from typing import Any
 
 from kvstore import keys, values
+from kvstore.calling import check_declared, declare, results_of, size_of
 from kvstore.drivers import backup, report
 from kvstore.drivers.group_commit import Pending
 from kvstore.drivers.idempotency import Claim, digest
 from kvstore.drivers.interrupts import uninterrupted
 from kvstore.drivers.store import Store, WritingStore
 from kvstore.eris.messages import Answer
-from kvstore.errors import Conflict, LimitExceeded, NotFound, ReadOnly, UsageError
+from kvstore.errors import Conflict, LimitExceeded, NotFound, ProcedureFailed, ReadOnly, UsageError
 from kvstore.execution.execute import VERSION_BYTES, cell_version
-from kvstore.execution.operations import Add, Delete, Expire, Operation, Put, PutIf, Token
+from kvstore.execution.operations import Add, Call, Delete, Expire, Operation, Put, PutIf, Token
+from kvstore.execution.procedures import procedure_named
 from kvstore.keys import Key
 from kvstore.routing import Route, Routing, route_of_writes
 from kvstore.snapshot import Snapshot, state_tables
@@ -214,6 +216,32 @@ class Database:
         assert isinstance(total, bytes)
         return values.decode(total)
 
+    def call(self, name: str, args: Any = None, *, idempotency_key: Key | None = None) -> dict[int, Any]:
+        """Run a stored procedure on every shard that it declares keys of; return each part's result.
+
+        One round, over any shards. Before it is sent the body is run once for nothing.
+
+        Raises:
+            UnknownProcedure, KeyNotDeclared, NestedCall, KeyInvalid: nothing was sent.
+            ProcedureFailed: the body raised on a shard; it had no effect there, elsewhere it had.
+        """
+        call = declare(procedure_named(name), args, self._routing)
+
+        def check() -> None:
+            cut = self._readers.cut(self._lifetime)
+            try:
+                check_declared(call, cut, self._routing, Timestamp(time.time_ns()))
+            finally:
+                cut.close()
+
+        operations: Operations = dict.fromkeys(call.keys, ())
+        answer = self._run(operations, size_of(call), idempotency_key, check=check, call=call)
+        try:
+            return results_of(call, answer.outcomes)
+        except ProcedureFailed:
+            self._writing_store().procedures_failed += 1
+            raise
+
     def batch(self, *, idempotency_key: Key | None = None) -> Batch:
         """Collect writes; they are committed together at the end of the ``with`` block."""
         self._writing_store().readers.check()
@@ -263,10 +291,11 @@ class Database:
         weight: int = 1,
         *,
         check: Callable[[], None] | None = None,
+        call: Call | None = None,
     ) -> Answer:
         """Return the answer of a request; ``check`` may refuse it, unless it was made before."""
         store = self._writing_store()
-        pending = Pending(operations, size, weight)
+        pending = Pending(operations, size, weight, call)
         if idempotency_key is None:
             return _answer(store, pending, check)
         with uninterrupted(), self._claim(pending, idempotency_key) as claim:
@@ -289,7 +318,7 @@ class Database:
             self._expire()
         encoded = keys.encode(idempotency_key)
         home = self._routing.shard_of_bytes(encoded)
-        pending.token = Token(encoded, digest(pending.operations), home)
+        pending.token = Token(encoded, digest(pending.call or pending.operations), home)
         pending.operations.setdefault(home, ())
         return self._store.idempotency.claim(pending.token)
 

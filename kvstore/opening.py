@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import math
+from collections.abc import Iterable
+from types import ModuleType
 from typing import get_args
 
 from kvstore.database import Database, complete
@@ -10,7 +13,8 @@ from kvstore.drivers.finding import Options
 from kvstore.drivers.home import Durability, Home
 from kvstore.drivers.store import AnyPath, ReadingStore, Store, WritingStore, home_at, open_store
 from kvstore.errors import LimitExceeded, UsageError
-from kvstore.routing import SHARDS_MAX
+from kvstore.execution.part import Owns
+from kvstore.routing import SHARDS_MAX, Routing
 
 REPLICAS = (1, 3, 5)
 """A majority must be able to outvote a minority, so the number is odd; more than five help nobody."""
@@ -27,6 +31,7 @@ def open(
     readonly: bool = False,
     create: bool = True,
     placement: int | None = None,
+    procedures: Iterable[str | ModuleType] | str | None = None,
     snapshot_lifetime: float = 60,
     watch_retention: int = 64 << 20,
     idempotency_days: float = 7,
@@ -41,6 +46,8 @@ def open(
             loss may take the last ``sync_interval_ms``, a crash of the process nothing. ``"none"``:
             power loss may take everything; for tests.
         readonly: show the last commit of a store that others may be writing; never create.
+        procedures: modules that register stored procedures, or their names; imported before the store
+            is opened, because a crash may have left calls to be run again.
         snapshot_lifetime: seconds after which a snapshot or scan ends with ``SnapshotExpired``.
         watch_retention: bytes of log that are kept at least.
         idempotency_days: how long outcomes are remembered; fixed when the store is created.
@@ -49,11 +56,13 @@ def open(
         OpenError: ``NoParent``, ``NotAStore``, ``WrongFormat``, ``WrongShape``, ``Locked``, or
             ``AlreadyOpen``; nothing was changed.
         Corrupt: too little of the store is whole. DiskFull: there is no room to open it.
+        UnknownProcedure: a call is to be run again and no such procedure is registered.
         UsageError: an argument is out of its bounds.
     """
     _check(shards, replicas, durability, sync_interval_ms, placement)
     _check_positive(snapshot_lifetime=snapshot_lifetime, idempotency_days=idempotency_days)
     _check_range("watch_retention", watch_retention, 0, 1 << 50)
+    _import(procedures)
     options = Options(
         shards=shards,
         replicas=replicas,
@@ -62,6 +71,7 @@ def open(
         durability=durability,
         create=create,
         watch_retention=watch_retention,
+        owner=_owner,
     )
     return open_at(
         home_at(path),
@@ -104,6 +114,19 @@ def open_at(
     except BaseException:
         store.close()
         raise
+
+
+def _owner(shards: int, placement: int | None) -> Owns:
+    return Routing(shards, placement).owns
+
+
+def _import(modules: Iterable[str | ModuleType] | str | None) -> None:
+    """Import the modules that register procedures; one that is a module already is imported."""
+    for module in [modules] if isinstance(modules, str) else modules or ():
+        if not isinstance(module, str | ModuleType):
+            raise UsageError(f"procedures are modules or their names, not {module!r}")
+        if isinstance(module, str):
+            importlib.import_module(module)
 
 
 def _check(

@@ -50,6 +50,12 @@ class Routing:
         """The shard of something that is placed as a whole: an idempotency key."""
         return self._shards[crc32(encoded) % BUCKETS]
 
+    def shards_of_prefix(self, prefix: Key) -> list[ShardId]:
+        """The shards that may hold keys which begin so: one when the prefix places them, or all."""
+        if self._placement is not None and type(prefix) is tuple and len(prefix) >= self._placement:
+            return [self.shard(prefix, keys.encode(prefix))]
+        return [ShardId(shard) for shard in range(self.shards)]
+
     def owns(self, shard: ShardId, encoded: bytes) -> bool:
         """Whether this shard owns the encoded key."""
         return self.shard(keys.decode(encoded), encoded) == shard

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from kvstore.drivers.home import Durability, Home
@@ -15,6 +16,7 @@ from kvstore.drivers.host import MANIFEST_KEY, Host
 from kvstore.drivers.manifest import Manifest, decode, encode
 from kvstore.eris.shard_state import HOST_TABLE
 from kvstore.errors import Corrupt, Damage, DiskFull, NotAStore
+from kvstore.execution.part import Owns
 from kvstore.ports import Environment
 from kvstore.types import HostId
 
@@ -33,6 +35,8 @@ class Options:
     durability: Durability = "commit"
     create: bool = True
     watch_retention: int = 64 << 20
+    owner: Callable[[int, int | None], Owns]
+    """Given the number of shards and the placement, what says which key belongs to which shard."""
 
 
 class _Foreign(Exception):
@@ -68,6 +72,7 @@ class Found:
                 shards=self.manifest.shards,
                 replicas=self.manifest.replicas,
                 retention=self.options.watch_retention,
+                owns=self.options.owner(self.manifest.shards, self.manifest.placement),
             )
         except BaseException:
             environment.close()

@@ -25,7 +25,7 @@ from typing import Any
 from kvstore.drivers.interrupts import MAIN_THREAD, Deferred, uninterrupted
 from kvstore.eris.messages import Answer
 from kvstore.errors import Closed
-from kvstore.execution.operations import Operation, Token
+from kvstore.execution.operations import Call, Operation, Token
 from kvstore.types import ShardId
 
 GROUP_BYTES_MAX = 8 << 20
@@ -45,6 +45,7 @@ class Pending:
 
     __slots__ = (
         "answer",
+        "call",
         "done",
         "error",
         "future",
@@ -63,13 +64,14 @@ class Pending:
         operations: dict[ShardId, tuple[Operation, ...]],
         size: int,
         weight: int,
-        token: Token | None = None,
+        call: Call | None = None,
     ) -> None:
         """``size`` in bytes of keys and values, ``weight`` in operations."""
         self.operations = operations
         self.size = size
         self.weight = weight
-        self.token = token
+        self.call = call
+        self.token: Token | None = None
         self.future: Future[Any] | None = None
         self.route: Any = None
         """What the future's result says of the path; only for the one who submitted."""

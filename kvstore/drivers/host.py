@@ -15,6 +15,7 @@ from kvstore.eris.log import Bodies, TransactionLog
 from kvstore.eris.messages import ReplicaMessage
 from kvstore.eris.replica import Replica
 from kvstore.eris.shard_state import EFFECTS, HOST_TABLE, ShardTables, log_name, table_name
+from kvstore.execution.part import Owns
 from kvstore.ports import Environment, WriteBatch
 from kvstore.types import HostId, ShardId
 
@@ -32,9 +33,17 @@ class Host:
     """
 
     def __init__(
-        self, number: HostId, environment: Environment, *, shards: int, replicas: int, retention: int
+        self,
+        number: HostId,
+        environment: Environment,
+        *,
+        shards: int,
+        replicas: int,
+        retention: int,
+        owns: Owns,
     ) -> None:
         self.number = number
+        self._owns = owns
         self.environment = environment
         self.dropped: dict[str, int] = {}
         self._bodies = Bodies()
@@ -59,6 +68,7 @@ class Host:
             record=record,
             log=TransactionLog(shard, log, effects, self._bodies),
             tables=tables,
+            owns=self._owns,
         )
 
     def begin(self) -> None:

@@ -14,7 +14,7 @@ from kvstore.drivers.readers import Readers
 from kvstore.eris.messages import Answer, encode
 from kvstore.eris.shard_state import EXPIRY, OUTCOMES, table_name
 from kvstore.errors import KeyReused
-from kvstore.execution.operations import Operation, Token
+from kvstore.execution.operations import Call, Operation, Token
 from kvstore.execution.outcomes import OutcomeRecord, decode_record
 from kvstore.types import RequestId, ShardId
 
@@ -104,7 +104,7 @@ class Idempotency:
             cut.close()
 
 
-def digest(operations: dict[ShardId, tuple[Operation, ...]]) -> bytes:
-    """What tells one request from another."""
-    parts = sorted(operations.items())
-    return blake2b(encode(parts), digest_size=DIGEST_BYTES).digest()
+def digest(request: Call | dict[ShardId, tuple[Operation, ...]]) -> bytes:
+    """What tells one request from another: its operations, or a procedure's name and arguments."""
+    what = (request.name, request.arguments) if isinstance(request, Call) else sorted(request.items())
+    return blake2b(encode(what), digest_size=DIGEST_BYTES).digest()

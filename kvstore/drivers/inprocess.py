@@ -95,7 +95,7 @@ class Cluster:
         inbox: list[tuple[ShardId, ReplicaMessage]] = []
         client, sequencer = self.client, self.sequencer
         for pending in group:
-            request = client.submit(pending.operations, pending.token)[0]
+            request = client.submit(pending.operations, pending.token, pending.call)[0]
             self._waiting[client.last_request] = pending
             assert type(request) is Send
             assert type(request.message) is Request

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from kvstore.errors import Closed, Error, LimitExceeded, SnapshotExpired
+from kvstore.execution.procedures import refuse_nested
 from kvstore.ports import Environment, View
 
 EXPIRED = "expired"
@@ -42,6 +43,7 @@ class Readers:
         mark = object()
         try:
             self._active[mark] = threading.get_ident()
+            refuse_nested()
             if self._refusal is not None:
                 raise self._refusal()
             return self.environment.read(table, key)
@@ -70,6 +72,7 @@ class Readers:
 
     def check(self) -> None:
         """Raise what a read would raise that does not even begin."""
+        refuse_nested()
         if self._refusal is not None:
             raise self._refusal()
 

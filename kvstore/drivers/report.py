@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from kvstore.drivers.store import ReadingStore, Store, WritingStore
-from kvstore.drivers.verification import Owns
 from kvstore.drivers.verification import verify as verify_environment
 from kvstore.errors import Failed
+from kvstore.execution.part import Owns
 
 
 def status(store: Store) -> dict[str, Any]:
@@ -70,6 +70,7 @@ def _writing(store: WritingStore) -> dict[str, Any]:
         "logs": logs,
         "lag": cluster.lag(),
         "dropped": dict(cluster.learner.dropped),
+        "procedures_failed": store.procedures_failed,
         "problems": problems,
     }
 

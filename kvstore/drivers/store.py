@@ -25,6 +25,7 @@ from kvstore.drivers.recovery import open_for_writing
 from kvstore.eris.failure_coordinator import CoordinatorRecord, decode_record
 from kvstore.eris.shard_state import HOST_TABLE
 from kvstore.errors import AlreadyOpen, Corrupt, Damage, Error, Failed, Forked, UsageError
+from kvstore.execution.procedures import refuse_nested
 from kvstore.ports import Environment
 
 LOOKS_AT_LEARNER, LOOK_AGAIN_S = 50, 0.02
@@ -68,6 +69,7 @@ class Store:
 
     def close(self) -> None:
         """Close once; a second time, or in a forked child, does nothing."""
+        refuse_nested()
         with uninterrupted():
             with self._closing:
                 if self._closed or self.forked:
@@ -193,6 +195,8 @@ class WritingStore(Store):
         self.idempotency = Idempotency(self.readers)
         self.commits = GroupCommit(self._process, finish)
         self.commits_seen = CommitSignal(told=True)
+        self.procedures_failed = 0
+        """Calls of this opening that had a part which raised."""
         self._dirty = False
         self._stop_syncing = threading.Event()
         self._syncer: threading.Thread | None = None
@@ -205,6 +209,7 @@ class WritingStore(Store):
 
     def run(self, pending: Pending) -> None:
         """Process one request and return its answer in ``pending``, or raise its error."""
+        refuse_nested()
         if self.forked:
             self.readers.check()
         self.commits.run(pending)
@@ -212,6 +217,7 @@ class WritingStore(Store):
             raise pending.error
 
     def submit(self, pending: Pending) -> None:
+        refuse_nested()
         if self.forked:
             self.readers.check()
         self.commits.submit(pending)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from kvstore import keys, values
 from kvstore.drivers.log_tail import shard_record
@@ -11,10 +11,9 @@ from kvstore.eris.log import decode_changes, effects_key, read_body
 from kvstore.eris.shard_state import EFFECTS, REGISTERS, ShardRecord, log_name, table_name
 from kvstore.errors import Damage
 from kvstore.execution.execute import VERSION_BYTES, cell_version
+from kvstore.execution.part import Owns
 from kvstore.ports import Environment, View
 from kvstore.types import ShardId, Slot
-
-Owns = Callable[[ShardId, bytes], bool]
 
 CHUNK = 512
 PROBLEMS_MAX = 1000

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from kvstore.eris.effects import CALLER, SEQUENCER, CancelTimer, Effect, Send, SetTimer
 from kvstore.eris.messages import Answer, Reply, Request
-from kvstore.execution.operations import Operation, Outcome, Token
+from kvstore.execution.operations import Call, Operation, Outcome, Token
 from kvstore.types import ClientId, RequestId, ShardId, Slot, Timestamp
 
 RETRY_MS = 100
@@ -48,13 +48,16 @@ class Client:
     last_request: RequestId = NONE_YET
 
     def submit(
-        self, operations: dict[ShardId, tuple[Operation, ...]], token: Token | None = None
+        self,
+        operations: dict[ShardId, tuple[Operation, ...]],
+        token: Token | None = None,
+        call: Call | None = None,
     ) -> list[Effect]:
         """Send a new request; its id is ``last_request`` afterwards."""
         first = not self.outstanding
         answered = self.last_request if first else RequestId(next(iter(self.outstanding)) - 1)
         self.last_request = number = RequestId(self.last_request + 1)
-        request = Request(self.client, number, answered, operations, Timestamp(0), token)
+        request = Request(self.client, number, answered, operations, Timestamp(0), token, call)
         self.outstanding[number] = Outstanding(request)
         send = Send(SEQUENCER, request)
         return [send, _ARM] if first else [send]

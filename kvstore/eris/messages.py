@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from kvstore.execution.operations import Operation, Outcome, Token
+from kvstore.execution.operations import Call, Operation, Outcome, Token
 from kvstore.types import (
     ClientId,
     Epoch,
@@ -47,7 +47,7 @@ class Request(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
 
     ``answered``: the client has the answers of all its requests up to this one (contracts C4).
     ``operations``: each participant's part, by shard. ``after``: the greatest time the sender has
-    seen (contracts D1).
+    seen (contracts D1). ``call``: the stored procedure that the shards it names run instead.
     """
 
     client: ClientId
@@ -56,6 +56,7 @@ class Request(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
     operations: dict[ShardId, tuple[Operation, ...]]
     after: Timestamp = Timestamp(0)
     token: Token | None = None
+    call: Call | None = None
 
 
 class Stamped(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):

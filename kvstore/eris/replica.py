@@ -31,9 +31,11 @@ from kvstore.eris.messages import (
     SyncReply,
 )
 from kvstore.eris.shard_state import ShardRecord, ShardTables, Status
-from kvstore.execution.execute import apply, execute
-from kvstore.execution.operations import Expire, Outcome, Token
+from kvstore.execution import procedures
+from kvstore.execution.execute import Executed, apply, execute
+from kvstore.execution.operations import Call, Expire, Outcome, Token
 from kvstore.execution.outcomes import OutcomeRecord, expire, remember
+from kvstore.execution.part import Owns
 from kvstore.types import Slot
 
 
@@ -47,6 +49,8 @@ class Replica:
     """The durable state that is not in log or tables; written by ``save`` once per batch."""
     log: TransactionLog
     tables: ShardTables
+    owns: Owns
+    """Which keys belong to which shard, for procedures."""
     status: Status = Status.NORMAL
     last_slot: Slot = field(init=False)
     is_learner: bool = field(init=False)
@@ -154,7 +158,10 @@ class Replica:
     def _run(self, stamped: Stamped, slot: Slot) -> Outcome:
         request, state = stamped.request, self.tables.state
         operations = request.operations[self.address.shard]
-        effects, outcome, plain = execute(operations, state, slot)
+        if request.call is not None and self.address.shard in request.call.keys:
+            effects, outcome, plain = self._run_procedure(request.call, stamped, slot)
+        else:
+            effects, outcome, plain = execute(operations, state, slot)
         apply(effects, state)
         if not plain:
             self.log.note_effects(slot, effects)
@@ -163,6 +170,10 @@ class Replica:
         if operations and type(operations[0]) is Expire:
             expire(operations[0].before, outcomes=self.tables.outcomes, expiry=self.tables.expiry)
         return outcome
+
+    def _run_procedure(self, call: Call, stamped: Stamped, slot: Slot) -> Executed:
+        shard, time = self.address.shard, stamped.stamp.clock
+        return procedures.run(call, self.tables.state, slot, shard=shard, time=time, owns=self.owns)
 
     def _remember(self, token: Token, stamped: Stamped, slot: Slot, outcome: Outcome) -> None:
         participants = tuple(stamped.request.operations)

@@ -60,15 +60,30 @@ class Token(msgspec.Struct, frozen=True, array_like=True):
     home: ShardId
 
 
+class Call(msgspec.Struct, frozen=True, array_like=True):
+    """A call of a stored procedure, with the keys it may touch, encoded.
+
+    ``keys``: by each shard that runs it, those it owns. ``prefixes``: ranges, from the first bytes up to,
+    not with, the second; each shard that runs it owns a part of them.
+    """
+
+    name: str
+    arguments: bytes
+    keys: dict[ShardId, tuple[bytes, ...]]
+    prefixes: tuple[tuple[bytes, bytes], ...] = ()
+
+
 class Outcome(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What one shard's part of a transaction came to.
 
     ``refused``: a condition did not hold and the part had no effect. ``results``: one entry for
-    each ``Add`` (the new value, encoded) and each reporting ``Delete`` (True if it was there).
+    each ``Add`` (the new value, encoded) and each reporting ``Delete`` (True if it was there); of a
+    procedure what it returned. ``failure``: what a procedure raised; its part had no effect.
     """
 
     refused: bool = False
     results: tuple[bytes | bool, ...] = ()
+    failure: str = ""
 
 
 DONE = Outcome()

@@ -96,6 +96,7 @@ class Cluster:
             shards=self.shards,
             replicas=self.replicas,
             retention=self.retention,
+            owns=lambda shard, encoded: True,
         )
 
     def crash(self, *numbers: int) -> None:

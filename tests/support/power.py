@@ -12,6 +12,7 @@ from kvstore.drivers.home import MemoryHome
 from kvstore.errors import Corrupt
 from kvstore.opening import open_at
 from kvstore.ports import Environment
+from kvstore.routing import Routing
 from kvstore.storage import MemoryDisk
 from kvstore.storage.memory_environment import MemoryFolder
 from kvstore.types import ShardId
@@ -87,7 +88,7 @@ class MemoryHomeWithFaults(MemoryHome):
 
 def open_on(disk: MemoryDisk, *unreachable: int, **options: object) -> Database:
     """Open the store on this disk; it syncs only when it is told to."""
-    wanted = Options(**options)  # type: ignore[arg-type]  # a wrong name fails at once
+    wanted = Options(owner=lambda shards, placement: Routing(shards, placement).owns, **options)  # type: ignore[arg-type]  # a wrong name fails at once
     return open_at(MemoryHomeWithFaults(disk, *unreachable), wanted, sync_interval_ms=NEVER_MS)
 
 

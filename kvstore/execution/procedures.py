@@ -1,0 +1,156 @@
+"""Stored procedures: functions under a name, run by every replica on its own shard's data.
+
+A call is an independent transaction over the shards of the keys it declares (Eris, SOSP 2017, section
+4.1): one round, and no shard waits for another, so nothing flows between them and none may refuse. The
+log holds the name, the arguments and the declared keys; replicas, and recovery, run the body again.
+
+INVARIANTS
+    P1  A body is a function of its arguments, its part and the transaction's time.
+    P2  A body that raises has no effect on that shard; the others do not hear of it (contracts C1).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
+from types import CodeType
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+from kvstore import values
+from kvstore.errors import BodyRefused, KeyNotDeclared, NestedCall, UnknownProcedure, UsageError
+from kvstore.execution.execute import Executed
+from kvstore.execution.operations import Call, Outcome
+from kvstore.execution.part import Owns, Part, ReadableTable
+from kvstore.keys import Key
+from kvstore.types import ShardId, Slot, Timestamp
+
+FAILURE_CHARS_MAX = 500
+
+Body: TypeAlias = Callable[[Part, Any], Any]
+Declared: TypeAlias = Callable[[Any], Iterable[Key]]
+AnyBody = TypeVar("AnyBody", bound=Body)
+
+
+class Procedure(NamedTuple):
+    """A registered function, and what says which keys it may touch."""
+
+    name: str
+    keys: Declared
+    scans: bool
+    body: Body
+
+
+_registered: dict[str, Procedure] = {}
+_running: ContextVar[str | None] = ContextVar("running", default=None)
+
+
+def procedure(name: str, *, keys: Declared, scans: bool | None = None) -> Callable[[AnyBody], AnyBody]:
+    """Register a function ``body(part, args)`` under a name, to be run by ``Database.call``.
+
+    Args:
+        name: stands in the log. A body that does something else takes another name.
+        keys: given the arguments, names all keys that the body may touch, hence the shards it runs on.
+        scans: whether the body calls ``part.scan``. Then everything declared is a prefix as well, and
+            the body runs on every shard that may hold such a key. None: as the body's own code says.
+
+    Raises:
+        BodyRefused: the function is async or a generator.
+        UsageError: the name is taken by another function.
+    """
+    if type(name) is not str or not name:
+        raise UsageError(f"a procedure's name is a str that is not empty, not {name!r}")
+    if not callable(keys):
+        raise UsageError(f"keys of {name!r} is a function of the arguments, not {type(keys).__name__}")
+
+    def register(body: AnyBody) -> AnyBody:
+        refuse_body(body)
+        known = _registered.get(name)
+        if known is not None and _place(known.body) != _place(body):
+            raise UsageError(f"the procedure {name!r} is {_place(known.body)} already, not {_place(body)}")
+        does_scan = _mentions_scan(body) if scans is None else scans
+        _registered[name] = Procedure(name, keys, does_scan, body)
+        return body
+
+    return register
+
+
+def refuse_body(body: Callable[..., Any]) -> None:
+    """Raise ``BodyRefused`` for a function that would not be over when it returns."""
+    kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+    if any(is_kind(body) for is_kind in kinds):
+        raise BodyRefused(f"{_place(body)} is async or a generator: it would run after its transaction")
+
+
+def _place(body: Callable[..., Any]) -> str:
+    return f"{getattr(body, '__module__', '?')}.{getattr(body, '__qualname__', repr(body))}"
+
+
+def _mentions_scan(body: Callable[..., Any]) -> bool:
+    code = getattr(body, "__code__", None)
+    return code is not None and any("scan" in inner.co_names for inner in _codes(code))
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _codes(constant)
+
+
+def procedure_named(name: str) -> Procedure:
+    """The procedure of this name. Raises ``UnknownProcedure``."""
+    known = _registered.get(name)
+    if known is None:
+        raise UnknownProcedure(f"no procedure is registered as {name!r}", name=name)
+    return known
+
+
+def refuse_nested() -> None:
+    """Raise ``NestedCall`` inside a function that the store runs."""
+    name = _running.get()
+    if name is not None:
+        raise NestedCall(f"{name!r} called the store that runs it", hint="use the part that was passed to it")
+
+
+def run(
+    call: Call, table: ReadableTable, slot: Slot, *, shard: ShardId, time: Timestamp, owns: Owns
+) -> Executed:
+    """Run one shard's part of a call. Raises ``UnknownProcedure``; what the body raises is its outcome."""
+    part = Part(call, table, shard=shard, time=time, owns=owns)
+    try:
+        result = _perform(call, part)
+        return Executed(part.finish(slot), Outcome(results=(result,)), plain=False)
+    except (MemoryError, UnknownProcedure):
+        raise  # not the body's doing: another replica may fare otherwise
+    except BaseException as error:
+        # Whatever it is, SystemExit too: the shard goes on, as all its replicas do (P2).
+        return Executed({}, Outcome(failure=_told(error)), plain=False)
+    finally:
+        part.give_up()
+
+
+def rehearse(call: Call, table: ReadableTable, *, shard: ShardId, time: Timestamp, owns: Owns) -> None:
+    """Run it for nothing. Raises ``KeyNotDeclared``, ``NestedCall``, ``UnknownProcedure``; no other."""
+    part = Part(call, table, shard=shard, time=time, owns=owns)
+    try:
+        _perform(call, part)
+    except (KeyNotDeclared, NestedCall, UnknownProcedure, MemoryError, KeyboardInterrupt):
+        raise
+    except BaseException:  # it fails when it runs, too, and is reported then
+        pass
+    finally:
+        part.give_up()
+
+
+def _perform(call: Call, part: Part) -> bytes:
+    body = procedure_named(call.name).body
+    before = _running.set(call.name)
+    try:
+        return values.encode(body(part, values.decode(call.arguments)))
+    finally:
+        _running.reset(before)
+
+
+def _told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"[:FAILURE_CHARS_MAX]

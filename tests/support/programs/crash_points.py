@@ -1,0 +1,270 @@
+"""Meets a fault at every call to the disk: ``crash_points FOLDER FAULT REPLICAS DURABILITY FIRST STRIDE``.
+
+The run of 200 transactions (``journey.py``) is cut into sessions. Each begins with an opening: a creation,
+one after a close, one after a kill, one that rebuilds a replica; one makes a backup; each ends with a close.
+A session is run once for each of its calls that change the disk: those numbered FIRST, FIRST + STRIDE, ...
+over all sessions, in a process that was forked for it, and at that call the process meets FAULT. Then a
+healthy process opens the store and looks.
+
+Prints a JSON object: how often what came out of it.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import sys
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import kvstore
+from kvstore import Database
+from kvstore.drivers import home
+from kvstore.errors import Corrupt
+from kvstore.storage.examine import examine
+from tests.support import disk
+from tests.support.disk import Fault
+from tests.support.journey import STATES, TRANSACTIONS, idempotency_key, perform, position
+from tests.support.power import NEVER_MS, assert_replicas_agree
+
+FAULTS = {
+    "kill": (Fault.KILL, 0),
+    "tear": (Fault.TEAR, 0),
+    "eio": (Fault.FAIL_ONCE, errno.EIO),
+    "eio-on": (Fault.FAIL_FROM, errno.EIO),
+    "enospc": (Fault.FAIL_FROM, errno.ENOSPC),
+    "enospc-once": (Fault.FAIL_ONCE, errno.ENOSPC),
+}
+SESSIONS = 8
+EACH = TRANSACTIONS // SESSIONS
+REBUILDS, BACKS_UP = 5, 3
+SYNC_EACH = 7
+GOES_ON = 4
+"""Transactions that are done after a fault, to see that the store works again."""
+WRITE_ERRORS = (kvstore.OutcomeUnknown, kvstore.Failed, kvstore.DiskFull)
+
+Say = Callable[[str], None]
+
+
+class Journey:
+    """One configuration, and the folders it works in."""
+
+    def __init__(self, folder: Path, replicas: int, durability: Any) -> None:
+        self.folder = folder
+        self.replicas = replicas
+        self.durability = durability
+        self.work = folder / "work"
+        self.store = self.work / "store"
+        self.backup = self.work / "backup"
+
+    def open(self) -> Database:
+        return kvstore.open(
+            self.store,
+            shards=4,
+            replicas=self.replicas,
+            durability=self.durability,
+            sync_interval_ms=NEVER_MS,
+            watch_retention=20_000,
+        )
+
+    def base(self, session: int) -> Path:
+        return self.folder / f"base-{session}"
+
+    def prepare(self, session: int) -> None:
+        """The work folder is as it was when this session began."""
+        shutil.rmtree(self.work, ignore_errors=True)
+        shutil.copytree(self.base(session), self.work)
+
+    def make_bases(self) -> None:
+        """Go through all sessions in health; every other one ends with a kill."""
+        self.base(0).mkdir()
+        for session in range(SESSIONS - 1):
+            self.prepare(session)
+            _, said = forked(lambda say, session=session: self.whole_session(session, say))
+            assert said[-1] == "whole", said
+            shutil.rmtree(self.backup, ignore_errors=True)
+            if session + 1 == REBUILDS and self.replicas > 1:
+                shutil.rmtree(self.store / "replica-1")
+            shutil.copytree(self.work, self.base(session + 1))
+
+    def whole_session(self, session: int, say: Say) -> None:
+        disk.arm(self.work, Fault.NONE)
+        db = self.open()
+        for number in range(session * EACH, (session + 1) * EACH):
+            self.step(db, number)
+        if session % 2:
+            db.close()
+        say("whole")
+
+    def step(self, db: Database, number: int) -> None:
+        perform(db, number)
+        if number % SYNC_EACH == 0:
+            db._store.sync()  # type: ignore[attr-defined]  # what the timer does; it was opened for writing
+
+    def session(self, session: int, fault: Fault, number: int, error: int, say: Say) -> None:
+        """What happens is told at once: a kill leaves no time."""
+        disk.arm(self.work, fault, number, error)
+        try:
+            db = self.open()
+        except kvstore.Error as refused:
+            say(f"refused {type(refused).__name__}")
+        else:
+            say("open")
+            self._write(db, session, say)
+            self._close(db, say)
+        say(f"calls {disk.calls()}")
+
+    def _write(self, db: Database, session: int, say: Say) -> None:
+        first = session * EACH
+        for number in range(first, first + EACH):
+            try:
+                self.step(db, number)
+            except WRITE_ERRORS as error:
+                say(f"error {type(error).__name__}")
+                self._after_an_error(db, session, number, error, say)
+                return
+            say(f"acknowledged {number + 1}")
+            if session == BACKS_UP and number == first + EACH // 2:
+                self._back_up(db, say)
+
+    def _after_an_error(self, db: Database, session: int, number: int, error: Exception, say: Say) -> None:
+        """Reads go on, or raise by name; a write is refused, unless it was only the room that was missing."""
+        try:
+            position(db, number, number + 1)
+            say("reads on")
+        except kvstore.Damage as damage:
+            say(f"reads raise {type(damage).__name__}")
+        try:
+            db.put("after an error", 1)
+        except WRITE_ERRORS:
+            return
+        assert isinstance(error, kvstore.DiskFull), "a write after a failure"
+
+    def _back_up(self, db: Database, say: Say) -> None:
+        try:
+            db.backup(self.backup)
+        except kvstore.Error as error:
+            say(f"backup {type(error).__name__}")
+        else:
+            say("backup done")
+
+    def _close(self, db: Database, say: Say) -> None:
+        try:
+            db.close()
+        except kvstore.Error as error:
+            say(f"close {type(error).__name__}")
+
+    def check(self, session: int, said: list[str], say: Say) -> None:
+        """Open the store in health: a prefix that holds all that was acknowledged, and it works."""
+        disk.arm(self.work, Fault.NONE)  # so that no sync is waited for
+        first = session * EACH
+        acknowledged = max([first, *(int(line.split()[1]) for line in said if line.startswith("ack"))])
+        attempted = min(acknowledged + 1, first + EACH) if "open" in said else first
+        self._look(acknowledged, attempted, say)
+        with self.open() as db:
+            here = position(db, acknowledged, attempted)
+            self._is_sound(db)
+            if here > first and idempotency_key(here - 1) is not None:
+                perform(db, here - 1)  # a retry, which takes no effect
+            assert position(db, here, here) == here
+            goes_on = min(here + GOES_ON, TRANSACTIONS)
+            for number in range(here, goes_on):
+                perform(db, number)
+            position(db, goes_on, goes_on)
+            verified = db.verify()
+            assert verified["ok"], verified
+        with kvstore.open(self.store, readonly=True) as db:
+            position(db, goes_on, goes_on)
+        self._check_backup(said, first)
+        say("in flight" if here > acknowledged else "acknowledged only")
+
+    def _look(self, acknowledged: int, attempted: int, say: Say) -> None:
+        try:
+            with kvstore.open(self.store, readonly=True) as db:
+                position(db, acknowledged, attempted)
+        except (kvstore.Damage, kvstore.OpenError) as error:
+            say(f"readonly {type(error).__name__}")
+
+    def _is_sound(self, db: Database) -> None:
+        status, verified = db.status(), db.verify()
+        assert status["healthy"], status
+        assert verified["ok"], verified
+        assert_replicas_agree(db)
+
+    def _check_backup(self, said: list[str], first: int) -> None:
+        try:
+            with kvstore.open(self.backup, create=False) as db:
+                position(db, first + EACH // 2 + 1, first + EACH // 2 + 1)
+                self._is_sound(db)
+        except kvstore.NotAStore:
+            assert "backup done" not in said
+
+
+def forked(act: Callable[[Say], None]) -> tuple[int, list[str]]:
+    """Run it in a forked process; return how that ended and what it said."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            act(lambda line: os.write(writing, line.encode() + b"\n") and None)
+        except BaseException:
+            os.write(writing, traceback.format_exc().encode())
+            os._exit(1)
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as stream:
+        said = stream.read().splitlines()
+    _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status), said
+
+
+def examine_in_fork(folder: Path) -> None:
+    """What an opening has another program do, without the time that program needs to start."""
+
+    def act(say: Say) -> None:
+        disk.disarm()
+        for problem in examine(folder):
+            say(problem)
+
+    code, problems = forked(act)
+    if code != 0 or problems:
+        raise Corrupt(f"{folder} is damaged: {problems or code}", record=str(folder))
+
+
+def main() -> None:
+    folder, fault_name, replicas, durability, first, stride = sys.argv[1:]
+    home._examine_in_child = examine_in_fork
+    fault, error = FAULTS[fault_name]
+    journey = Journey(Path(folder), int(replicas), durability)
+    journey.make_bases()
+    outcomes: Counter[str] = Counter()
+    number, before = int(first), 0
+    for session in range(SESSIONS):
+        while True:
+            journey.prepare(session)
+            at = number - before
+            code, said = forked(lambda say: journey.session(session, fault, at, error, say))  # noqa: B023
+            assert code in {0, -9}, (session, at, said)
+            if code == 0 and int(said[-1].split()[1]) < at:
+                before += int(said[-1].split()[1])
+                break
+            checked, found = forked(lambda say: journey.check(session, said, say))  # noqa: B023
+            assert checked == 0, "\n".join([f"session {session}, call {at}", *said, "then", *found])
+            outcomes.update(outcome_of(code, said, found))
+            number += int(stride)
+    print(json.dumps({"calls": before, **outcomes}))
+
+
+def outcome_of(code: int, said: list[str], found: list[str]) -> list[str]:
+    """What is counted: how the process ended, its errors, and what the next opening found."""
+    errors = [line for line in said if not line.startswith(("ack", "open", "calls", "backup done"))]
+    return ["tried", "killed" if code else "ended", *errors, *(f"then {line}" for line in found)]
+
+
+if __name__ == "__main__":
+    main()

@@ -16,6 +16,7 @@ from typing import Any
 from kvstore import keys, values
 from kvstore.calling import check_declared, declare, results_of, size_of
 from kvstore.drivers import backup, report
+from kvstore.drivers.compaction import compact
 from kvstore.drivers.group_commit import Pending
 from kvstore.drivers.idempotency import Claim, digest
 from kvstore.drivers.interrupts import uninterrupted
@@ -357,6 +358,13 @@ class Database:
     def backup(self, path: str | os.PathLike[str]) -> None:
         """Write the last commit as a new store at ``path``, which must not exist yet."""
         backup.write(self._store, path)
+
+    def compact(self) -> dict[str, Any]:
+        """Write every replica's file anew without its free pages; return the bytes before and after.
+
+        Readers go on, writers wait. There must be room for a copy.
+        """
+        return compact(self._writing_store())
 
     def close(self) -> None:
         """Commit what was submitted, sync, and let go; a second time is fine.

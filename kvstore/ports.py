@@ -148,4 +148,7 @@ class Environment(Protocol):
 
     def size_bytes(self) -> int: ...
 
+    def retire(self) -> None:
+        """Close it; another file stands in its place, whose marks are not to be touched."""
+
     def close(self) -> None: ...

@@ -7,7 +7,7 @@ import uuid
 
 import msgspec
 
-from kvstore.drivers.home import FolderHome, MemoryHome
+from kvstore.drivers.home import FolderHome, MemoryHome, naming
 from kvstore.drivers.host import MANIFEST_KEY
 from kvstore.drivers.manifest import Manifest, encode
 from kvstore.drivers.store import Store
@@ -24,12 +24,18 @@ def write(store: Store, path: str | os.PathLike[str]) -> None:
     Raises:
         NoParent: the folder it should lie in does not exist.
         NotAStore: something is at ``path`` already; it is never overwritten.
+        DiskFull, Failed: the disk refuses.
     """
     target = os.path.abspath(path)
     if os.fspath(path) == MemoryHome.path or target == store.home.path:
         raise UsageError(f"a backup is a folder of its own, not {os.fspath(path)}")
     if os.path.dirname(target) == store.home.path:
         raise UsageError(f"{target} is inside the store; a backup there would not outlive it")
+    with naming(target, "cannot be written"):
+        _write(store, target)
+
+
+def _write(store: Store, target: str) -> None:
     home = FolderHome(target)
     if home.prepare(create=True, readonly=False):
         home.release()

@@ -9,13 +9,14 @@ from __future__ import annotations
 import uuid
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from kvstore.drivers.home import Durability, Home
 from kvstore.drivers.host import MANIFEST_KEY, Host
 from kvstore.drivers.manifest import Manifest, decode, encode
 from kvstore.eris.shard_state import HOST_TABLE
-from kvstore.errors import Corrupt, Damage, DiskFull, NotAStore
+from kvstore.errors import Corrupt, Damage, NotAStore
 from kvstore.execution.part import Owns
 from kvstore.ports import Environment
 from kvstore.types import HostId
@@ -66,17 +67,21 @@ class Found:
         )
         try:
             self._check_identity(number, environment)
-            return Host(
-                HostId(number),
-                environment,
-                shards=self.manifest.shards,
-                replicas=self.manifest.replicas,
-                retention=self.options.watch_retention,
-                owns=self.options.owner(self.manifest.shards, self.manifest.placement),
-            )
+            return self.host(number, environment)
         except BaseException:
             environment.close()
             raise
+
+    def host(self, number: int, environment: Environment) -> Host:
+        """A replica's roles over its environment."""
+        return Host(
+            HostId(number),
+            environment,
+            shards=self.manifest.shards,
+            replicas=self.manifest.replicas,
+            retention=self.options.watch_retention,
+            owns=self.options.owner(self.manifest.shards, self.manifest.placement),
+        )
 
     def _check_identity(self, number: int, environment: Environment) -> None:
         location = environment.location
@@ -101,13 +106,13 @@ class Found:
     def require_majority(self) -> None:
         """Raise ``Corrupt`` naming what is wrong with each replica unless a majority is whole.
 
-        A disk that is full is no damage: that is ``DiskFull``.
+        A disk that is full or fails is no damage: that is ``DiskFull`` or ``Failed``.
         """
         replicas, whole = self.manifest.replicas, len(self.hosts)
         if 2 * whole > replicas:
             return
         for why in self.lost.values():
-            if replicas == 1 or isinstance(why, DiskFull):
+            if replicas == 1 or not isinstance(why, Corrupt):
                 raise why
         reasons = "; ".join(f"replica {number}: {why.args[0]}" for number, why in self.lost.items())
         message = f"{self.home.path}: {whole} of {replicas} replicas are whole, a majority is needed"
@@ -122,8 +127,9 @@ class Found:
             self.lost[number] = Corrupt(message, record=location)
 
     def close(self) -> None:
-        for host in self.hosts.values():
-            host.environment.close()
+        with ExitStack() as closing:  # whatever fails, the rest is closed all the same
+            for host in self.hosts.values():
+                closing.callback(host.environment.close)
 
 
 def create(home: Home, options: Options) -> None:

@@ -5,17 +5,25 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import msgspec
 
 from kvstore.drivers.manifest import FORMAT, Manifest
-from kvstore.errors import Corrupt, NoParent, NotAStore, WrongFormat
+from kvstore.errors import Corrupt, DiskFull, Error, Failed, NoParent, NotAStore, OutcomeUnknown, WrongFormat
 from kvstore.ports import Environment
 from kvstore.storage import LmdbEnvironment, MemoryDisk, MemoryEnvironment, side_file
-from kvstore.storage.soundness import CLOSED_MARK, DATA_FILE, restore_synced_root
+from kvstore.storage.disk_space import NO_ROOM
+from kvstore.storage.soundness import (
+    CLOSED_MARK,
+    DATA_FILE,
+    READERS_FILE,
+    SYNCED_ROOT,
+    restore_synced_root,
+)
 from kvstore.storage.writer_lock import LOCK_FILE, WriterLock
 
 Durability = Literal["commit", "interval", "none"]
@@ -66,6 +74,9 @@ class Home(Protocol):
     def rebuild(self, number: int, source: Environment, manifest: Manifest) -> None:
         """Put a copy of ``source`` in the place of a replica's folder."""
 
+    def compact(self, number: int, source: Environment, *, durability: Durability) -> Environment:
+        """Replace a replica's file by a compact copy, and open that; ``source`` still shows the old one."""
+
     def release(self) -> None:
         """Unlock the store."""
 
@@ -98,6 +109,8 @@ class FolderHome:
         if readonly:
             return exists
         self._lock = WriterLock(folder)
+        for half_made in folder.glob(REPLICA_PREFIX + "*.*"):
+            _remove(half_made)  # a copy that a crash cut off
         return self._examine(may_create=create)  # again: another process may have come between
 
     def _examine(self, *, may_create: bool) -> bool:
@@ -125,12 +138,13 @@ class FolderHome:
         side_file.sync_folder(self._folder.parent)
 
     def abandon_creation(self) -> None:
-        for replica in self._folder.glob(REPLICA_PREFIX + "*"):
-            _remove(replica)
-        (self._folder / CREATING_MARK).unlink(missing_ok=True)
-        (self._folder / LOCK_FILE).unlink(missing_ok=True)
-        if self._made:
-            self._folder.rmdir()
+        with suppress(OSError):  # the disk that failed may refuse this, too; what it keeps is marked
+            for replica in self._folder.glob(REPLICA_PREFIX + "*"):
+                _remove(replica)
+            (self._folder / CREATING_MARK).unlink(missing_ok=True)
+            (self._folder / LOCK_FILE).unlink(missing_ok=True)
+            if self._made:
+                self._folder.rmdir()
 
     def numbers(self) -> list[int]:
         suffixes = (path.name[len(REPLICA_PREFIX) :] for path in self._folder.glob(REPLICA_PREFIX + "*"))
@@ -187,6 +201,26 @@ class FolderHome:
         fresh.rename(final)
         side_file.sync_folder(self._folder)
 
+    def compact(self, number: int, source: Environment, *, durability: Durability) -> Environment:
+        folder = self._replica(number)
+        fresh = folder.with_name(f"{folder.name}.compacting")
+        _remove(fresh)
+        fresh.mkdir()
+        try:
+            with naming(str(fresh), "cannot be written"):
+                source.sync()
+                source.copy_to(str(fresh))
+                _sync_file(fresh / DATA_FILE)
+                # No root to be put back names a page of the new file. The lock goes before the file: so
+                # whoever opens meanwhile never shares a table of readers with another file's readers.
+                side_file.remove(folder / SYNCED_ROOT)
+                (folder / READERS_FILE).unlink()
+                (fresh / DATA_FILE).replace(folder / DATA_FILE)
+                side_file.sync_folder(folder)
+        finally:
+            _remove(fresh)
+        return LmdbEnvironment(folder, durability=durability)
+
     def release(self) -> None:
         if self._lock is not None:
             self._lock.release()
@@ -196,6 +230,23 @@ class FolderHome:
         if self._lock is not None:
             self._lock.forget()
             self._lock = None
+
+
+@contextmanager
+def naming(path: str, what: str) -> Iterator[None]:
+    """What the system itself refuses becomes ``DiskFull`` or ``NotAStore``, and names the path.
+
+    A commit that fails on the way is ``Failed``: nobody's transaction has an outcome that is unknown.
+    """
+    try:
+        yield
+    except OutcomeUnknown as error:
+        raise Failed(f"{path} {what}: {error.args[0]}", hint="see to the disk, then try again") from error
+    except Error:
+        raise
+    except OSError as error:
+        kind = DiskFull if error.errno in NO_ROOM else NotAStore
+        raise kind(f"{path} {what}: {error}", path=path) from error
 
 
 def _remove(path: Path) -> None:
@@ -268,6 +319,9 @@ class MemoryHome:
         assert isinstance(source, MemoryEnvironment)
         self.disk.copy(source.name, str(number))
         self.write_manifest(number, manifest)
+
+    def compact(self, number: int, source: Environment, *, durability: Durability) -> Environment:
+        return source
 
     def release(self) -> None:
         """Nothing else can reach a memory disk."""

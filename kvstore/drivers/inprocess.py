@@ -52,9 +52,12 @@ class Cluster:
         """What followers sent since the last group."""
         self._later: list[tuple[ShardId, int, ReplicaMessage]] = []
         """What the learner sends to followers with the next group."""
-        others = (host for host in opened.hosts.values() if host is not self.learner)
-        self.followers = [Follower(host, self._report) for host in others]
+        self.followers = self._start_followers()
         self._given = 0
+
+    def _start_followers(self) -> list[Follower]:
+        others = (host for host in self.opened.hosts.values() if host is not self.learner)
+        return [Follower(host, self._report) for host in others]
 
     def process(self, group: list[Pending]) -> None:
         """Answer every request of the group, or give it an error. Never raises."""
@@ -212,6 +215,21 @@ class Cluster:
         except Failed as error:
             self.failure = self.failure or error
             self.learner_failed = True
+
+    def pause(self) -> None:
+        """Bring followers up to date and end their threads: nobody uses the hosts until ``resume``."""
+        if self.followers:
+            self._settle()
+        for follower in self.followers:
+            follower.stop()
+
+    def resume(self) -> None:
+        """Go on with the hosts of ``opened``, some of which may be others now."""
+        failures = {follower.host.number: follower.failure for follower in self.followers}
+        self.learner = self.opened.learner
+        self.followers = self._start_followers()
+        for follower in self.followers:
+            follower.failure = failures[follower.host.number]
 
     def close(self) -> None:
         """Bring followers up to date and close all environments; a failed one stays unclean."""

@@ -37,6 +37,8 @@ class Readers:
         self._cuts: weakref.WeakSet[Cut] = weakref.WeakSet()
         self._cuts_lock = threading.Lock()
         self._next_expiry = float("inf")
+        self._retired: dict[Environment, set[object]] = {}
+        """Environments that were replaced, and the marks of reads that may still be in them."""
 
     def get(self, table: bytes, key: bytes) -> bytes | None:
         """One record of the last commit."""
@@ -76,6 +78,20 @@ class Readers:
         if self._refusal is not None:
             raise self._refusal()
 
+    def replace(self, environment: Environment) -> None:
+        """Read this one from now on; the old one goes when nobody reads in it any more."""
+        old, self.environment = self.environment, environment
+        self._retired[old] = set(self._active)
+        self._close_retired()
+
+    def _close_retired(self) -> None:
+        for environment, marks in list(self._retired.items()):
+            with self._cuts_lock:
+                in_use = any(cut.environment is environment for cut in self._cuts)
+            idle = not in_use and marks.isdisjoint(list(self._active))
+            if idle and self._retired.pop(environment, None) is not None:  # one of us closes it
+                environment.retire()
+
     def refuse(self, error: Callable[[], Error]) -> None:
         """From now on every new read raises this."""
         self._refusal = error
@@ -90,7 +106,7 @@ class Readers:
             if len(self._cuts) >= READERS_MAX:
                 message = f"{READERS_MAX} snapshots are open already; close some"
                 raise LimitExceeded(message, limit=READERS_MAX)
-            cut = Cut(self, environment.view(), lifetime)
+            cut = Cut(self, environment, lifetime)
             with self._cuts_lock:
                 self._cuts.add(cut)
                 self._next_expiry = min(self._next_expiry, cut.expiry)
@@ -100,9 +116,13 @@ class Readers:
         """The cut was closed; it counts no more."""
         with self._cuts_lock:
             self._cuts.discard(cut)
+        if self._retired:
+            self._close_retired()
 
     def expire(self) -> None:
         """Close the cuts that are too old, even if nobody uses them: they pin the file's pages."""
+        if self._retired:
+            self._close_retired()
         now = time.monotonic_ns()
         if now < self._next_expiry:
             return
@@ -142,6 +162,7 @@ class Readers:
             for cut in self._open_cuts():
                 cut.close("the database was closed")
             if unwatched:
+                self._close_retired()
                 return
             time.sleep(0.0005)
 
@@ -156,8 +177,9 @@ def keep_for_ever(thing: object) -> None:
 class Cut:
     """One commit held open. Its lock keeps two threads, and its end, from meeting in the view."""
 
-    def __init__(self, readers: Readers, view: View, lifetime: float) -> None:
-        self._view: View | None = view
+    def __init__(self, readers: Readers, environment: Environment, lifetime: float) -> None:
+        self.environment = environment
+        self._view: View | None = environment.view()
         self._readers = readers
         self._lock = threading.Lock()
         self._lifetime = lifetime

@@ -16,24 +16,22 @@ when it completes somebody's log; otherwise there is nothing to save before it i
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import msgspec
 
 from kvstore.drivers.finding import Found, Options, create, find
-from kvstore.drivers.home import Home
+from kvstore.drivers.home import Home, naming
 from kvstore.drivers.host import Host
 from kvstore.eris.effects import Effect, ReplicaAddress, Send
 from kvstore.eris.failure_coordinator import CoordinatorRecord, FailureCoordinator
 from kvstore.eris.messages import EpochChange, EpochChangeAck, StartEpoch
-from kvstore.errors import Corrupt, Damage, DiskFull, Error, Failed, NotAStore, OutcomeUnknown
+from kvstore.errors import Corrupt, Damage, Failed, OutcomeUnknown
 from kvstore.types import Epoch, ShardId, Slot
 
 COMPLETED_MAX = 10_000
 """Slots a replica may be behind and still be completed from the others' logs."""
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass
@@ -63,21 +61,19 @@ def open_for_writing(home: Home, options: Options) -> Opened:
         Corrupt: fewer than a majority of the environments are whole.
         DiskFull: there is no room for the commit of the new epoch.
     """
-    try:
-        if not home.prepare(create=options.create, readonly=False):
-            create(home, options)
-        found = find(home, options)
+    with naming(home.path, "cannot be opened"):
         try:
-            return _start(home, found)
+            if not home.prepare(create=options.create, readonly=False):
+                create(home, options)
+            found = find(home, options)
+            try:
+                return _start(home, found)
+            except BaseException:
+                found.close()
+                raise
         except BaseException:
-            found.close()
+            home.release()
             raise
-    except BaseException as error:
-        home.release()
-        if isinstance(error, OSError) and not isinstance(error, Error):
-            kind = DiskFull if error.errno in NO_ROOM else NotAStore
-            raise kind(f"{home.path} cannot be opened: {error}", path=home.path) from error
-        raise
 
 
 def _start(home: Home, found: Found) -> Opened:

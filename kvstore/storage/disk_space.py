@@ -7,10 +7,15 @@ changed. The system is asked again only after half of what it last granted may b
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from kvstore.errors import DiskFull
+import lmdb
+
+from kvstore.errors import Damage, DiskFull, Failed
 
 try:
     import resource
@@ -23,6 +28,21 @@ RECORD_COST_BYTES = 3 * 4096
 """Pages that one record may newly occupy: its leaf, a split, and a share of the branches."""
 GRANT_BYTES_MAX = 64 << 20
 """Upper bound of what is used before asking again: other programs use the disk as well."""
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def refused(location: str) -> Iterator[None]:
+    """Turn what a disk says that will not be written to into ``DiskFull`` or ``Failed``."""
+    try:
+        yield
+    except Damage:
+        raise
+    except (lmdb.Error, OSError) as error:
+        full = isinstance(error, lmdb.DiskError) or getattr(error, "errno", None) in NO_ROOM
+        if full:
+            raise DiskFull(f"{location}: {error}", path=location) from error
+        raise Failed(f"{location}: {error}") from error
 
 
 class DiskSpace:

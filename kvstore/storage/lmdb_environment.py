@@ -18,9 +18,9 @@ from zlib import crc32
 
 import lmdb
 
-from kvstore.errors import Corrupt, DiskFull, Failed, LimitExceeded
+from kvstore.errors import Corrupt, Damage, Failed, LimitExceeded
 from kvstore.storage import data_file, side_file
-from kvstore.storage.disk_space import DiskSpace
+from kvstore.storage.disk_space import DiskSpace, refused
 from kvstore.storage.lmdb_batch import LmdbBatch, count_record, rows_of
 from kvstore.storage.records import (
     COUNT_KEY,
@@ -105,8 +105,11 @@ class LmdbEnvironment:
             entries = self.count(txn)
         if entries and stored != count_record(entries, number):
             self._explain_root(stored, entries, number)
-        if readonly:
-            return
+        if not readonly:
+            with refused(self.location):
+                self._start_writing(entries)
+
+    def _start_writing(self, entries: int) -> None:
         self._lmdb.reader_check()
         self.is_worth_closing = (self.folder / CLOSED_MARK).exists()
         side_file.remove(self.folder / CLOSED_MARK)
@@ -133,7 +136,7 @@ class LmdbEnvironment:
         )
 
     def _write_count(self) -> None:
-        with translated(self.location), self._lmdb.begin(write=True) as txn:
+        with self._lmdb.begin(write=True) as txn:
             if txn.get(COUNT_KEY) is None:
                 txn.put(COUNT_KEY, b"")  # counts itself
             txn.put(COUNT_KEY, count_record(self.count(txn), txn.id()))
@@ -231,35 +234,45 @@ class LmdbEnvironment:
             return
 
     def copy_to(self, folder: str) -> None:
-        try:
+        with refused(folder):
             self._lmdb.copy(folder, compact=True)
-        except lmdb.DiskError as error:
-            raise DiskFull(f"{folder}: the copy failed: {error}", path=folder) from error
-        except lmdb.Error as error:
-            raise Failed(f"{folder}: the copy failed: {error}") from error
-        copy = _open_lmdb(Path(folder), sync=True, readonly=False)
-        try:
-            with copy.begin(write=True) as txn:
-                # A compact copy counts its commits anew, and the count record names one (E4).
-                stored: Any = txn.get(COUNT_KEY)
-                txn.put(COUNT_KEY, count_record(int.from_bytes(stored[:8], "big"), txn.id()))
-        finally:
-            copy.close()
+            copy = _open_lmdb(Path(folder), sync=True, readonly=False)
+            try:
+                with copy.begin(write=True) as txn:
+                    # A compact copy counts its commits anew, and the count record names one (E4).
+                    stored: Any = txn.get(COUNT_KEY)
+                    txn.put(COUNT_KEY, count_record(int.from_bytes(stored[:8], "big"), txn.id()))
+            finally:
+                copy.close()
 
     def size_bytes(self) -> int:
         return (self.folder / DATA_FILE).stat().st_size
 
     def close(self) -> None:
-        """Close the files; everything committed is synced first unless the environment failed."""
+        """Close the files; everything committed is synced first unless the environment failed.
+
+        Raises ``Failed`` or ``DiskFull`` when the disk refuses that; it is closed all the same.
+        """
         assert self.raw is None, "closed with an open batch"
         clean = not self.readonly and self.failure is None
-        if clean and self.durability != "commit":
-            self._lmdb.sync(True)
-        if self._pin is not None:
-            self._pin.abort()
-        self._lmdb.close()
+        try:
+            if clean and self.durability != "commit":
+                with refused(self.location):
+                    self._lmdb.sync(True)
+        except Damage as error:
+            self.fail(error)
+            raise
+        finally:
+            if self._pin is not None:
+                self._pin.abort()
+            self._lmdb.close()
         if clean and self.is_worth_closing:
             self._mark_closed()
+
+    def retire(self) -> None:
+        self.is_worth_closing = False
+        self.durability = "commit"  # nothing that is worth a sync
+        self.close()
 
     def _mark_closed(self) -> None:
         metas = meta_pages(self.folder / DATA_FILE).hex()

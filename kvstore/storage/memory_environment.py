@@ -131,6 +131,9 @@ class MemoryEnvironment:
         if self.failure is None:
             self.sync()
 
+    def retire(self) -> None:
+        raise AssertionError("a memory environment is never replaced")
+
     def publish(self, version: SortedMap) -> None:
         """Make a batch's version the committed one, or fail as the disk was told to."""
         left = self._disk.commits_left.get(self.name)

@@ -10,6 +10,7 @@ from kvstore.errors import Corrupt
 from kvstore.storage import data_file, side_file
 
 DATA_FILE = "data.mdb"
+READERS_FILE = "lock.mdb"
 CLOSED_MARK = "closed"
 """Side file of a clean close: the checksum of the meta pages as they were left."""
 FAILED_MARK = "failed"

@@ -33,7 +33,8 @@ class WriterLock:
             os.pwrite(self._file, b"%d\n" % os.getpid(), 0)
 
     def release(self) -> None:
-        os.ftruncate(self._file, 0)
+        with suppress(OSError):  # a disk that fails: the file still names who held it, which harms nobody
+            os.ftruncate(self._file, 0)
         os.close(self._file)
 
     def forget(self) -> None:

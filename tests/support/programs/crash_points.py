@@ -29,7 +29,7 @@ from kvstore.errors import Corrupt
 from kvstore.storage.examine import examine
 from tests.support import disk
 from tests.support.disk import Fault
-from tests.support.journey import STATES, TRANSACTIONS, idempotency_key, perform, position
+from tests.support.journey import TRANSACTIONS, idempotency_key, perform, position
 from tests.support.power import NEVER_MS, assert_replicas_agree
 
 FAULTS = {

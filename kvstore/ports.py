@@ -148,6 +148,9 @@ class Environment(Protocol):
 
     def size_bytes(self) -> int: ...
 
+    def fail(self, error: BaseException) -> None:
+        """Refuse all further writes."""
+
     def retire(self) -> None:
         """Close it; another file stands in its place, whose marks are not to be touched."""
 

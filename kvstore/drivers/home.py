@@ -77,6 +77,9 @@ class Home(Protocol):
     def compact(self, number: int, source: Environment, *, durability: Durability) -> Environment:
         """Replace a replica's file by a compact copy, and open that; ``source`` still shows the old one."""
 
+    def file_identity(self, number: int) -> tuple[int, int]:
+        """What tells a replica's file from another that was put in its place."""
+
     def release(self) -> None:
         """Unlock the store."""
 
@@ -219,7 +222,15 @@ class FolderHome:
                 side_file.sync_folder(folder)
         finally:
             _remove(fresh)
-        return LmdbEnvironment(folder, durability=durability)
+        try:
+            return LmdbEnvironment(folder, durability=durability)
+        except BaseException as error:
+            source.fail(error)  # what it would write now, nobody would find again
+            raise
+
+    def file_identity(self, number: int) -> tuple[int, int]:
+        data = os.stat(self._replica(number) / DATA_FILE)
+        return data.st_dev, data.st_ino
 
     def release(self) -> None:
         if self._lock is not None:
@@ -322,6 +333,9 @@ class MemoryHome:
 
     def compact(self, number: int, source: Environment, *, durability: Durability) -> Environment:
         return source
+
+    def file_identity(self, number: int) -> tuple[int, int]:
+        return 0, 0
 
     def release(self) -> None:
         """Nothing else can reach a memory disk."""

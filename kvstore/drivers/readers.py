@@ -29,8 +29,10 @@ class Readers:
     its block leaves a mark that lives as long as the traceback, so nobody waits for his own marks.
     """
 
-    def __init__(self, environment: Environment) -> None:
+    def __init__(self, environment: Environment, renew: Callable[[], None] | None = None) -> None:
+        """``renew`` is called before each read, and may ``replace`` the environment."""
         self.environment = environment
+        self._renew = renew
         self._active: dict[object, int] = {}
         """Marks, and whose they are: thread idents."""
         self._refusal: Callable[[], Error] | None = None
@@ -42,6 +44,8 @@ class Readers:
 
     def get(self, table: bytes, key: bytes) -> bytes | None:
         """One record of the last commit."""
+        if self._renew is not None:
+            self._renew()
         mark = object()
         try:
             self._active[mark] = threading.get_ident()
@@ -55,6 +59,8 @@ class Readers:
     @contextmanager
     def reading(self) -> Iterator[Environment]:
         """Keep the environment open for the length of the block. Raises what ``refuse`` was told."""
+        if self._renew is not None:
+            self._renew()
         mark = object()
         try:
             self._active[mark] = threading.get_ident()

@@ -9,6 +9,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from kvstore.drivers.commit_signal import CommitSignal
@@ -114,8 +115,31 @@ class ReadingStore(Store):
         except BaseException:
             self._close_environments()
             raise
-        self.readers = Readers(self.environments[self.record.view % self.manifest.replicas])
+        self._learner = self.record.view % self.manifest.replicas
+        self._file = home.file_identity(self._learner)
+        self._renewing = threading.Lock()
+        self.readers = Readers(self.environments[self._learner], self._renew)
         self.idempotency = Idempotency(self.readers)
+
+    def _renew(self) -> None:
+        """Open the learner's file again when another was put in its place, by a compaction."""
+        with suppress(OSError):
+            if self.home.file_identity(self._learner) == self._file:
+                return
+        with uninterrupted(), self._renewing:
+            self._open_again()
+
+    def _open_again(self) -> None:
+        try:
+            found = self.home.file_identity(self._learner)
+            if found == self._file or self._closed or self.forked:
+                return
+            environment = self._open(self._learner)
+        except (OSError, Damage):
+            return  # it is just being replaced: the old one shows what it was until then
+        self._file = found
+        self.environments[self._learner] = environment
+        self.readers.replace(environment)
 
     def _open_environments(self) -> None:
         for number in self.home.numbers():

@@ -131,6 +131,9 @@ class MemoryEnvironment:
         if self.failure is None:
             self.sync()
 
+    def fail(self, error: BaseException) -> None:
+        self.failure = error
+
     def retire(self) -> None:
         raise AssertionError("a memory environment is never replaced")
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import kvstore
 from kvstore.drivers import readers
-from kvstore.ports import View
+from kvstore.ports import Environment
 from tests.support.programs.remote import Remote
 
 
@@ -102,10 +102,10 @@ def snapshot_during_close(path: str) -> None:
     taking, go_on = threading.Event(), threading.Event()
     make = readers.Cut.__init__
 
-    def slowly(cut: Any, owner: Any, view: View, lifetime: float) -> None:
+    def slowly(cut: Any, owner: Any, environment: Environment, lifetime: float) -> None:
         taking.set()
         go_on.wait()
-        make(cut, owner, view, lifetime)
+        make(cut, owner, environment, lifetime)
 
     readers.Cut.__init__ = slowly  # type: ignore[assignment, method-assign]
     kept: list[Any] = []

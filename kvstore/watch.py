@@ -189,9 +189,11 @@ class Watch:
                 at, left = at + 1, left - 1
                 if at <= before.delivered:
                     continue
-                self._place = place = Place(before.position, at) if left else Place(behind)
+                place = Place(before.position, at) if left else Place(behind)
                 if self._low <= encoded < self._high:
-                    yield _change(encoded, value, piece.slot, committed.time, place)
+                    change = _change(encoded, value, piece.slot, committed.time, place)
+                    self._place = place  # only now: an interrupt between here and its caller loses nothing
+                    yield change
         self._place = Place(behind)
 
     def _older_records(self, place: Place) -> Iterator[Change]:
@@ -206,11 +208,13 @@ class Watch:
             version = cell_version(cell)
             assert version is not None
             key = keys.decode(encoded)
-            self._place = seen = place._replace(older=encoded)
+            seen = place._replace(older=encoded)
             if version <= place.position[self._routing.shard(key, encoded)]:
-                yield _change(encoded, cell[VERSION_BYTES:], Slot(version), 0, seen)
-        if not rows:
-            self._place = Place(place.position)
+                change = _change(encoded, cell[VERSION_BYTES:], Slot(version), 0, seen)
+                self._place = seen
+                yield change
+        older = rows[-1][0] if rows else None
+        self._place = place._replace(older=older)
 
 
 def _change(encoded: bytes, value: bytes | None, slot: Slot, time: int, place: Place) -> Change:

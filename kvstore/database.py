@@ -25,7 +25,7 @@ from kvstore.eris.messages import Answer
 from kvstore.errors import Conflict, LimitExceeded, NotFound, ProcedureFailed, ReadOnly, UsageError
 from kvstore.execution.execute import VERSION_BYTES, cell_version
 from kvstore.execution.operations import Add, Call, Delete, Expire, Operation, Put, PutIf, Token
-from kvstore.execution.procedures import procedure_named
+from kvstore.execution.procedures import procedure_named, refuse_nested
 from kvstore.keys import Key
 from kvstore.routing import Route, Routing, route_of_writes
 from kvstore.snapshot import Snapshot, state_tables
@@ -227,6 +227,9 @@ class Database:
             ProcedureFailed: the body raised on a shard; it had no effect there, elsewhere it had.
         """
         call = declare(procedure_named(name), args, self._routing)
+        if not call.keys:
+            self._writing_store()
+            return {}
 
         def check() -> None:
             cut = self._readers.cut(self._lifetime)
@@ -304,6 +307,7 @@ class Database:
             return _answer(store, pending, check) if answer is None else answer
 
     def _writing_store(self) -> WritingStore:
+        refuse_nested()
         store = self._store
         if not isinstance(store, WritingStore):
             message = f"{store.home.path} was opened with readonly=True"

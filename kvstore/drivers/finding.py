@@ -127,9 +127,11 @@ class Found:
             self.lost[number] = Corrupt(message, record=location)
 
     def close(self) -> None:
+        """Give up the opening: what its batches wrote so far is forgotten."""
         with ExitStack() as closing:  # whatever fails, the rest is closed all the same
             for host in self.hosts.values():
                 closing.callback(host.environment.close)
+                host.abort()
 
 
 def create(home: Home, options: Options) -> None:

@@ -233,7 +233,6 @@ class WritingStore(Store):
 
     def run(self, pending: Pending) -> None:
         """Process one request and return its answer in ``pending``, or raise its error."""
-        refuse_nested()
         if self.forked:
             self.readers.check()
         self.commits.run(pending)
@@ -241,7 +240,6 @@ class WritingStore(Store):
             raise pending.error
 
     def submit(self, pending: Pending) -> None:
-        refuse_nested()
         if self.forked:
             self.readers.check()
         self.commits.submit(pending)

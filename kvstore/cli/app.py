@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -21,6 +21,7 @@ from kvstore.cli.command import Call, Command, Given, Kind
 from kvstore.cli.commands import COMMANDS
 from kvstore.cli.csv_commands import EXPORT, IMPORT
 from kvstore.cli.failures import EXPECTED, INTERRUPTED, OUTPUT_CLOSED, Misuse, exit_code, sentence
+from kvstore.cli.formats import FORMATS, Settings, output_width
 from kvstore.cli.grammar import Term, parse_argument
 from kvstore.cli.opening import opened
 from kvstore.cli.parameters import CREATION, STORE, StrictCommand
@@ -115,7 +116,10 @@ def _option(name: str, kind: Kind, about: str) -> click.Option:
     about = about[:1].upper() + about[1:] + "."
     if kind == "flag":
         return click.Option([f"--{name}"], is_flag=True, help=about)
-    return click.Option([f"--{name}"], metavar="N" if kind == "number" else "KEY", help=about)
+    return click.Option([f"--{name}"], metavar=_METAVARS[kind], help=about)
+
+
+_METAVARS: Final[dict[Kind, str]] = {"number": "N", "text": "NAME", "key": "KEY", "value": "VALUE"}
 
 
 def _given(command: Command, terms: Sequence[str], options: dict[str, Any], text: bool) -> Given:
@@ -141,14 +145,34 @@ def _term(kind: Kind, argument: str, text: bool) -> Term:
 
 
 def _shell(
-    path: str, commands: tuple[str, ...], file: str | None, read_only: bool, keep_going: bool, **creation: Any
+    path: str,
+    commands: tuple[str, ...],
+    file: str | None,
+    read_only: bool,
+    keep_going: bool,
+    format: str | None,
+    color: str,
+    **creation: Any,
 ) -> int:
     if commands and file is not None:
         raise Misuse("give either -c COMMAND or -f FILE")
     if read_only and any(value is not None for value in creation.values()):
         raise Misuse("--read-only creates nothing: leave out --shards, --replicas and --durability")
+    settings = Settings(format=format, color=_is_colored(color))
+    if not commands and file is None and sys.stdin.isatty() and output_width() is not None:
+        from kvstore.cli.prompt import run_session  # it takes a while, and a script needs none of it
+
+        with opened(path, writing=not read_only, **creation) as db:
+            return run_session(db, path, settings)
     with _scripts(commands, file) as scripts, opened(path, writing=not read_only, **creation) as db:
-        return run_scripts(db, scripts, keep_going=keep_going)
+        return run_scripts(db, scripts, settings, keep_going=keep_going)
+
+
+def _is_colored(color: str) -> bool:
+    """By https://no-color.org, and not where nobody would see it."""
+    if color != "auto":
+        return color == "always"
+    return sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 @contextmanager
@@ -168,9 +192,9 @@ def _scripts(commands: Sequence[str], file: str | None) -> Iterator[list[Script]
 _SHELL = click.Command(
     "shell",
     callback=_shell,
-    short_help="Run commands from a line, a file or standard input.",
-    help="Run commands, one a line or separated by ';', and stop at the first error. The command 'help' lists"
-    " them. The store is created if it is missing.",
+    short_help="Take commands from a person, a line, a file or standard input.",
+    help="On a terminal, take commands until Ctrl-D. Otherwise run commands, one a line or separated by ';',"
+    " and stop at the first error. The command 'help' lists them. The store is created if it is missing.",
     params=[
         STORE,
         click.Option(["commands", "-c"], multiple=True, metavar="COMMAND", help="Run this; may be repeated."),
@@ -178,6 +202,13 @@ _SHELL = click.Command(
         click.Option(["--read-only"], is_flag=True, help="Change nothing, and create nothing."),
         click.Option(
             ["--keep-going"], is_flag=True, help="Go on after an error; fail at the end all the same."
+        ),
+        click.Option(["--format"], type=click.Choice(FORMATS), help="How results are printed."),
+        click.Option(
+            ["--color"],
+            type=click.Choice(["auto", "always", "never"]),
+            default="auto",
+            help="Color what is typed, and errors. NO_COLOR=1 in the environment is never, unless always.",
         ),
         *CREATION,
     ],

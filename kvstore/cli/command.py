@@ -6,19 +6,23 @@ a ``Call``, so that a verb is written, checked and explained once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, TypeAlias
 from uuid import UUID
 
 import kvstore
 from kvstore.cli.failures import Misuse
+from kvstore.cli.formats import Settings
 from kvstore.cli.grammar import Option, Statement, Term
 from kvstore.cli.printing import show
 
 Kind: TypeAlias = Literal["key", "value", "number", "text", "flag"]
 """What a term is for. On the program's command line a "text" (a path, a name) is never read as a term."""
 
+_NAME_CHARS_MAX: Final = 40
+"""Of a mistyped name, what is compared with the right ones."""
 _PLURALS: Final = {"KEY": "keys", "VALUE": "values", "PREFIX": "prefixes", "N": "numbers"}
 
 
@@ -30,6 +34,8 @@ class Parameter:
     kind: Kind
     about: str = ""
     required: bool = True
+    choices: tuple[str, ...] = ()
+    """What a text has to be one of, if it is not free."""
 
     def fit(self, term: Term) -> Any:
         """The term's value, if it is of this kind.
@@ -55,11 +61,15 @@ class Parameter:
 
     def _as_text(self, term: Term) -> str:
         """What was typed, if it was typed without brackets."""
-        if term.text is not None:
-            return term.text
-        if not isinstance(term.value, str):
-            raise Misuse(f"{self.name} is text, not {show(term.value)}")
-        return term.value
+        text = term.value if term.text is None else term.text
+        if not isinstance(text, str):
+            raise Misuse(f"{self.name} is text, not {show(text)}")
+        if self.choices and text not in self.choices:
+            choices = ", ".join(self.choices)
+            raise Misuse(
+                f"{self.name} is one of {choices}, not {show(text)}{did_you_mean(text, self.choices)}"
+            )
+        return text
 
 
 Given: TypeAlias = dict[str, Any]
@@ -76,6 +86,20 @@ class Call:
     """Takes a line of the result."""
     note: Callable[[str], None]
     """Takes a remark that is not the result."""
+    settings: Settings = field(default_factory=Settings)
+    """Those of the session; a command that changes them changes them for the commands that follow."""
+
+    def out_all(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.out(line)
+
+    def style(self) -> Settings:
+        """The session's settings with the format that this command asks for."""
+        asked = [name for name in ("raw", "json") if name in self.given]
+        asked += [self.given["format"]] if "format" in self.given else []
+        if len(asked) > 1:
+            raise Misuse(f"--{asked[0]} is a format already: leave out --format")
+        return replace(self.settings, format=asked[0]) if asked else self.settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +180,9 @@ class Command:
         for option in self.options:
             if option.name == name:
                 return option
-        raise Misuse(f"{self.name} has no option --{name}; to make it text, quote it: {self.usage}")
+        similar = did_you_mean(name, [option.name for option in self.options], "--")
+        advice = similar or f"; to make it text, quote it: {self.usage}"
+        raise Misuse(f"{self.name} has no option --{name}{advice}")
 
 
 def as_key(term: Term) -> Any:
@@ -176,5 +202,11 @@ def as_key(term: Term) -> Any:
     raise Misuse(f"write ({text},) or {show(text)}")
 
 
+def did_you_mean(name: str, names: Sequence[str], before: str = "") -> str:
+    """``; did you mean scan?``, or nothing if no name is similar."""
+    similar = difflib.get_close_matches(name[:_NAME_CHARS_MAX], names, n=1)
+    return f"; did you mean {before}{similar[0]}?" if similar else ""
+
+
 def _term_of(option: Parameter) -> str:
-    return {"number": "N", "text": "TEXT"}.get(option.kind, "KEY")
+    return "NAME" if option.choices else {"number": "N", "text": "TEXT"}.get(option.kind, "KEY")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
+from itertools import chain, islice
 from typing import Any, Final
 
 import kvstore
-from kvstore.cli.command import Call, Command, Parameter
-from kvstore.cli.failures import CommandFailed, Misuse
-from kvstore.cli.printing import show, show_raw, type_name
+from kvstore.cli.command import Call, Command, Parameter, did_you_mean
+from kvstore.cli.failures import CommandFailed, EndOfSession, Misuse
+from kvstore.cli.formats import FORMATS, fact_lines, row_lines, value_text
+from kvstore.cli.printing import show, type_name
 from kvstore.cli.reports import status_lines, verify_lines
 
 _KEY: Final = Parameter("KEY", "key")
@@ -17,6 +18,8 @@ _PREFIX: Final = Parameter("PREFIX", "key", required=False)
 _START: Final = Parameter("start", "key", "the first key")
 _STOP: Final = Parameter("stop", "key", "the first key that is left out")
 _RAW: Final = Parameter("raw", "flag", "print text bare, not quoted")
+_JSON: Final = Parameter("json", "flag", "print JSON")
+_FORMAT: Final = Parameter("format", "text", f"one of {', '.join(FORMATS)}", choices=FORMATS)
 
 
 def get(call: Call) -> None:
@@ -25,7 +28,7 @@ def get(call: Call) -> None:
         value = call.db[key]
     except kvstore.NotFound:
         raise CommandFailed(f"no value at {show(key)}") from None
-    call.out(show_raw(value) if "raw" in call.given else show(value))
+    call.out(value_text(value, call.style()))
 
 
 def put(call: Call) -> None:
@@ -51,45 +54,39 @@ def version(call: Call) -> None:
     found = call.db.version(key)
     if found is None:
         raise CommandFailed(f"no value at {show(key)}")
-    call.out(show(found))
+    call.out(value_text(found, call.style()))
 
 
 def scan(call: Call) -> None:
     records: Iterator[tuple[Any, Any]] = call.db.scan(
         **_range(call), reverse="reverse" in call.given, limit=_limit(call)
     )
-    raw = "raw" in call.given
-    empty = True
-    for key, value in records:
-        empty = False
-        call.out(f"{show_raw(key)}\t{show_raw(value)}" if raw else f"{show(key)} = {show(value)}")
-    if empty and call.given.get("limit") != 0:
+    first = list(islice(records, 1))
+    if not first and call.given.get("limit") != 0:
         _explain_prefix(call, "scan")
+    call.out_all(row_lines(("key", "value"), chain(first, records), call.style()))
 
 
 def count(call: Call) -> None:
     found = call.db.count(**_range(call))
-    call.out(show(found))
+    call.out(value_text(found, call.style()))
     if not found:
         _explain_prefix(call, "count")
 
 
 def explain(call: Call) -> None:
     route = call.db.explain(call.given["KEY"])
-    call.out(f"path: {route.path}")
-    call.out(f"shards: {show(list(route.shards))}")
-    call.out(f"rounds: {route.rounds}")
+    facts = {"path": route.path, "shards": list(route.shards), "rounds": route.rounds}
+    call.out_all(fact_lines(facts, call.style()))
 
 
 def status(call: Call) -> None:
-    for line in status_lines(call.db.status(), json="json" in call.given):
-        call.out(line)
+    call.out_all(status_lines(call.db.status(), call.style()))
 
 
 def verify(call: Call) -> None:
     report = call.db.verify()
-    for line in verify_lines(report, json="json" in call.given):
-        call.out(line)
+    call.out_all(verify_lines(report, call.style()))
     if not report["ok"]:
         raise CommandFailed(f"{len(report['problems'])} problems found")
 
@@ -98,6 +95,19 @@ def backup(call: Call) -> None:
     target = call.given["FOLDER"]
     call.db.backup(target)
     call.out(f"backed up to {target}")
+
+
+def choose_format(call: Call) -> None:
+    name = call.given["NAME"]
+    call.settings.format = None if name == "auto" else name
+
+
+def switch_timing(call: Call) -> None:
+    call.settings.timing = call.given["WHEN"] == "on"
+
+
+def leave(call: Call) -> None:
+    raise EndOfSession
 
 
 def explain_commands(call: Call) -> None:
@@ -120,7 +130,7 @@ COMMANDS: Final = (
         example='get ("acct", "eu", 1)',
         run=get,
         terms=(_KEY,),
-        options=(_RAW,),
+        options=(_RAW, _FORMAT),
     ),
     Command(
         name="put",
@@ -152,6 +162,7 @@ COMMANDS: Final = (
         example="version hits",
         run=version,
         terms=(_KEY,),
+        options=(_FORMAT,),
     ),
     Command(
         name="scan",
@@ -165,6 +176,7 @@ COMMANDS: Final = (
             Parameter("reverse", "flag", "the last key first"),
             Parameter("limit", "number", "at most so many records"),
             _RAW,
+            _FORMAT,
         ),
     ),
     Command(
@@ -173,7 +185,7 @@ COMMANDS: Final = (
         example='count ("acct",)',
         run=count,
         terms=(_PREFIX,),
-        options=(_START, _STOP),
+        options=(_START, _STOP, _FORMAT),
     ),
     Command(
         name="explain",
@@ -181,20 +193,21 @@ COMMANDS: Final = (
         example='explain ("acct", "eu", 1)',
         run=explain,
         terms=(_KEY,),
+        options=(_FORMAT,),
     ),
     Command(
         name="status",
         about="Print how the store is doing.",
         example="status --json",
         run=status,
-        options=(Parameter("json", "flag", "print JSON"),),
+        options=(_JSON, _FORMAT),
     ),
     Command(
         name="verify",
         about="Read everything and check it; damage is a failure.",
         example="verify",
         run=verify,
-        options=(Parameter("json", "flag", "print JSON"),),
+        options=(_JSON, _FORMAT),
     ),
     Command(
         name="backup",
@@ -202,6 +215,26 @@ COMMANDS: Final = (
         example="backup copy.db",
         run=backup,
         terms=(Parameter("FOLDER", "text"),),
+    ),
+    Command(
+        name="format",
+        about="Print results so from now on; auto is a table on a terminal, and JSON lines elsewhere.",
+        example="format jsonl",
+        run=choose_format,
+        terms=(Parameter("NAME", "text", choices=("auto", *FORMATS)),),
+        shell_only=True,
+    ),
+    Command(
+        name="timing",
+        about="Say after each command how long it took, or no more.",
+        example="timing on",
+        run=switch_timing,
+        terms=(Parameter("WHEN", "text", choices=("on", "off")),),
+        shell_only=True,
+    ),
+    *(
+        Command(name=name, about="End the session.", example=name, run=leave, shell_only=True)
+        for name in ("exit", "quit")
     ),
     Command(
         name="help",
@@ -223,10 +256,7 @@ def command_named(name: str) -> Command:
     names = [command.name for command in COMMANDS]
     if name in names:
         return COMMANDS[names.index(name)]
-    similar = difflib.get_close_matches(name[:40], names, n=1)
-    raise Misuse(
-        f"no command {show(name[:40])}; " + (f"did you mean {similar[0]}?" if similar else "try help")
-    )
+    raise Misuse(f"no command {show(name[:40])}{did_you_mean(name, names) or '; try help'}")
 
 
 def _range(call: Call) -> dict[str, Any]:

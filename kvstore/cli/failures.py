@@ -39,6 +39,10 @@ class CannotOpen(Exception):
     """The store at the given path could not be opened."""
 
 
+class EndOfSession(Exception):
+    """The user has had enough: nothing went wrong."""
+
+
 EXPECTED: Final = (kvstore.Error, CommandFailed, Misuse, CannotOpen, GrammarError, OSError, Unprintable)
 """Errors that are told in a sentence. Any other is a fault of this program and shows where."""
 

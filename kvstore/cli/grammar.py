@@ -104,7 +104,7 @@ def _only_term(text: str) -> Any:
     lexer = Lexer()
     for line in text.splitlines(keepends=True):
         lexer.feed(line)
-    if not lexer.tokens or lexer.open_since is not None or lexer.commented:
+    if not lexer.tokens or lexer.open_since is not None or lexer.comment is not None:
         raise GrammarError("not one term", Place(1, 1))
     term, end = _term(lexer.tokens, 0)
     if end != len(lexer.tokens):

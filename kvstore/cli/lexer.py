@@ -84,8 +84,8 @@ class Lexer:
         self.tokens: list[Token] = []
         self.line = line
         """The number of the line fed last."""
-        self.commented = False
-        """Whether a comment was left out."""
+        self.comment: Place | None = None
+        """Where the last comment, which is no token, was left out."""
         self._brackets: list[Token] = []
         self._string: _String | None = None
         self._chars = 0
@@ -119,7 +119,7 @@ class Lexer:
             self._glued = False
             return blanks.end()
         if first == "#":
-            self.commented = True
+            self.comment = Place(self.line, at + 1)
             return len(line)
         if first in "\"'":
             return self._string_start(line, at, at)

@@ -1,19 +1,27 @@
-"""Scripts of the shell: read a line, run its statements, stop at the first error."""
+"""Lines of the shell, from wherever they come: read a line, run its statements, tell the failures.
+
+A script stops at its first failure; ``prompt.py`` puts a person in the place of the script, and goes on.
+"""
 
 from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, Final, NamedTuple
 
 import kvstore
 from kvstore.cli.command import Call
 from kvstore.cli.commands import command_named
-from kvstore.cli.failures import EXPECTED, exit_code, sentence
+from kvstore.cli.failures import EXPECTED, EndOfSession, exit_code, sentence
+from kvstore.cli.formats import Settings
 from kvstore.cli.grammar import GrammarError, Reader, Statement
 from kvstore.cli.lexer import STATEMENT_CHARS_MAX
+
+_RED: Final = "\x1b[31m"
+_PLAIN: Final = "\x1b[39m"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +39,18 @@ class Failure(NamedTuple):
     error: Exception
 
 
-def run_scripts(db: kvstore.Database, scripts: list[Script], *, keep_going: bool) -> int:
+def run_scripts(db: kvstore.Database, scripts: list[Script], settings: Settings, *, keep_going: bool) -> int:
     """Run the scripts in order; return the exit code, which is that of the first failure."""
     code = 0
-    for script in scripts:
-        for failure in _failures(db, script):
-            say_error(f"{script.name}:{failure.line}: {sentence(failure.error)}")
-            code = code or exit_code(failure.error)
-            if not keep_going:
-                return code
+    try:
+        for script in scripts:
+            for failure in failures(db, _lines(script.stream), settings):
+                say_error(f"{script.name}:{failure.line}: {sentence(failure.error)}", color=settings.color)
+                code = code or exit_code(failure.error)
+                if not keep_going:
+                    return code
+    except EndOfSession:
+        pass  # the rest of the scripts is not run: that is what exit says
     return code
 
 
@@ -54,21 +65,25 @@ def say_aside(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def say_error(message: str) -> None:
-    say_aside(f"error: {message}")
+def say_error(message: str, *, color: bool = False) -> None:
+    say_aside(f"{_RED}error:{_PLAIN} {message}" if color else f"error: {message}")
 
 
-def _failures(db: kvstore.Database, script: Script) -> Iterator[Failure]:
-    """Run a script; yield each failure, and go on behind it if asked for more."""
+def failures(db: kvstore.Database, lines: Iterable[str], settings: Settings) -> Iterator[Failure]:
+    """Run lines; yield each failure, and go on behind it if asked for more.
+
+    Raises:
+        EndOfSession: one of them was ``exit``.
+    """
     reader = Reader()
-    for text in _lines(script.stream):
+    for text in lines:
         try:
             statements = reader.feed(text)
         except GrammarError as error:
             yield Failure(error.place.line, error)
             continue
         for statement in statements:
-            if (failure := _run(db, statement)) is not None:
+            if (failure := _run(db, statement, settings)) is not None:
                 yield failure
     try:
         reader.end()
@@ -76,10 +91,13 @@ def _failures(db: kvstore.Database, script: Script) -> Iterator[Failure]:
         yield Failure(error.place.line, error)
 
 
-def _run(db: kvstore.Database, statement: Statement) -> Failure | None:
+def _run(db: kvstore.Database, statement: Statement, settings: Settings) -> Failure | None:
+    began = time.monotonic()
     try:
         command = command_named(statement.word)
-        command.run(Call(db, command.fit(statement), say, say_aside))
+        command.run(Call(db, command.fit(statement), say, say_aside, settings))
+        if settings.timing:
+            say_aside(f"{(time.monotonic() - began) * 1000:.1f} ms")
     except BrokenPipeError:
         raise  # nobody reads any more: not an error of this line
     except EXPECTED as error:

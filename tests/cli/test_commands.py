@@ -13,6 +13,9 @@ import pytest
 import kvstore
 from kvstore.cli.app import main, program
 from kvstore.cli.commands import COMMANDS
+from kvstore.cli.formats import Settings
+from kvstore.cli.json_notation import from_json
+from kvstore.cli.printing import show
 from kvstore.cli.reports import status_lines, verify_lines
 from tests.cli.conftest import Done, Kv
 
@@ -110,15 +113,18 @@ class TestScanAndCount:
     def test_scan_prints_records_in_key_order(self, kv: Kv, arguments: list[str], keys: list[str]) -> None:
         done = kv("scan", "s", *arguments)
 
-        assert [line.split(" = ")[0] for line in done.out.splitlines()] == keys
+        assert [show(from_json(line)["key"]) for line in done.out.splitlines()] == keys
         assert (done.code, done.err) == (0, "")
         if "--limit" not in arguments:
             assert kv("count", "s", *arguments).out == f"{len(keys)}\n"
 
-    def test_scan_prints_what_the_shell_reads(self, kv: Kv) -> None:
-        assert kv("scan", "s", '("us",)').out == '("us", 1) = "c"\n("us", 2) = {"d": 1}\n'
+    def test_scan_prints_json_lines_for_other_programs(self, kv: Kv) -> None:
+        assert kv("scan", "s", '("us",)').out == (
+            '{"key": {"$tuple": ["us", 1]}, "value": "c"}\n'
+            '{"key": {"$tuple": ["us", 2]}, "value": {"d": 1}}\n'
+        )
 
-    def test_raw_is_for_other_programs(self, kv: Kv) -> None:
+    def test_raw_leaves_quotes_away(self, kv: Kv) -> None:
         assert kv("scan", "s", "us", "--raw").out == "us1\ta\nus2\tb\n"
         assert kv("scan", "s", '("us",)', "--raw").out == '("us", 1)\tc\n("us", 2)\t{"d": 1}\n'
 
@@ -146,7 +152,7 @@ class TestReports:
         disk = {"free": 5, "full": False}
         status = {"path": "a b", "healthy": True, "shards": 4, "disk": disk, "repaired": ["x"], "e": {}}
 
-        assert list(status_lines(status, json=False)) == [
+        assert list(status_lines(status, Settings())) == [
             "healthy",
             "path: a b",
             "shards: 4",
@@ -155,7 +161,7 @@ class TestReports:
             'repaired: ["x"]',
             "e: {}",
         ]
-        assert next(status_lines(status | {"healthy": False}, json=False)) == "unhealthy"
+        assert next(status_lines(status | {"healthy": False}, Settings())) == "unhealthy"
 
     def test_verify_counts(self, kv: Kv) -> None:
         kv("shell", "s", "-c", "put a 1; put b 2")
@@ -169,7 +175,7 @@ class TestReports:
     def test_verify_lists_problems(self) -> None:
         report = {"ok": False, "records": 5, "problems": ["a is damaged", {"record": 5}]}
 
-        assert list(verify_lines(report, json=False)) == ["a is damaged", '{"record": 5}']
+        assert list(verify_lines(report, Settings())) == ["a is damaged", '{"record": 5}']
 
     def test_a_backup_opens_and_equals(self, kv: Kv) -> None:
         kv("shell", "s", "-c", "put a 1; put b [2]")
@@ -193,13 +199,17 @@ class TestMisuse:
             (["put", "s", "name", "Ada", "Lovelace"], "2 values: quote them"),
             (["get", "s", "a", "b"], "2 keys: quote them"),
             (["put", "s", "k"], "VALUE is missing: put KEY VALUE"),
-            (["get", "s"], "KEY is missing: get KEY [--raw]"),
-            (["status", "s", "x"], "status takes no terms: status [--json]"),
+            (["get", "s"], "KEY is missing: get KEY [--raw] [--format NAME]"),
+            (["status", "s", "x"], "status takes no terms: status [--json] [--format NAME]"),
             (["put", "s", "5", "x"], 'write (5,) or "5"'),
             (["put", "s", "1e5", "x"], 'write (1e5,) or "1e5"'),
             (["get", "s", "true"], 'write (true,) or "true"'),
             (["scan", "s", "5"], 'write (5,) or "5"'),
             (["get", "s", "[1]"], 'a key is a string, b"..." or a tuple such as ("a", 1)'),
+            (
+                ["scan", "s", "--format", "jsn"],
+                'format is one of table, json, jsonl, csv, raw, not "jsn"; did',
+            ),
             (["put", "s", "k", "v", "--shrads", "4"], "No such option '--shrads'"),
             (["put", "s", "k", "v", "--shards", "0"], "Invalid value for '--shards'"),
             (["gte", "s"], "No such command 'gte'"),

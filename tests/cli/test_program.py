@@ -43,7 +43,11 @@ def test_reading_works_beside_a_writer_and_writing_does_not(tmp_path: Path) -> N
         db.put("k", 1)
 
         assert run("get", "s", "k", cwd=tmp_path) == (0, "1\n", "")
-        assert run("shell", "s", "--read-only", cwd=tmp_path, stdin=b"scan") == (0, '"k" = 1\n', "")
+        assert run("shell", "s", "--read-only", cwd=tmp_path, stdin=b"scan") == (
+            0,
+            '{"key": "k", "value": 1}\n',
+            "",
+        )
         assert run("status", "s", cwd=tmp_path)[0] == 0
         assert run("verify", "s", cwd=tmp_path)[0] == 0
         assert run("backup", "s", "copy", cwd=tmp_path)[0] == 0

@@ -23,7 +23,7 @@ class TestWhereAScriptComesFrom:
     def test_from_standard_input(self, kv: Kv, arguments: list[str]) -> None:
         assert kv("shell", "s", *arguments, stdin=b"put a 1\nget a").out == '"a" = 1  int\n1\n'
 
-    def test_not_from_a_terminal_yet(self, kv: Kv, tmp_path: Path) -> None:
+    def test_not_from_a_person_whose_terminal_does_not_show_the_answers(self, kv: Kv, tmp_path: Path) -> None:
         done = kv("shell", "s", stdin=None)
 
         assert done == Done(
@@ -53,6 +53,11 @@ class TestTheFirstError:
             ("frobnicate", 2, '-c:1: no command "frobnicate"; try help'),
             ("get k --limit 5", 2, "-c:1: get has no option --limit"),
             ("put k --x", 2, "-c:1: put has no option --x; to make it text, quote it"),
+            ("scan --limt 5", 2, "-c:1: scan has no option --limt; did you mean --limit?"),
+            ("get k --format jso", 2, "-c:1: format is one of table, json, jsonl, csv, raw, not"),
+            ("scan --raw --format csv", 2, "-c:1: --raw is a format already: leave out --format"),
+            ("timing of", 2, '-c:1: WHEN is one of on, off, not "of"; did you mean off?'),
+            ("format", 2, "-c:1: NAME is missing: format NAME"),
             ("scan --limit", 2, "-c:1: --limit takes a value"),
             ("scan --limit --reverse", 2, "-c:1: --limit takes a value"),
             ("scan --limit 1 --limit 2", 2, "-c:1: --limit is there twice"),
@@ -84,7 +89,7 @@ class TestTheFirstError:
     def test_keeps_what_went_before_and_nothing_of_its_own_line(self, kv: Kv) -> None:
         kv("shell", "s", "-c", "put a 1\nput b 2; put c (x)")
 
-        assert kv("scan", "s").out == '"a" = 1\n'
+        assert kv("scan", "s").out == '{"key": "a", "value": 1}\n'
 
     def test_does_not_stop_a_script_that_keeps_going(self, kv: Kv) -> None:
         done = kv(
@@ -127,7 +132,10 @@ class TestVerbs:
 
         assert done.code == 0, done.err
         assert done.out.startswith('("acct", "eu", 1) = 100  int\n"hits" = 1  int\n"hits" = -1  int\n')
-        assert '\n-1\n("acct", "eu", 1) = 100\n2\n0\n"hits" deleted\npath: ' in done.out
+        assert (
+            '\n-1\n{"key": {"$tuple": ["acct", "eu", 1]}, "value": 100}\n2\n0\n"hits" deleted\npath: '
+            in done.out
+        )
         assert done.err == 'tuples begin so: scan ("acct",)\n'
 
     def test_help_lists_and_explains_them(self, kv: Kv) -> None:

@@ -1,0 +1,231 @@
+"""What could come next on a half-typed line: commands, options, and the keys that are in the store.
+
+Keys are looked up as they are typed, by a scan that begins where the typed part stands and is bounded in rows
+and in time, so a large store is as quick as a small one. Whatever is inserted reads back as the key.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final, NamedTuple
+
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+from prompt_toolkit.document import Document
+
+import kvstore
+from kvstore.cli.command import Command, Parameter
+from kvstore.cli.commands import COMMANDS
+from kvstore.cli.failures import EXPECTED
+from kvstore.cli.grammar import GrammarError, Option, Place, Reader, Statement, Term, parse_argument
+from kvstore.cli.lexer import Lexer, Token
+from kvstore.cli.printing import show
+
+KEYS_MAX: Final = 200
+KEYS_SECONDS_MAX: Final = 0.05
+
+
+class Typed(NamedTuple):
+    """What stands in front of the cursor."""
+
+    statement: Statement | None
+    """What is whole of the last statement, if anything is."""
+    tuple_before: str | None
+    """Inside a tuple, its source up to the element that is being typed."""
+    part: str
+    """The source of the word or string that is being typed; may be empty."""
+
+
+class Candidate(NamedTuple):
+    """Text for the place of ``Typed.part``, and what to say about it."""
+
+    text: str
+    about: str = ""
+
+
+class ShellCompleter(Completer):
+    """What prompt_toolkit asks for completions, on a thread of its own."""
+
+    def __init__(self, db: kvstore.Database) -> None:
+        self._db = db
+
+    def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterator[Completion]:
+        try:
+            typed = typed_before(document.text_before_cursor)
+            for text, about in candidates(self._db, typed):
+                yield Completion(text, start_position=-len(typed.part), display_meta=about)
+        except EXPECTED:
+            return  # a courtesy: what is wrong is said by the command that meets it
+
+
+def typed_before(text: str) -> Typed:
+    """Take apart the text before a cursor.
+
+    Raises:
+        GrammarError: there is a mistake in it, so that nothing could come next.
+    """
+    lexer = _lexed_to_the_end(text.split("\n"))
+    tokens = lexer.tokens
+    begins = max((at + 1 for at, token in enumerate(tokens) if token.kind == ";"), default=0)
+    opening = lexer.open_since
+    if opening is not None and opening.kind != "open":
+        part = _offset(text, opening)
+    elif tokens and tokens[-1].kind == "bare" and text.endswith(tokens[-1].text):
+        part = _offset(text, tokens.pop())
+    elif tokens and tokens[-1].kind not in ("open", ",", ":", ";") and not text[-1:].isspace():
+        raise GrammarError("a term is whole already", tokens[-1].place)
+    else:
+        part = len(text)
+    bracket = _open_tuple(tokens)
+    whole = part if bracket is None else _offset(text, bracket)
+    statement = Reader().feed(text[_offset(text, tokens[begins]) : whole]) if tokens[begins:] else []
+    before = None if bracket is None else text[whole:part]
+    return Typed(statement[0] if statement else None, before, text[part:])
+
+
+def _lexed_to_the_end(lines: list[str]) -> Lexer:
+    lexer = Lexer()
+    for number, line in enumerate(lines):
+        if lexer.open_since is None:
+            lexer = Lexer(line=number)
+        lexer.feed(line if number + 1 == len(lines) else f"{line}\n")
+    if lexer.comment is not None and lexer.comment.line == len(lines):
+        raise GrammarError("nothing comes next in a comment", lexer.comment)
+    return lexer
+
+
+def _offset(text: str, token: Token) -> int:
+    lines = text.split("\n")[: token.place.line - 1]
+    return sum(map(len, lines)) + len(lines) + token.place.column - 1
+
+
+def _open_tuple(tokens: list[Token]) -> Token | None:
+    """The bracket of the tuple that is open, if any.
+
+    Raises:
+        GrammarError: there are brackets inside it, or it is of another kind.
+    """
+    still_open: list[Token] = []
+    for token in tokens:
+        if token.kind == "open":
+            still_open.append(token)
+        elif token.kind == "close":
+            still_open.pop()
+    if len(still_open) > 1 or (still_open and still_open[0].text != "("):
+        raise GrammarError("only tuples that are keys are known", still_open[-1].place)
+    return still_open[0] if still_open else None
+
+
+def candidates(db: kvstore.Database, typed: Typed) -> Iterable[Candidate]:
+    """What could stand in the place of the part that is being typed."""
+    statement, before, part = typed
+    if statement is None:
+        return _commands(part) if before is None else ()
+    command = next((command for command in COMMANDS if command.name == statement.word), None)
+    if command is None:
+        return ()
+    parameter, is_free = _next_parameter(command, statement.items)
+    if before is None and is_free and (part.startswith("-") or parameter is None):
+        return _options(command, statement.items, part)
+    if parameter is None:
+        return ()
+    if parameter.kind == "key":
+        return _keys(db, part) if before is None else _tuple_keys(db, before, part)
+    if parameter.name == "COMMAND":
+        return _commands(part)
+    return [Candidate(choice) for choice in parameter.choices if choice.startswith(part)]
+
+
+def _next_parameter(command: Command, items: Sequence[Term | Option]) -> tuple[Parameter | None, bool]:
+    """What the next term is for, and whether an option could stand there as well."""
+    terms = iter(command.terms)
+    due: Parameter | None = None
+    for item in items:
+        if isinstance(item, Option):
+            option = command.option(item.name)
+            due = option if option.kind != "flag" else None
+        elif due is not None:
+            due = None
+        else:
+            next(terms, None)
+    return (due, False) if due is not None else (next(terms, None), True)
+
+
+def _commands(part: str) -> list[Candidate]:
+    return [Candidate(command.name, command.about) for command in COMMANDS if command.name.startswith(part)]
+
+
+def _options(command: Command, items: Sequence[Term | Option], part: str) -> list[Candidate]:
+    given = {item.name for item in items if isinstance(item, Option)}
+    return [
+        Candidate(f"--{option.name}", option.about)
+        for option in command.options
+        if option.name not in given and f"--{option.name}".startswith(part)
+    ]
+
+
+def _keys(db: kvstore.Database, part: str) -> Iterator[Candidate]:
+    """Keys that begin as the part does; while nothing is typed, the first of all."""
+    begins = _text_of(part)
+    prefix = None if not part else part if begins is None else begins
+    for key in _found(db, prefix=prefix):
+        yield Candidate(show(key) if part[:1] in ('"', "'") else _as_typed(key))
+
+
+def _tuple_keys(db: kvstore.Database, before: str, part: str) -> Iterator[Candidate]:
+    """Tuples that begin with the elements before, and have one that begins as the part does."""
+    prefix = parse_argument(f"{before})")
+    if not isinstance(prefix, tuple):
+        return
+    begins = _text_of(part)
+    keys = _found(db, prefix=prefix, start=(*prefix, begins) if begins else None)
+    for key in keys:
+        rest = key[len(prefix) :]
+        if not rest and not part:
+            yield Candidate(")")
+        elif rest and _goes_on(rest[0], begins, part):
+            yield Candidate(show((*rest, None)).removeprefix("(").removesuffix(", null)") + _end_of(key))
+        elif begins:
+            return  # the scan began where the part would stand: it is past it now
+
+
+def _goes_on(element: Any, begins: str | bytes | None, part: str) -> bool:
+    if isinstance(begins, str) and begins:
+        return isinstance(element, str) and element.startswith(begins)
+    if isinstance(begins, bytes) and begins:
+        return isinstance(element, bytes) and element.startswith(begins)
+    return show(element).startswith(part)
+
+
+def _end_of(key: tuple[Any, ...]) -> str:
+    return ",)" if len(key) == 1 else ")"
+
+
+def _found(db: kvstore.Database, **bounds: Any) -> Iterator[Any]:
+    deadline = time.monotonic() + KEYS_SECONDS_MAX
+    for key, _ in db.scan(limit=KEYS_MAX, **bounds):
+        yield key
+        if time.monotonic() > deadline:
+            return
+
+
+def _text_of(part: str) -> str | bytes | None:
+    """The text or bytes that the part of a term begins with; None if it is the part of something else."""
+    lexer = Lexer()
+    lexer.feed(part)
+    if lexer.open_since is not None:
+        lexer.feed(lexer.open_since.text)
+    value = lexer.tokens[0].value if lexer.tokens else ""
+    return value if isinstance(value, str | bytes) else None
+
+
+def _as_typed(key: Any) -> str:
+    """A key without quotes, if it is text that means the same without."""
+    if isinstance(key, str) and key.isprintable():
+        try:
+            statements = Reader().feed(f"get {key}")
+        except GrammarError:
+            return show(key)
+        if [statement.items for statement in statements] == [(Term(key, key, Place(1, 5)),)]:
+            return key
+    return show(key)

@@ -88,9 +88,9 @@ def _parts(container: Any) -> list[Any]:
 
 def _is_plain(mapping: dict[Any, Any]) -> bool:
     """Whether a map is an object of JSON and cannot be taken for notation."""
-    if len(mapping) == 1 and str(next(iter(mapping))).startswith("$"):
+    if not all(type(key) is str for key in mapping):
         return False
-    return all(type(key) is str for key in mapping)
+    return len(mapping) != 1 or not next(iter(mapping)).startswith("$")
 
 
 def _scalar(value: Any) -> str:

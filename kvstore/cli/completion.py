@@ -213,8 +213,11 @@ def _text_of(part: str) -> str | bytes | None:
     """The text or bytes that the part of a term begins with; None if it is the part of something else."""
     lexer = Lexer()
     lexer.feed(part)
-    if lexer.open_since is not None:
-        lexer.feed(lexer.open_since.text)
+    opening = lexer.open_since
+    if opening is not None and opening.kind == "uuid":
+        return None
+    if opening is not None:
+        lexer.feed(opening.text)
     value = lexer.tokens[0].value if lexer.tokens else ""
     return value if isinstance(value, str | bytes) else None
 

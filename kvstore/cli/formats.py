@@ -28,6 +28,8 @@ _LAST_COLUMN_MIN: Final = 20
 """Narrower than that, and each row becomes a block instead."""
 _WIDTH_UNKNOWN: Final = 80
 _GAP: Final = 2
+_HEADING_MARGIN: Final = 2
+"""What tabulate adds to a heading."""
 
 
 def output_width() -> int | None:
@@ -157,8 +159,9 @@ def _room_for_last(columns: Sequence[str], page: list[list[str]], width: int | N
         return None
     from wcwidth import wcswidth
 
+    headings = [heading + " " * _HEADING_MARGIN for heading in columns]
     before = range(len(columns) - 1)
-    return width - sum(_GAP + max(wcswidth(row[at]) for row in [columns, *page]) for at in before)
+    return width - sum(_GAP + max(wcswidth(row[at]) for row in [headings, *page]) for at in before)
 
 
 def _cut(text: str, room: int) -> str:

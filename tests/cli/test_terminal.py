@@ -1,0 +1,265 @@
+"""The shell on a real terminal: what a person types, and what the screen shows then."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+import kvstore
+from tests.cli.conftest import ENVIRONMENT
+from tests.support.terminal import Terminal
+
+PROMPT = "kvstore>"
+ENTER, TAB, UP, CTRL_C, CTRL_D, CTRL_R, RIGHT = "\r", "\t", "\x1b[A", "\x03", "\x04", "\x12", "\x1b[C"
+
+Open = Callable[..., Terminal]
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Iterator[Open]:
+    """Open a shell of the store ``s`` and wait until its prompt stands."""
+    with ExitStack() as opened:
+
+        def start(*options: str, path: str = "s", **environment: str) -> Terminal:
+            env = ENVIRONMENT | {"TERM": "xterm-256color", "XDG_STATE_HOME": str(tmp_path / "state")}
+            env = {name: value for name, value in env.items() if name != "NO_COLOR"} | environment
+            command = [sys.executable, "-m", "kvstore", "shell", path, *options]
+            terminal = opened.enter_context(Terminal(command, cwd=tmp_path, env=env))
+            terminal.wait_for(PROMPT)
+            return terminal
+
+        yield start
+
+
+def run(terminal: Terminal, line: str, answer: str) -> None:
+    """Type a line, and wait for the answer and the next prompt below it."""
+    before = terminal.text.count(f"\n{answer}")
+    terminal.press(line + ENTER)
+    terminal.wait_for(lambda text: at_prompt(text) and text.count(f"\n{answer}") > before)
+
+
+def at_prompt(text: str) -> bool:
+    return text.rstrip("\n").rpartition("\n")[2] == PROMPT
+
+
+def leave(terminal: Terminal) -> str:
+    terminal.wait_for(at_prompt)
+    terminal.press(CTRL_D)
+    assert terminal.wait_for_end() == 0
+    assert "Traceback" not in terminal.text
+    return terminal.text
+
+
+class TestASession:
+    def test_runs_commands_and_goes_on_after_errors(self, shell: Open) -> None:
+        terminal = shell()
+        run(terminal, 'put ("acct", "eu", 1) 100', '("acct", "eu", 1) = 100  int')
+        run(terminal, "gte x", 'error: no command "gte"; did you mean get?')
+        run(terminal, "put (x) 1", "error: a one-element tuple needs a comma")
+        run(terminal, "get x", 'error: no value at "x"')
+        run(terminal, 'get ("acct", "eu", 1); count', "100\n1")
+
+        assert leave(terminal)
+
+    @pytest.mark.parametrize("word", ["exit", "quit", "put a 1; exit; put a 2"])
+    def test_ends_when_told_to(self, shell: Open, word: str, tmp_path: Path) -> None:
+        terminal = shell()
+        terminal.press(word + ENTER)
+
+        assert terminal.wait_for_end() == 0
+        with kvstore.open(tmp_path / "s") as db:
+            assert db.get("a", 1) == 1
+
+    def test_goes_on_to_the_next_line_while_a_bracket_is_open(self, shell: Open) -> None:
+        terminal = shell()
+        terminal.press("put k [1," + ENTER)
+        terminal.wait_for("    ...>")
+        run(terminal, '2, "a]"]', '"k" = [1, 2, "a]"]  list')
+        terminal.press("put k 'a" + ENTER)
+        terminal.wait_for(lambda text: text.count("    ...>") == 2)
+        run(terminal, "b'", '"k" = "a\\nb"  str')
+        leave(terminal)
+
+    def test_switches_formats_and_timing(self, shell: Open) -> None:
+        terminal = shell("--format", "jsonl")
+        run(terminal, "put k (1,)", '"k" = [1]  list')
+        run(terminal, "scan", '{"key": "k", "value": [1]}')
+        run(terminal, "format auto; scan", "key    value\n-----  -------\n")
+        run(terminal, "format tabel", "error: NAME is one of")
+        assert "did you mean table?" in terminal.text.replace("\n", "")
+        terminal.press("timing on; count" + ENTER)
+        terminal.wait_for(lambda text: re.search(r"^1\n\d+\.\d ms$", text, re.MULTILINE) is not None)
+        leave(terminal)
+
+    def test_of_a_store_that_cannot_be_opened_ends_with_4(self, tmp_path: Path) -> None:
+        (tmp_path / "s").mkdir()
+        (tmp_path / "s" / "letter").write_text("dear")
+        command = [sys.executable, "-m", "kvstore", "shell", "s"]
+        with Terminal(command, cwd=tmp_path, env=ENVIRONMENT) as terminal:
+            assert terminal.wait_for_end() == 4
+            assert terminal.text.startswith("error: ")
+
+    def test_reads_beside_an_application_that_writes(self, shell: Open, tmp_path: Path) -> None:
+        with kvstore.open(tmp_path / "s") as db:
+            db.put("k", 1)
+            terminal = shell("--read-only")
+            run(terminal, "get k", "1")
+            db.put("k", 2)
+            run(terminal, "get k", "2")
+            run(terminal, "put k 3", "error: ")
+            leave(terminal)
+
+            assert db["k"] == 2
+
+
+class TestCompletion:
+    def test_of_a_command_an_option_and_a_format(self, shell: Open) -> None:
+        terminal = shell()
+        terminal.press("sc" + TAB)
+        terminal.wait_for("kvstore> scan")
+        terminal.press(" --rev" + TAB)
+        terminal.wait_for("kvstore> scan --reverse")
+        terminal.press(" --fo" + TAB)
+        terminal.wait_for("--reverse --format")
+        terminal.press(" ra" + TAB)
+        terminal.wait_for("--format raw")
+        terminal.press(CTRL_C)
+        leave(terminal)
+
+    def test_of_keys_that_are_there_now(self, shell: Open, tmp_path: Path) -> None:
+        with kvstore.open(tmp_path / "s") as db:
+            db.put(("acct", "eu", 1), 100)
+            terminal = shell("--read-only")
+            db.put("Ada Lovelace", "countess")
+            terminal.press('get ("acct", "e' + TAB)
+            terminal.wait_for('kvstore> get ("acct", "eu", 1)')
+            terminal.press(ENTER)
+            terminal.wait_for("\n100\n")
+            terminal.press("get Ad" + TAB)
+            terminal.wait_for('kvstore> get "Ada Lovelace"')
+            run(terminal, "", '"countess"')
+            leave(terminal)
+
+
+class TestHistory:
+    def test_is_kept_for_the_next_session_and_searched(self, shell: Open, tmp_path: Path) -> None:
+        first = shell()
+        run(first, "put alpha 1", '"alpha" = 1  int')
+        run(first, " put secret 2", '"secret" = 2  int')
+        run(first, "put beta 3", '"beta" = 3  int')
+        leave(first)
+
+        second = shell()
+        second.press(UP)
+        second.wait_for("kvstore> put beta 3")
+        second.press(CTRL_C)
+        second.wait_for(at_prompt)
+        second.press(CTRL_R + "alph")
+        second.wait_for("put alpha 1")
+        run(second, ENTER, '"alpha" = 1  int')
+        second.press("put be")
+        second.wait_for(lambda text: text.count("kvstore> put beta 3") == 2)
+        run(second, RIGHT, '"beta" = 3  int')
+        leave(second)
+
+        file = tmp_path / "state" / "kvstore" / "history"
+        assert "secret" not in file.read_text()
+        assert file.stat().st_mode & 0o077 == 0
+
+    def test_ends_with_the_session_where_it_cannot_be_kept(self, shell: Open, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("in the way")
+        terminal = shell(XDG_STATE_HOME=str(tmp_path / "file"))
+        terminal.wait_for("the history ends with this session: ")
+        run(terminal, "put a 1", '"a" = 1  int')
+        terminal.press(UP)
+        terminal.wait_for(lambda text: text.count("kvstore> put a 1") == 2)
+        run(terminal, "", '"a" = 1  int')
+
+        assert leave(terminal).count("the history ends") == 1
+
+
+class TestAnInterrupt:
+    def test_clears_the_line(self, shell: Open) -> None:
+        terminal = shell()
+        terminal.press("put k [1," + ENTER)
+        terminal.wait_for("    ...>")
+        terminal.interrupt()
+        terminal.wait_for(at_prompt)
+        run(terminal, "count", "0")
+        leave(terminal)
+
+    def test_ends_a_running_scan_and_not_the_session(self, shell: Open, tmp_path: Path) -> None:
+        with kvstore.open(tmp_path / "s", durability="none") as db:
+            for chunk in range(40):
+                with db.batch() as batch:
+                    for number in range(500):
+                        batch.put(("many", chunk, number), "x" * 50)
+        terminal = shell("--format", "jsonl")
+        terminal.press("scan" + ENTER)
+        terminal.wait_for('["many", 0, 400]')
+        terminal.interrupt()
+        terminal.wait_for("interrupted")
+
+        assert '["many", 39, 499]' not in terminal.text
+        run(terminal, "count", "20000")
+        leave(terminal)
+
+
+class TestTheTerminal:
+    def test_may_change_its_size_at_any_time(self, shell: Open, tmp_path: Path) -> None:
+        terminal = shell()
+        run(terminal, f"put key {'x' * 200}", '"key" = ')
+        run(terminal, "scan", "key    value\n")
+        terminal.press("put other " + "y" * 30)
+        terminal.resize(30, 50)
+        terminal.press("z" * 30)
+        terminal.wait_for("z" * 9)
+        terminal.press(ENTER)
+        terminal.wait_for('"other" = "')
+        terminal.press("scan" + ENTER)
+        terminal.wait_for(lambda text: text.count("was cut to fit") == 2)
+        widths = {len(line) for line in terminal.text.splitlines() if line.endswith("…")}
+
+        assert widths == {80, 50}
+        terminal.resize(30, 20)
+        run(terminal, "scan key", "key    ")
+        leave(terminal)
+
+    def test_takes_a_thousand_pasted_lines(self, shell: Open) -> None:
+        lines = [f"put ({number},) {number}" for number in range(1000)]
+        lines[500] = "put (500) 1"
+        terminal = shell("--durability", "none")
+        terminal.press("\x1b[200~" + "\n".join(lines) + "\x1b[201~")
+        terminal.press(ENTER)
+        terminal.wait_for("(999,) = 999  int\n")
+        terminal.wait_for(at_prompt)
+
+        assert "error: line 501: a one-element tuple needs a comma" in terminal.text
+        run(terminal, "count", "999")
+        leave(terminal)
+
+    @pytest.mark.parametrize(("options", "colored"), [([], False), (["--color", "always"], True)])
+    def test_shows_no_color_where_none_is_wanted(
+        self, shell: Open, options: list[str], colored: bool
+    ) -> None:
+        terminal = shell(*options, NO_COLOR="1")
+        run(terminal, "put k 1; gte x", '"k" = 1  int\nerror: no command "gte"')
+        terminal.press("sc" + TAB)
+        terminal.wait_for("kvstore> scan")
+        terminal.press(CTRL_C)
+        leave(terminal)
+
+        color_codes = re.findall(r"\x1b\[(?:\d+;)*(?:[349]\d|10\d)(?:;\d+)*m", terminal.written)
+        assert bool(color_codes) is colored
+
+    def test_shows_colors_by_itself(self, shell: Open) -> None:
+        terminal = shell()
+        run(terminal, "put k 1", '"k" = 1  int')
+
+        assert "\x1b[0;32;1mput" in terminal.written
+        leave(terminal)

@@ -154,6 +154,19 @@ def test_a_progress_bar_is_drawn_on_a_terminal(tmp_path: Path) -> None:
     assert "100%" in drawn
 
 
+def test_a_script_waits_for_no_prompt_and_no_table(tmp_path: Path) -> None:
+    child = (
+        "import sys; from kvstore.cli.app import main; main(['shell', 's', '-c', 'put a 1; scan']);"
+        "print(sorted({'asyncio', 'prompt_toolkit', 'tabulate', 'wcwidth'} & set(sys.modules)))"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", child], cwd=tmp_path, capture_output=True, env=ENVIRONMENT, check=True
+    )
+
+    assert done.stdout.endswith(b'"value": 1}\n[]\n')
+
+
 def test_importing_the_store_does_not_import_the_command_line() -> None:
     child = "import sys, kvstore; print(sorted({'click', 'kvstore.cli'} & set(sys.modules)))"
 

@@ -19,10 +19,10 @@ import click
 import kvstore
 from kvstore.cli.command import Call, Command, Given, Kind
 from kvstore.cli.commands import COMMANDS
-from kvstore.cli.csv_commands import EXPORT, IMPORT
 from kvstore.cli.failures import EXPECTED, INTERRUPTED, OUTPUT_CLOSED, Misuse, exit_code, sentence
 from kvstore.cli.formats import FORMATS, Settings, output_width
 from kvstore.cli.grammar import Term, parse_argument
+from kvstore.cli.import_export import EXPORT, IMPORT
 from kvstore.cli.opening import opened
 from kvstore.cli.parameters import CREATION, STORE, StrictCommand
 from kvstore.cli.shell import Script, run_scripts, say, say_aside, say_error

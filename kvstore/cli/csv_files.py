@@ -1,68 +1,26 @@
-"""CSV files into the store and out of it, streaming: memory does not grow with the file.
-
-Rows go in by chunks, each an atomic batch, a few of them under way at once. A line that cannot be stored ends
-the import with ``kvstore.BadLine``: nothing of its chunk is stored, all chunks before it are, and the message
-says how many rows that is. An import may be run again: rows are replaced, and none is stored twice.
-"""
+"""CSV files as rows to import, and rows of the store as a CSV file again; streaming."""
 
 from __future__ import annotations
 
 import itertools
-import os
-import sqlite3
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, BinaryIO, Final
 
 import kvstore
 from kvstore.cli.csv_layout import LINES, Layout, layout_of, stored_layout, typed
-from kvstore.cli.csv_records import (
-    BYTE_ORDER_MARK,
-    Malformed,
-    Record,
-    RecordReader,
-    line_end,
-    text_of,
-    without_line_end,
-)
+from kvstore.cli.csv_records import Malformed, Record, RecordReader, line_end, text_of, without_line_end
 from kvstore.cli.failures import CommandFailed
+from kvstore.cli.importing import ImportOptions, Row
+from kvstore.cli.lines import BYTE_ORDER_MARK
 from kvstore.cli.printing import show
+from kvstore.cli.streams import Progress
 
-CHUNK_ROWS: Final = 1000
-CHUNK_BYTES: Final = 4 << 20
-"""A chunk is full when it has so many. With one record of 16 MiB more it is still one transaction."""
-CHUNKS_UNDER_WAY_MAX: Final = 4
-"""Submitted and not yet durable: enough to keep the store busy while the next chunk is read."""
 EXPORT_ROWS: Final = 500
 """Rows whose own texts are looked up together."""
 
-Progress = Callable[[int], object]
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImportOptions:
-    """How a file is to be stored."""
-
-    prefix: str
-    key: Sequence[str] = ()
-    types: bool = False
-    last_wins: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A CSV file whose header has been read."""
-
-    reader: RecordReader
-    rows: Iterator[Record]
-    layout: Layout
-    options: ImportOptions
-
-
-def read_header(stream: BinaryIO, name: str, options: ImportOptions) -> Source:
+def read_header(stream: BinaryIO, name: str, options: ImportOptions) -> CsvSource:
     """Read a file as far as its header, before any store is opened for it.
 
     Raises:
@@ -84,25 +42,67 @@ def read_header(stream: BinaryIO, name: str, options: ImportOptions) -> Source:
         )
     except Malformed as error:
         raise reader.bad_line(1, str(error)) from None
-    return Source(reader, records, layout, options)
+    return CsvSource(reader, records, layout, options.last_wins)
 
 
-def import_rows(db: kvstore.Database, source: Source, progress: Progress) -> int:
-    """Store the rows of a file; return their number. ``progress`` is told of bytes read.
+class CsvSource:
+    """A CSV file whose header has been read."""
 
-    Raises:
-        kvstore.BadLine: of the line that cannot be stored.
-        CommandFailed: rows of another file are there already.
-    """
-    chunks = _Chunks(db)
-    again = _check_layout(db, source.layout)
-    try:
-        _Import(db, source, again).run(chunks, progress)
-    except kvstore.BadLine as error:
-        stored = chunks.finish()
-        told = f"{error.args[0]}; the {stored} rows before its chunk are stored, nothing of the chunk is"
-        raise kvstore.BadLine(told, file=error.file, line=error.line) from error.__cause__
-    return chunks.finish()
+    def __init__(
+        self, reader: RecordReader, records: Iterator[Record], layout: Layout, last_wins: bool
+    ) -> None:
+        self.reader = reader
+        self.name = layout.prefix
+        self.options: Mapping[str, Any] = {
+            "format": "csv", "key": list(layout.key), "types": layout.types, "last_wins": last_wins
+        }  # fmt: skip
+        self.keys_are_new = bool(layout.key) and not last_wins
+        self._records = records
+        self._layout = layout
+        self._again = False
+        self._convert: Callable[[str], Any] = typed if layout.types else str
+        self._key_at = [layout.columns.index(column) for column in layout.key]
+        self._value_at = [layout.columns.index(column) for column in layout.value_columns]
+
+    def begin(self, db: kvstore.Database) -> Sequence[tuple[Any, Any]]:
+        layout = self._layout
+        before = stored_layout(db, layout.prefix)
+        if before is not None and not layout.same_rows(before):
+            raise CommandFailed(
+                f"{show(layout.prefix)} was imported with other columns, --key or --types:"
+                " use another --prefix"
+            )
+        self._again = before is not None
+        return ((layout.file_key, layout.record()),)
+
+    def rows(self) -> Iterator[Row]:
+        for number, record in enumerate(self._records, start=1):
+            yield self._row(record, number)
+
+    def _row(self, record: Record, number: int) -> Row:
+        layout = self._layout
+        if len(record.fields) != len(layout.columns):
+            found = f"{len(record.fields)} fields where the header has {len(layout.columns)}"
+            raise self.reader.bad_line(record.line, found)
+        fields = [self._convert(field) for field in record.fields]
+        part = tuple([fields[at] for at in self._key_at]) if self._key_at else (number,)
+        value = {column: fields[at] for column, at in zip(layout.value_columns, self._value_at, strict=True)}
+        return Row(record.line, layout.row_key(part), value, self._beside(record, part))
+
+    def _beside(self, record: Record, part: Sequence[Any]) -> Sequence[tuple[Any, Any]]:
+        """The row's text where it would be written otherwise. Most files have no such row."""
+        layout = self._layout
+        text = record.text
+        if not line_end(text):  # the last line: as if it had a line end, which is left out again on export
+            unended = replace(layout, ends_with_newline=False).record()
+            return ((layout.file_key, unended), *self._own_text(record, part, text + layout.newline))
+        return self._own_text(record, part, text)
+
+    def _own_text(self, record: Record, part: Sequence[Any], text: str) -> Sequence[tuple[Any, Any]]:
+        layout = self._layout
+        if text != text_of(record.fields) + layout.newline:
+            return ((layout.line_key(part), text),)
+        return ((layout.line_key(part), None),) if self._again else ()
 
 
 def export_file(
@@ -127,136 +127,6 @@ def export_file(
         last = line
     write((last if layout.ends_with_newline else without_line_end(last)).encode())
     return lines.rows, lines.beside
-
-
-@contextmanager
-def written_beside(path: str) -> Iterator[BinaryIO]:
-    """A file that takes its name only when it is complete; until then a file of that name stays as it is."""
-    if os.path.exists(path) and not os.path.isfile(path):  # a pipe or a device has no beside
-        with open(path, "wb") as stream:
-            yield stream
-        return
-    folder, name = os.path.split(os.path.realpath(path))
-    unfinished = os.path.join(folder, f".{name}.{os.getpid()}.part")
-    try:
-        with open(unfinished, "xb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(unfinished, os.path.join(folder, name))
-    except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(unfinished)
-        raise
-
-
-def _check_layout(db: kvstore.Database, layout: Layout) -> bool:
-    """Whether the file was imported before, wholly or in part."""
-    before = stored_layout(db, layout.prefix)
-    if before is not None and not layout.same_rows(before):
-        raise CommandFailed(
-            f"{show(layout.prefix)} was imported with other columns, --key or --types: use another --prefix"
-        )
-    return before is not None
-
-
-class _Import:
-    """The rows of one file on their way into batches."""
-
-    def __init__(self, db: kvstore.Database, source: Source, again: bool) -> None:
-        layout = source.layout
-        self._db = db
-        self._reader = source.reader
-        self._rows = source.rows
-        self._layout = layout
-        self._again = again
-        self._convert: Callable[[str], Any] = typed if layout.types else str
-        self._seen = _SeenKeys() if layout.key and not source.options.last_wins else None
-        self._key_at = [layout.columns.index(column) for column in layout.key]
-        self._value_at = [layout.columns.index(column) for column in layout.value_columns]
-
-    def run(self, chunks: _Chunks, progress: Progress) -> None:
-        batch = self._db.batch()
-        batch.put(self._layout.file_key, self._layout.record())
-        rows, began, told = 0, self._reader.position, 0
-        for number, record in enumerate(self._rows, start=1):
-            if rows == CHUNK_ROWS or self._reader.position - began >= CHUNK_BYTES:
-                chunks.submit(batch, rows)
-                progress(began - told)
-                batch = self._db.batch()
-                rows, began, told = 0, self._reader.position, began
-            self._put_row(batch, record, number)
-            rows += 1
-        chunks.submit(batch, rows)
-        progress(self._reader.position - told)
-
-    def _put_row(self, batch: kvstore.Batch, record: Record, number: int) -> None:
-        layout = self._layout
-        if len(record.fields) != len(layout.columns):
-            found = f"{len(record.fields)} fields where the header has {len(layout.columns)}"
-            raise self._reader.bad_line(record.line, found)
-        fields = [self._convert(field) for field in record.fields]
-        part = tuple([fields[at] for at in self._key_at]) if self._key_at else (number,)
-        if self._seen is not None and not self._seen.add(part):
-            raise self._reader.bad_line(record.line, f"the key {show(layout.row_key(part))} was there before")
-        value = {column: fields[at] for column, at in zip(layout.value_columns, self._value_at, strict=True)}
-        try:
-            batch.put(layout.row_key(part), value)
-            self._put_own_text(batch, record, part)
-        except kvstore.UsageError as error:
-            raise self._reader.bad_line(record.line, str(error)) from error
-
-    def _put_own_text(self, batch: kvstore.Batch, record: Record, part: Sequence[Any]) -> None:
-        """Keep the row's text where it would be written otherwise. Most files have no such row."""
-        layout = self._layout
-        text = record.text
-        if not line_end(text):  # the last line: as if it had a line end, which is left out again on export
-            text += layout.newline
-            batch.put(layout.file_key, replace(layout, ends_with_newline=False).record())
-        if text != text_of(record.fields) + layout.newline:
-            batch.put(layout.line_key(part), text)
-        elif self._again:
-            batch.delete(layout.line_key(part))
-
-
-class _Chunks:
-    """Batches on their way to the disk, at most CHUNKS_UNDER_WAY_MAX at once."""
-
-    def __init__(self, db: kvstore.Database) -> None:
-        self._db = db
-        self._under_way: deque[tuple[Future[Any], int]] = deque()
-        self._stored = 0
-
-    def submit(self, batch: kvstore.Batch, rows: int) -> None:
-        while len(self._under_way) >= CHUNKS_UNDER_WAY_MAX:
-            self._wait_for_first()
-        self._under_way.append((self._db.submit(batch), rows))
-
-    def finish(self) -> int:
-        """Wait for all; return how many rows are stored."""
-        while self._under_way:
-            self._wait_for_first()
-        return self._stored
-
-    def _wait_for_first(self) -> None:
-        future, rows = self._under_way.popleft()
-        future.result()
-        self._stored += rows
-
-
-class _SeenKeys:
-    """The keys of one file. SQLite keeps them, in a nameless file once they are many: memory is bounded."""
-
-    def __init__(self) -> None:
-        self._db = sqlite3.connect("", isolation_level=None)
-        self._db.execute("PRAGMA journal_mode=OFF")
-        self._db.execute("CREATE TABLE seen (key BLOB PRIMARY KEY) WITHOUT ROWID")
-        self._db.execute("BEGIN")
-
-    def add(self, part: Sequence[Any]) -> bool:
-        """Whether the key is new."""
-        key = repr(part).encode()
-        return self._db.execute("INSERT OR IGNORE INTO seen VALUES (?)", (key,)).rowcount == 1
 
 
 class _Lines:

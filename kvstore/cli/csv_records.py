@@ -12,10 +12,11 @@ from collections.abc import Iterator, Sequence
 from typing import BinaryIO, Final, NamedTuple
 
 import kvstore
+from kvstore.cli.lines import BYTE_ORDER_MARK
+from kvstore.cli.streams import Measured
 
 RECORD_BYTES_MAX: Final = 16 << 20
 """The longest record, line ends in quoted fields included: what a value of the store may have."""
-BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
 _FIELD: Final = re.compile(r'"([^"]*+(?:""[^"]*+)*+)"|([^",\r\n]*+)')
 _NEEDS_QUOTES: Final = re.compile(r'[",\r\n]')
@@ -38,14 +39,13 @@ class Malformed(ValueError):
 
 
 class RecordReader:
-    """Reads a file of CSV record by record. ``position`` counts bytes, ``line`` is the next line's number."""
+    """Reads a file of CSV record by record. ``line`` is the next line's number."""
 
     def __init__(self, stream: BinaryIO, file: str) -> None:
         self.file = file
-        self.position = 0
         self.line = 1
         self.has_mark = False
-        self._stream = stream
+        self.stream = Measured(stream)
 
     def __iter__(self) -> Iterator[Record]:
         """Yield the records.
@@ -64,12 +64,11 @@ class RecordReader:
         return kvstore.BadLine(f"{self.file}:{line}: {message}", file=self.file, line=line)
 
     def _read(self) -> bytes:
-        raw = self._stream.readline(RECORD_BYTES_MAX + 1)
-        if not self.position and raw.startswith(BYTE_ORDER_MARK):
+        at_start = not self.stream.position
+        raw = self.stream.readline(RECORD_BYTES_MAX + 1)
+        if at_start and raw.startswith(BYTE_ORDER_MARK):
             self.has_mark = True
-            self.position = len(BYTE_ORDER_MARK)
-            raw = raw[len(BYTE_ORDER_MARK) :]
-        self.position += len(raw)
+            return raw[len(BYTE_ORDER_MARK) :]
         return raw
 
     def _whole_record(self, raw: bytes) -> bytes:

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 import kvstore
 from kvstore.cli.app import main
-from kvstore.cli.csv_files import CHUNK_ROWS, ImportOptions, export_file, import_rows, read_header
+from kvstore.cli.chunks import CHUNK_ROWS
+from kvstore.cli.csv_files import export_file, read_header
+from kvstore.cli.importing import ImportOptions, import_rows
 from tests.cli.conftest import ROOT, Done, Kv
 
 BERKA = ROOT.parent / "shared" / "data" / "berka"
@@ -349,12 +351,16 @@ def test_memory_does_not_grow_with_the_file() -> None:
 class Forgetful:
     """A store that takes everything and keeps nothing."""
 
+    size = 0
+
     def get(self, key: object) -> None: ...
 
     def batch(self) -> Forgetful:
         return Forgetful()
 
     def put(self, key: object, value: object) -> None: ...
+
+    def delete(self, key: object) -> None: ...
 
     def submit(self, batch: Forgetful) -> Forgetful:
         return self

@@ -61,7 +61,7 @@ def test_a_byte_order_mark_is_no_part_of_the_header() -> None:
 
     assert [record.fields for record in reader] == [["a", "b"]]
     assert reader.has_mark
-    assert reader.position == 9
+    assert reader.stream.position == 9
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """The program ``kvstore``: arguments in, exit code out.
 
-The verbs of ``commands.py`` become click commands here; ``shell``, ``import`` and ``export`` are commands of
-the program only. Arguments follow the argv rule: each is one term of the shell's grammar if it is exactly
-one, else text.
+The verbs of ``commands.py`` become click commands here; ``shell`` and what moves data, as ``import`` does,
+are commands of the program only. Arguments follow the argv rule: each is one term of the shell's grammar if
+it is exactly one, else text.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ import click
 import kvstore
 from kvstore.cli.command import Call, Command, Given, Kind
 from kvstore.cli.commands import COMMANDS
+from kvstore.cli.dump_commands import DUMP, LOAD
 from kvstore.cli.failures import EXPECTED, INTERRUPTED, OUTPUT_CLOSED, Misuse, exit_code, sentence
 from kvstore.cli.formats import FORMATS, Settings, output_width
 from kvstore.cli.grammar import Term, parse_argument
 from kvstore.cli.import_export import EXPORT, IMPORT
 from kvstore.cli.opening import opened
 from kvstore.cli.parameters import CREATION, STORE, StrictCommand
+from kvstore.cli.restore_command import RESTORE
 from kvstore.cli.shell import Script, run_scripts, say, say_aside, say_error
 
 _SETTINGS = {"help_option_names": ["--help"], "max_content_width": 100}
@@ -228,6 +230,9 @@ program = click.Group(
         *[_verb(command) for command in COMMANDS if not command.shell_only],
         IMPORT,
         EXPORT,
+        DUMP,
+        LOAD,
+        RESTORE,
         _SHELL,
     ],
     params=[

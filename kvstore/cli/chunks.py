@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from typing import Final
 
 import kvstore
+from kvstore.cli.streams import Measured, Progress
 
 CHUNK_ROWS: Final = 1000
 CHUNK_BYTES: Final = 4 << 20
@@ -17,13 +18,19 @@ CHUNK_BYTES: Final = 4 << 20
 
 
 class Chunks:
-    """``batch`` is the chunk being filled, of ``rows`` rows; ``stored`` rows are known to be on the disk."""
+    """``batch`` is the chunk being filled, of ``rows`` rows; ``stored`` rows are known to be on the disk.
 
-    def __init__(self, db: kvstore.Database, stored: int = 0) -> None:
+    ``progress`` is told how much of the stream has gone into chunks.
+    """
+
+    def __init__(self, db: kvstore.Database, stream: Measured, progress: Progress, stored: int = 0) -> None:
         self.stored = stored
         self.rows = 0
         self.batch = db.batch()
         self._db = db
+        self._stream = stream
+        self._progress = progress
+        self._told = 0
         self._under_way: tuple[Future[kvstore.Commit], int] | None = None
 
     @property
@@ -35,6 +42,8 @@ class Chunks:
         self.wait()
         self._under_way = self._db.submit(self.batch), self.rows
         self.batch, self.rows = self._db.batch(), 0
+        self._progress(self._stream.position - self._told)
+        self._told = self._stream.position
 
     def wait(self) -> int:
         """Wait for what was sent; return how many rows are stored."""

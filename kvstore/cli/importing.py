@@ -120,10 +120,10 @@ def import_rows(
     first = source.begin(db)
     record = db.get((PROGRESS, source.name)) if resume else None
     mark = None if record is None else _Mark(**record)
-    chunks = Chunks(db, stored=0 if mark is None else mark.rows)
+    chunks = Chunks(db, source.reader.stream, progress, stored=0 if mark is None else mark.rows)
     before = chunks.stored
     try:
-        _Import(source, chunks, progress).run(first, mark)
+        _Import(source, chunks).run(first, mark)
     except kvstore.BadLine as error:
         told = (
             f"{error.args[0]}; the {chunks.wait()} rows before its chunk are stored, nothing of the chunk is"
@@ -135,12 +135,10 @@ def import_rows(
 class _Import:
     """The rows of one file on their way into chunks."""
 
-    def __init__(self, source: Source, chunks: Chunks, progress: Progress) -> None:
+    def __init__(self, source: Source, chunks: Chunks) -> None:
         self._source = source
         self._reader = source.reader
         self._chunks = chunks
-        self._progress = progress
-        self._told = 0
         self._rows = chunks.stored
         self._seen = _SeenKeys() if source.keys_are_new else None
         self._mark_key = (PROGRESS, source.name)
@@ -155,9 +153,9 @@ class _Import:
             self._put(row)
             if chunks.full:
                 chunks.batch.put(self._mark_key, asdict(self._mark()))
-                self._submit()
+                chunks.submit()
         chunks.batch.delete(self._mark_key)
-        self._submit()
+        chunks.submit()
         chunks.wait()
 
     def _skip(self, rows: Iterator[Row], mark: _Mark) -> None:
@@ -212,11 +210,6 @@ class _Import:
             rows=self._rows,
             digest=stream.digest(),
         )
-
-    def _submit(self) -> None:
-        self._chunks.submit()
-        self._progress(self._reader.stream.position - self._told)
-        self._told = self._reader.stream.position
 
 
 class _SeenKeys:

@@ -17,8 +17,6 @@ from kvstore.cli.printing import show
 from kvstore.cli.streams import Progress
 
 _RECORD = {"key", "value"}
-PROGRESS_RECORDS = 500
-"""Records between two words about progress."""
 
 
 class _JsonSource:
@@ -86,7 +84,5 @@ def export_records(
     for key, value in view.scan(prefix=None if prefix is None else (prefix,)):
         write(f'{{"key": {to_json(key)}, "value": {to_json(value)}}}\n'.encode())
         records += 1
-        if records % PROGRESS_RECORDS == 0:
-            progress(PROGRESS_RECORDS)
-    progress(records % PROGRESS_RECORDS)
+        progress(1)
     return records

@@ -78,7 +78,7 @@ def progress_bar(label: str, length: int | None) -> Iterator[Progress]:
     if length is None or not sys.stderr.isatty():
         yield lambda _: None
         return
-    with click.progressbar(length=length, label=label, file=sys.stderr) as bar:
+    with click.progressbar(length=length, label=label, file=sys.stderr, update_min_steps=500) as bar:
         yield bar.update
 
 

@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from uuid import UUID
 
 import pytest
 
+import kvstore
 from kvstore.cli.app import main
 
 ROOT = Path(__file__).parent.parent.parent
 ENVIRONMENT = os.environ | {
     "PYTHONPATH": os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), str(ROOT)])
 }
+
+EVERYTHING: list[tuple[Any, Any]] = [
+    ("text é\n\u2028", {"a": [1, 2.5, None, True], "": {}}),
+    (b"\x00\xff", b"\x00bytes"),
+    (("a", 1, -1.5, None, True, UUID(int=7), b"b", ("nested", ())), [math.inf, -math.inf, -0.0, math.nan]),
+    ((1,), {1: "a", 2.5: b"b", None: [], "$bytes": "text", b"k": False}),
+    ((1.0,), {"$tuple": 5}),
+    ((True,), 10**400),
+    (("empty",), [[], {}, "", b""]),
+]
+"""Records of every type, and such as a notation could mistake for another."""
 
 
 class Done(NamedTuple):
@@ -59,3 +73,16 @@ def start(*arguments: str, cwd: Path, **options: object) -> subprocess.Popen[byt
     """Start the program as a process of its own."""
     command = [sys.executable, "-m", "kvstore", *arguments]
     return subprocess.Popen(command, cwd=cwd, env=ENVIRONMENT, **options)  # type: ignore[call-overload,no-any-return]
+
+
+def filled(path: Path) -> None:
+    """A store with EVERYTHING in it."""
+    with kvstore.open(path) as db:
+        for key, value in EVERYTHING:
+            db.put(key, value)
+
+
+def content(path: Path) -> str:
+    """All that is in a store. As text, in which 1, 1.0 and true differ, and nan is itself."""
+    with kvstore.open(path, readonly=True) as db:
+        return repr(list(db.scan()))

@@ -1,0 +1,64 @@
+"""Moving many rows takes no more memory than moving few.
+
+Memory is what a process allocates. The pages of the store's file that the system maps are not counted: they
+are its cache, grow into what is free, and are given back when something else needs room.
+
+``KVSTORE_ROWS`` says how many rows; 60,000 by default.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import os
+import subprocess
+from pathlib import Path
+
+from tests.support.programs import running
+
+ROWS = int(os.environ.get("KVSTORE_ROWS", "60000"))
+BYTES_MAX = {"reading": 16 << 20, "writing": 40 << 20}
+"""Besides the interpreter; threads' stacks count. The promise is 200 MB; with less, few rows show what many
+would need."""
+PATIENCE = 60 + ROWS // 1000
+
+
+def run(*arguments: str, limit: int) -> subprocess.CompletedProcess[bytes]:
+    """Run a command within the limit; what it prints on standard output goes nowhere."""
+    program = [*running.PYTHON, "-m", "tests.support.programs.within_memory"]
+    return subprocess.run(
+        [*program, str(limit), *arguments],
+        cwd=running.ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=PATIENCE,
+    )  # fmt: skip
+
+
+def test_every_way_in_and_out_takes_little(tmp_path: Path) -> None:
+    with (tmp_path / "f.csv").open("w") as file:
+        file.write("id,name,amount,note\n")
+        file.writelines(f"{n},name {n % 1000},{n * 7 % 100_003},the note of row {n}\n" for n in range(ROWS))
+    names = ("s", "t", "u", "f.csv", "again.csv", "f.jsonl", "dump", "dump-t", "dump-u")
+    s, t, u, csv, csv_again, jsonl, dump, dump_t, dump_u = (str(tmp_path / name) for name in names)
+
+    for arguments in (
+        ["import", s, csv, "--key", "id", "--types"],
+        ["scan", s],
+        ["export", s, csv_again, "--prefix", "f"],
+        ["dump", s, dump],
+        ["load", t, dump],
+        ["dump", t, dump_t],
+        ["export", s, jsonl],
+        ["import", u, jsonl],
+        ["dump", u, dump_u],
+    ):
+        kind = "writing" if arguments[0] in ("import", "load") else "reading"
+        done = run(*arguments, limit=BYTES_MAX[kind])
+        assert (done.returncode, done.stderr) == (0, b""), arguments
+
+    assert filecmp.cmp(dump, dump_t, shallow=False)
+    assert filecmp.cmp(dump, dump_u, shallow=False)
+    assert filecmp.cmp(csv, csv_again, shallow=False)
+
+
+def test_the_limit_is_one(tmp_path: Path) -> None:
+    (tmp_path / "f.csv").write_text("id\n1\n")
+
+    assert run("import", str(tmp_path / "s"), str(tmp_path / "f.csv"), limit=100_000).returncode != 0

@@ -50,7 +50,7 @@ def test_examples_answer_what_the_page_says(block: str, shell: dict[str, str], t
 
 def test_it_names_every_command_and_option() -> None:
     for name, command in program.commands.items():
-        assert f"`{name} PATH" in PAGE
+        assert f"`{name} {command.params[0].metavar}" in PAGE
         for parameter in command.params:
             missing = [option for option in parameter.opts if option.startswith("-") and option not in PAGE]
             assert missing == [], name

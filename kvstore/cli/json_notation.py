@@ -6,10 +6,11 @@ What JSON has no word for is an object with one reserved member:
     {"$uuid": "0123..."}         a UUID
     {"$tuple": ["acct", 1]}      a tuple
     {"$float": "nan"}            nan, inf or -inf
+    {"$int": "-0x1f"}            an int of so many digits that decimal ones would take too long
     {"$map": [[1, "a"], ...]}    a map with a key that is no str, or whose only key begins with "$"
 
-Everything else is itself; an int has as many digits as it needs. No recursion: a value may be nested more
-deeply than Python's stack, and then ``json`` neither writes nor reads it.
+Everything else is itself. No recursion: a value may be nested more deeply than Python's stack, and then
+``json`` neither writes nor reads it.
 """
 
 from __future__ import annotations
@@ -22,20 +23,19 @@ from collections.abc import Callable
 from typing import Any, Final, Literal
 from uuid import UUID
 
-from kvstore.cli.integers import int_of_text
+from kvstore.cli.integers import DIGITS_MAX, int_of_text
 from kvstore.cli.printing import show
 
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_HEXADECIMAL: Final = re.compile(r"-?0x[0-9a-f]+")
+_BITS_IN_DECIMAL: Final = 3 * DIGITS_MAX
+"""An int of so many bits has no more than DIGITS_MAX digits."""
 _FLOATS: Final = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 _MAP_KEYS: Final = (str, bytes, int, float, type(None))
 
 
 def to_json(value: Any) -> str:
-    """Return a key or value as JSON text on one line.
-
-    Raises:
-        Unprintable: it holds an integer too long to print.
-    """
+    """Return a key or value as JSON text on one line."""
     pieces: list[str] = []
     waiting: list[Any] = [value]
     while waiting:
@@ -101,6 +101,8 @@ def _scalar(value: Any) -> str:
             return f'{{"$uuid": "{value}"}}'
         case float() if not math.isfinite(value):
             return f'{{"$float": "{value}"}}'
+        case int() if value.bit_length() > _BITS_IN_DECIMAL:
+            return f'{{"$int": "{value:#x}"}}'
         case _:
             return show(value)  # text, numbers, true, false and null are printed as JSON has them
 
@@ -142,6 +144,12 @@ def _float(content: Any) -> float:
     return _FLOATS[content]
 
 
+def _int(content: Any) -> int:
+    if not _HEXADECIMAL.fullmatch(_text("$int", content)):
+        raise ValueError("$int is written 0x1f or -0x1f")
+    return int(content, 16)
+
+
 def _tuple(content: Any) -> tuple[Any, ...]:
     if not isinstance(content, list):
         raise ValueError("$tuple is a list")
@@ -171,6 +179,7 @@ _NOTATION: Final[dict[str, Callable[[Any], Any]]] = {
     "$bytes": _bytes,
     "$uuid": _uuid,
     "$float": _float,
+    "$int": _int,
     "$tuple": _tuple,
     "$map": _map,
 }

@@ -13,6 +13,8 @@ import os
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.support.programs import running
 
 ROWS = int(os.environ.get("KVSTORE_ROWS", "60000"))
@@ -31,6 +33,7 @@ def run(*arguments: str, limit: int) -> subprocess.CompletedProcess[bytes]:
     )  # fmt: skip
 
 
+@pytest.mark.timeout(9 * PATIENCE)
 def test_every_way_in_and_out_takes_little(tmp_path: Path) -> None:
     with (tmp_path / "f.csv").open("w") as file:
         file.write("id,name,amount,note\n")

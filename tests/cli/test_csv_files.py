@@ -197,6 +197,7 @@ class TestKeys:
             (["--key", '"a'], "--key: a quoted field is never closed"),
             (["--prefix", ""], '--prefix cannot be ""'),
             (["--prefix", "csv:file"], '--prefix cannot be "csv:file"'),
+            (["--prefix", "import:progress"], '--prefix cannot be "import:progress"'),
         ],
     )
     def test_what_cannot_be_is_told_before_anything_is_created(

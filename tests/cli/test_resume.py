@@ -129,9 +129,18 @@ class TestAfterABadLine:
         assert kv(*self.arguments).out == "2500 rows imported as f\n"
         assert kv("version", "s", '("f", "5")').out != before
 
-    @pytest.mark.parametrize("change", [b"text, 7X", b"text, 77", b'"text"', b"text\n7"])
-    def test_a_file_that_changed_before_is_refused(self, kv: Kv, change: bytes) -> None:
-        self.file.write_bytes(self.write(2500).replace(b"text, 7", change, 1))
+    @pytest.mark.parametrize(
+        ("old", "new"),
+        [
+            (b"text, 7", b"text, 7X"),
+            (b"text, 7", b"text\n7"),
+            (b"text, 7", b'"text"'),
+            (b"text, 7", b"text, 8"),
+            (b"text, 1999", b"text, 1998"),  # the last line that is stored
+        ],
+    )
+    def test_a_file_that_changed_before_is_refused(self, kv: Kv, old: bytes, new: bytes) -> None:
+        self.file.write_bytes(self.write(2500).replace(old, new, 1))
 
         done = kv(*self.arguments, "--resume")
 

@@ -7,6 +7,7 @@ it is exactly one, else text.
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import sys
@@ -90,7 +91,7 @@ def _verb(command: Command) -> click.Command:
         creation = {option.name: options.pop(str(option.name)) for option in CREATION if command.writes}
         given = _given(command, terms, options, text)
         with opened(path, writing=command.writes, **creation) as db:
-            command.run(Call(db, given, say, say_aside))
+            command.run(Call(db, given, say, say_aside, sys.stdout.flush))
 
     has_terms = any(parameter.kind in ("key", "value") for parameter in (*command.terms, *command.options))
     names = " ".join(term.name if term.required else f"[{term.name}]" for term in command.terms)
@@ -217,6 +218,17 @@ _SHELL = click.Command(
 )
 
 
+def _load(modules: tuple[str, ...]) -> None:
+    """Import the modules that register procedures; they may lie in the current folder."""
+    if modules:
+        sys.path.insert(0, os.getcwd())
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # whatever it is: the module is the user's, and so is its fault
+            raise Misuse(f"--load {module}: {type(error).__name__}: {error}") from error
+
+
 def _say_version(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
     if wanted:
         say(f"kvstore {kvstore.__version__}")
@@ -235,7 +247,14 @@ program = click.Group(
         RESTORE,
         _SHELL,
     ],
+    callback=_load,
     params=[
+        click.Option(
+            ["modules", "--load"],
+            multiple=True,
+            metavar="MODULE",
+            help="Import a module first that registers stored procedures; may be repeated.",
+        ),
         click.Option(
             ["--version"],
             is_flag=True,
@@ -243,7 +262,7 @@ program = click.Group(
             expose_value=False,
             callback=_say_version,
             help="Print the version and exit.",
-        )
+        ),
     ],
     context_settings=_SETTINGS,
 )

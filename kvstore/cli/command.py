@@ -86,6 +86,8 @@ class Call:
     """Takes a line of the result."""
     note: Callable[[str], None]
     """Takes a remark that is not the result."""
+    flush: Callable[[], object] = lambda: None
+    """Lets what was written so far be seen, where that is long before the end."""
     settings: Settings = field(default_factory=Settings)
     """Those of the session; a command that changes them changes them for the commands that follow."""
 

@@ -110,6 +110,34 @@ def leave(call: Call) -> None:
     raise EndOfSession
 
 
+def watch(call: Call) -> None:
+    style = call.style()
+    changes = call.db.watch(
+        prefix=call.given.get("PREFIX"), since=call.given.get("since"), timeout=call.given.get("timeout")
+    )
+    if style.row_format() == "table":  # which would wait for all of its rows
+        lines = (_change_line(change) for change in changes)
+    else:
+        lines = row_lines(kvstore.Change._fields, changes, style)
+    for line in lines:
+        call.out(line)
+        call.flush()
+
+
+def _change_line(change: kvstore.Change) -> str:
+    key = show(change.key)
+    return f"{key} deleted" if change.deleted else f"{key} = {show(change.value)}"
+
+
+def call_procedure(call: Call) -> None:
+    results = call.db.call(call.given["NAME"], call.given.get("ARGUMENTS"))
+    call.out_all(row_lines(("shard", "result"), results.items(), call.style()))
+
+
+def compact(call: Call) -> None:
+    call.out_all(fact_lines(call.db.compact(), call.style()))
+
+
 def explain_commands(call: Call) -> None:
     if "COMMAND" in call.given:
         command = command_named(call.given["COMMAND"])
@@ -215,6 +243,35 @@ COMMANDS: Final = (
         example="backup copy.db",
         run=backup,
         terms=(Parameter("FOLDER", "text"),),
+    ),
+    Command(
+        name="watch",
+        about="Print changes as they come, until Ctrl-C: of all keys, or of those that begin with PREFIX.",
+        example='watch ("acct",) --since 0 --timeout 0',
+        run=watch,
+        terms=(_PREFIX,),
+        options=(
+            Parameter("since", "value", "a change's cursor, or 0 for the oldest; without it, from now on"),
+            Parameter("timeout", "number", "end after so many seconds without a change"),
+            _FORMAT,
+        ),
+    ),
+    Command(
+        name="call",
+        about="Run a stored procedure, and print what it returned on each shard.",
+        example="call bank.settle {day: 7}",
+        run=call_procedure,
+        terms=(Parameter("NAME", "text"), Parameter("ARGUMENTS", "value", required=False)),
+        options=(_FORMAT,),
+        writes=True,
+    ),
+    Command(
+        name="compact",
+        about="Write the store's files anew, without the space that is free in them.",
+        example="compact",
+        run=compact,
+        options=(_FORMAT,),
+        writes=True,
     ),
     Command(
         name="format",

@@ -49,10 +49,14 @@ class Settings:
     color: bool = False
     width: Callable[[], int | None] = output_width
 
+    def row_format(self) -> str:
+        """How rows are printed at this moment."""
+        return self.format or ("jsonl" if self.width() is None else "table")
+
 
 def row_lines(columns: Sequence[str], rows: Iterable[Sequence[Any]], settings: Settings) -> Iterator[str]:
     """Rows of keys and values, as many as there are: nothing is kept longer than a page."""
-    match settings.format or ("jsonl" if settings.width() is None else "table"):
+    match settings.row_format():
         case "table":
             return _tables(columns, iter(rows), settings.width)
         case "json":

@@ -26,7 +26,7 @@ def opened(path: str, *, writing: bool, **creation: Any) -> Iterator[kvstore.Dat
     options = given if writing else {"readonly": True}
     try:
         db = kvstore.open(path, snapshot_lifetime=math.inf, **options)
-    except (kvstore.OpenError, kvstore.Damage, OSError) as error:
+    except (kvstore.OpenError, kvstore.Damage, kvstore.UnknownProcedure, OSError) as error:
         raise CannotOpen(str(error)) from error
     with db:
         if writing:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from kvstore.cli.failures import CommandFailed
+from kvstore.cli.formats import Settings
 from kvstore.cli.opening import opened
 from kvstore.cli.reports import verify_lines
 from kvstore.cli.shell import say, say_aside
@@ -14,7 +15,7 @@ def _restore(backup: str, path: str) -> None:
     with opened(backup, writing=False) as db:
         report = db.verify()
         if not report["ok"]:
-            for problem in verify_lines(report, json=False):
+            for problem in verify_lines(report, Settings()):
                 say_aside(problem)
             raise CommandFailed(
                 f"{backup} is damaged, {len(report['problems'])} problems: nothing was restored"

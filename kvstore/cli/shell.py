@@ -95,7 +95,7 @@ def _run(db: kvstore.Database, statement: Statement, settings: Settings) -> Fail
     began = time.monotonic()
     try:
         command = command_named(statement.word)
-        command.run(Call(db, command.fit(statement), say, say_aside, settings))
+        command.run(Call(db, command.fit(statement), say, say_aside, sys.stdout.flush, settings))
         if settings.timing:
             say_aside(f"{(time.monotonic() - began) * 1000:.1f} ms")
     except BrokenPipeError:

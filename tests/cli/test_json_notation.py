@@ -131,7 +131,7 @@ def test_deep_text_is_read_by_the_rules_of_json(inner: str) -> None:
 
 def test_an_integer_of_any_length_is_read_back_soon() -> None:
     for number in (10 ** (DIGITS_MAX - 1) - 1, 10**DIGITS_MAX, -(10**DIGITS_MAX), 1 << (8 * 16_000_000)):
-        assert from_json(to_json([number])) == [number]
+        assert from_json(to_json({number: number})) == {number: number}
     assert to_json(-(1 << 400_000)) == f'{{"$int": "-0x1{"0" * 100_000}"}}'
     assert to_json({"$int": 1}) == '{"$map": [["$int", 1]]}'
     with pytest.raises(ValueError, match="written 0x1f or -0x1f"):

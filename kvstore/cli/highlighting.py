@@ -53,18 +53,18 @@ class Highlighter(PromptLexer):
 
 
 def marks(lines: list[str]) -> list[Mark]:
-    """Where the text changes its kind, in order. Never raises."""
+    """Where the text changes its kind, in order: at each token, comment and mistake. Never raises."""
     found: list[Mark] = []
     lexer = Lexer()
     for number, line in enumerate(lines, 1):
         mistake = _mistake(lexer, line)
         if lexer.comment is not None and lexer.comment.line == number:
-            found += [Mark(lexer.comment, "class:comment"), Mark(Place(number + 1, 1), "")]
+            found.append(Mark(lexer.comment, "class:comment"))
         if mistake is None and lexer.open_since is not None and number < len(lines):
             continue  # the tokens are looked at together, as the first one may be the command
         found += [mark for mark in _token_marks(lexer) if mistake is None or mark.place < mistake]
         if mistake is not None:
-            found += [Mark(mistake, "class:mistake"), Mark(Place(number + 1, 1), "")]
+            found.append(Mark(mistake, "class:mistake"))
         lexer = Lexer(line=number)
     return sorted(found)
 

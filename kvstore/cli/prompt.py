@@ -91,7 +91,7 @@ def _prompt(db: kvstore.Database, history: ShellHistory, settings: Settings) -> 
         lexer=Highlighter() if settings.color else None,
         style=STYLE if settings.color else PLAIN,
         include_default_pygments_style=False,
-        color_depth=None if settings.color else ColorDepth.DEPTH_1_BIT,
+        color_depth=ColorDepth.DEPTH_4_BIT if settings.color else ColorDepth.DEPTH_1_BIT,
     )
 
 

@@ -29,7 +29,7 @@ def db() -> Iterator[kvstore.Database]:
         keys: list[Any] = [
             "acct", "account book", "don't", "5", "--x", "1e5", b"raw\x00", ("acct",), ("acct", "eu", 1),
             ("acct", "eu", 2), ("acct", "us", 7), ("acct", 15), ("acct", 150), ("acct", b"eb"), ("acct", ID),
-            ("other", ("nested", 1)),
+            ("other", ("nested", 1)), ("only",),
         ]  # fmt: skip
         for key in keys:
             db.put(key, 1)
@@ -92,6 +92,8 @@ class TestKeys:
             ('get ("acct", b"e', ['get ("acct", b"eb")']),
             ('get ("acct", uuid"0', [f'get ("acct", uuid"{ID}")']),
             ('get ("oth', ['get ("other", ("nested", 1))']),
+            ('get ("acct"', []),
+            ("get (o", ['get ("only",)', 'get ("other", ("nested", 1))']),
             ('get ("none", ', []),
             ('get ("acct", "eu"', []),
             ('get (("acct", ', []),

@@ -79,6 +79,11 @@ class TestRecords:
             cells = [(f"key    {show(key)}", f"value  {show(value)}") for key, value in records]
             assert [line for line in lines if line] == [line for block in cells for line in block]
 
+    def test_are_cut_where_they_would_not_fit(self) -> None:
+        assert rows([("k", "x" * 21)], width=30)[2] == '"k"    "' + "x" * 21 + '"'
+        assert rows([("k", "x" * 22)], width=30)[2] == '"k"    "' + "x" * 21 + "…"
+        assert rows([("k", "中" * 12)], width=30)[2] == '"k"    "' + "中" * 10 + "…"
+
     def test_that_were_cut_are_told(self) -> None:
         lines = rows([("k", "x" * 100), ("l", 1)], width=30)
 
@@ -164,6 +169,7 @@ def colored(text: str) -> list[tuple[str, str]]:
         ("put k [1, # one\n2]\nget k", [("command", "put"), ("", "k"), ("", "["), ("number", "1"), ("", ","),
                                         ("comment", "# one"), ("number", "2"), ("", "]"),
                                         ("command", "get"), ("", "k")]),
+        ('put uuid"5" x', [("command", "put"), ("mistake", 'uuid"5" x')]),
         ("put don't x\nget k", [("command", "put"), ("mistake", "don't x"), ("command", "get"), ("", "k")]),
         ("put k \"half", [("command", "put"), ("", "k"), ("string", '"half')]),
     ],

@@ -243,11 +243,19 @@ class TestTheTerminal:
         run(terminal, "count", "999")
         leave(terminal)
 
-    @pytest.mark.parametrize(("options", "colored"), [([], False), (["--color", "always"], True)])
-    def test_shows_no_color_where_none_is_wanted(
-        self, shell: Open, options: list[str], colored: bool
+    @pytest.mark.parametrize(
+        ("options", "environment", "colored"),
+        [
+            ([], {"NO_COLOR": "1"}, False),
+            (["--color", "never"], {}, False),
+            (["--color", "always"], {"NO_COLOR": "1"}, True),
+            ([], {}, True),
+        ],
+    )
+    def test_shows_colors_where_they_are_wanted(
+        self, shell: Open, options: list[str], environment: dict[str, str], colored: bool
     ) -> None:
-        terminal = shell(*options, NO_COLOR="1")
+        terminal = shell(*options, **environment)
         run(terminal, "put k 1; gte x", '"k" = 1  int\nerror: no command "gte"')
         terminal.press("sc" + TAB)
         terminal.wait_for("kvstore> scan")
@@ -256,10 +264,4 @@ class TestTheTerminal:
 
         color_codes = re.findall(r"\x1b\[(?:\d+;)*(?:[349]\d|10\d)(?:;\d+)*m", terminal.written)
         assert bool(color_codes) is colored
-
-    def test_shows_colors_by_itself(self, shell: Open) -> None:
-        terminal = shell()
-        run(terminal, "put k 1", '"k" = 1  int')
-
-        assert "\x1b[0;32;1mput" in terminal.written
-        leave(terminal)
+        assert ("\x1b[0;32;1mput" in terminal.written) is colored

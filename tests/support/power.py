@@ -93,10 +93,18 @@ def open_on(disk: MemoryDisk, *unreachable: int, **options: object) -> Database:
 
 
 def sync(db: Database) -> None:
-    """What the timer of ``durability="interval"`` does, and then wait for the followers."""
+    """What the timer of ``durability="interval"`` does, on all replicas at the same transaction."""
+    _await_followers(db)
     db._store.sync()  # type: ignore[attr-defined]  # a store that was opened for writing
-    for environment in db._store.environments.values():
-        environment.sync()
+    _await_followers(db)
+
+
+def _await_followers(db: Database) -> None:
+    """Return when they have done all that they were given so far."""
+    for follower in db._store.cluster.followers:  # type: ignore[attr-defined]
+        through = threading.Event()
+        follower._work.put(through.set)
+        through.wait()
 
 
 def environments(db: Database) -> dict[int, Environment]:

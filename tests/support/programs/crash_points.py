@@ -249,12 +249,22 @@ def main() -> None:
             journey.prepare(session)
             at = number - before
             code, said = forked(lambda say: journey.session(session, fault, at, error, say))  # noqa: B023
-            assert code in {0, -9}, (session, at, said)
+            if code not in {0, -9}:
+                outcomes[
+                    "ESCAPED "
+                    + next(l for l in reversed(said) if l.strip())
+                    + " IN "
+                    + next((l.strip() for l in reversed(said) if "kvstore/" in l), "")
+                ] += 1
+                number += int(stride)
+                continue
             if code == 0 and int(said[-1].split()[1]) < at:
                 before += int(said[-1].split()[1])
                 break
             checked, found = forked(lambda say: journey.check(session, said, say))  # noqa: B023
-            assert checked == 0, "\n".join([f"session {session}, call {at}", *said, "then", *found])
+            if checked != 0:
+                print("\n".join([f"session {session}, call {at}", *said, "then", *found]))
+                outcomes["BAD"] += 1
             outcomes.update(outcome_of(code, said, found))
             number += int(stride)
     print(json.dumps({"calls": before, **outcomes}))

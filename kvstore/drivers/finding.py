@@ -16,7 +16,8 @@ from kvstore.drivers.home import Durability, Home
 from kvstore.drivers.host import MANIFEST_KEY, Host
 from kvstore.drivers.manifest import Manifest, decode, encode
 from kvstore.eris.shard_state import HOST_TABLE
-from kvstore.errors import Corrupt, Damage, NotAStore
+
+from kvstore.errors import Corrupt, Damage, DiskFull, NotAStore
 from kvstore.execution.part import Owns
 from kvstore.ports import Environment
 from kvstore.types import HostId
@@ -106,13 +107,13 @@ class Found:
     def require_majority(self) -> None:
         """Raise ``Corrupt`` naming what is wrong with each replica unless a majority is whole.
 
-        A disk that is full or fails is no damage: that is ``DiskFull`` or ``Failed``.
+        A disk that is full is no damage: that is ``DiskFull``.
         """
         replicas, whole = self.manifest.replicas, len(self.hosts)
         if 2 * whole > replicas:
             return
         for why in self.lost.values():
-            if replicas == 1 or not isinstance(why, Corrupt):
+            if replicas == 1 or isinstance(why, DiskFull):
                 raise why
         reasons = "; ".join(f"replica {number}: {why.args[0]}" for number, why in self.lost.items())
         message = f"{self.home.path}: {whole} of {replicas} replicas are whole, a majority is needed"

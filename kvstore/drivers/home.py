@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from kvstore.drivers.manifest import FORMAT, Manifest
-from kvstore.errors import Corrupt, DiskFull, Error, Failed, NoParent, NotAStore, OutcomeUnknown, WrongFormat
+from kvstore.errors import Corrupt, DiskFull, Error, NoParent, NotAStore, WrongFormat
 from kvstore.ports import Environment
 from kvstore.storage import LmdbEnvironment, MemoryDisk, MemoryEnvironment, side_file
 from kvstore.storage.disk_space import NO_ROOM
@@ -245,14 +245,9 @@ class FolderHome:
 
 @contextmanager
 def naming(path: str, what: str) -> Iterator[None]:
-    """What the system itself refuses becomes ``DiskFull`` or ``NotAStore``, and names the path.
-
-    A commit that fails on the way is ``Failed``: nobody's transaction has an outcome that is unknown.
-    """
+    """What the system itself refuses becomes ``DiskFull`` or ``NotAStore``, and names the path."""
     try:
         yield
-    except OutcomeUnknown as error:
-        raise Failed(f"{path} {what}: {error.args[0]}", hint="see to the disk, then try again") from error
     except Error:
         raise
     except OSError as error:

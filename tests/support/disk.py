@@ -40,7 +40,17 @@ def compiled() -> Path:
     if compiler is None:
         pytest.skip("there is no C compiler, so nothing can stand between a process and its disk")
     library = Path(tempfile.mkdtemp()) / "disk_shim.so"
-    command = [compiler, "-shared", "-fPIC", "-O1", "-o", library, SOURCE, "-ldl", "-lpthread"]
+    command: list[str | Path] = [
+        compiler,
+        "-shared",
+        "-fPIC",
+        "-O1",
+        "-o",
+        library,
+        SOURCE,
+        "-ldl",
+        "-lpthread",
+    ]
     made = subprocess.run(command, capture_output=True, text=True)
     if made.returncode != 0:
         pytest.skip(f"the compiler cannot make the shim here: {made.stderr[:200]}")

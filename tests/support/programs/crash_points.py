@@ -211,7 +211,7 @@ def forked(act: Callable[[Say], None]) -> tuple[int, list[str]]:
     pid = os.fork()
     if pid == 0:
         try:
-            act(lambda line: os.write(writing, line.encode() + b"\n") and None)
+            act(lambda line: _tell(writing, line))
         except BaseException:
             os.write(writing, traceback.format_exc().encode())
             os._exit(1)
@@ -221,6 +221,10 @@ def forked(act: Callable[[Say], None]) -> tuple[int, list[str]]:
         said = stream.read().splitlines()
     _, status = os.waitpid(pid, 0)
     return os.waitstatus_to_exitcode(status), said
+
+
+def _tell(pipe: int, line: str) -> None:
+    os.write(pipe, line.encode() + b"\n")
 
 
 def examine_in_fork(folder: Path) -> None:

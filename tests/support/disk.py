@@ -78,7 +78,7 @@ def calls() -> int:
 
 
 def trace(folder: Path, into: Path) -> None:
-    """From now on write down what is done below ``folder``."""
+    """From now on write down what is done below ``folder``, at the end of the file ``into``."""
     _shim().disk_trace(bytes(folder), bytes(into))
 
 

@@ -58,7 +58,7 @@ void disk_note(const char *text) {
 }
 
 void disk_trace(const char *below, const char *into) {
-    trace = syscall(SYS_openat, AT_FDCWD, into, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0644);
+    trace = syscall(SYS_openat, AT_FDCWD, into, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
     disk_arm(below, TRACE, 0, 0);
 }
 

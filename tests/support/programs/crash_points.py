@@ -13,22 +13,18 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import shutil
 import sys
-import traceback
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import kvstore
 from kvstore import Database
 from kvstore.drivers import home
-from kvstore.errors import Corrupt
-from kvstore.storage.examine import examine
 from tests.support import disk
 from tests.support.disk import Fault
+from tests.support.forking import Say, examine_in_fork, forked
 from tests.support.journey import TRANSACTIONS, idempotency_key, perform, position
 from tests.support.power import NEVER_MS, assert_replicas_agree
 
@@ -47,8 +43,6 @@ SYNC_EACH = 7
 GOES_ON = 4
 """Transactions that are done after a fault, to see that the store works again."""
 WRITE_ERRORS = (kvstore.OutcomeUnknown, kvstore.Failed, kvstore.DiskFull)
-
-Say = Callable[[str], None]
 
 
 class Journey:
@@ -203,41 +197,6 @@ class Journey:
                 self._is_sound(db)
         except kvstore.NotAStore:
             assert "backup done" not in said
-
-
-def forked(act: Callable[[Say], None]) -> tuple[int, list[str]]:
-    """Run it in a forked process; return how that ended and what it said."""
-    reading, writing = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            act(lambda line: _tell(writing, line))
-        except BaseException:
-            os.write(writing, traceback.format_exc().encode())
-            os._exit(1)
-        os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading) as stream:
-        said = stream.read().splitlines()
-    _, status = os.waitpid(pid, 0)
-    return os.waitstatus_to_exitcode(status), said
-
-
-def _tell(pipe: int, line: str) -> None:
-    os.write(pipe, line.encode() + b"\n")
-
-
-def examine_in_fork(folder: Path) -> None:
-    """What an opening has another program do, without the time that program needs to start."""
-
-    def act(say: Say) -> None:
-        disk.disarm()
-        for problem in examine(folder):
-            say(problem)
-
-    code, problems = forked(act)
-    if code != 0 or problems:
-        raise Corrupt(f"{folder} is damaged: {problems or code}", record=str(folder))
 
 
 def main() -> None:

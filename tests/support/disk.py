@@ -63,7 +63,7 @@ def _shim() -> ctypes.CDLL:
 
 
 def arm(folder: Path, fault: Fault, number: int = 0, error: int = 0) -> None:
-    """From now on count the calls that change something below ``folder``; the ``number``-th meets the fault."""
+    """From now on count the calls that change something below ``folder``; one of them meets the fault."""
     _shim().disk_arm(bytes(folder), int(fault), ctypes.c_long(number), error)
 
 

@@ -1,12 +1,12 @@
-"""Meets a fault at every call to the disk: ``crash_points FOLDER FAULT REPLICAS DURABILITY FIRST STRIDE``.
+"""Meets a fault at calls to the disk: ``crash_points FOLDER FAULT REPLICAS DURABILITY POINTS``.
 
 The run of 200 transactions (``journey.py``) is cut into sessions. Each begins with an opening: a creation,
 one after a close, one after a kill, one that rebuilds a replica; one makes a backup; each ends with a close.
-A session is run once for each of its calls that change the disk: those numbered FIRST, FIRST + STRIDE, ...
-over all sessions, in a process that was forked for it, and at that call the process meets FAULT. Then a
-healthy process opens the store and looks.
+A session is run again and again, each time in a process that was forked for it, and each time another of
+its calls that change the disk meets FAULT: about POINTS calls, evenly spread, or all of them if there are
+no more. Then a healthy process opens the store and looks.
 
-Prints a JSON object: how often what came out of it.
+Prints a JSON object: how many calls there are, and how often what came out.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+import signal
 import sys
 from collections import Counter
 from pathlib import Path
@@ -74,17 +75,19 @@ class Journey:
         shutil.rmtree(self.work, ignore_errors=True)
         shutil.copytree(self.base(session), self.work)
 
-    def make_bases(self) -> None:
-        """Go through all sessions in health; every other one ends with a kill."""
-        self.base(0).mkdir()
+    def make_bases(self) -> int:
+        """Go through all sessions in health; every other one ends with a kill. Return the calls that made."""
+        self.base(0).mkdir(parents=True)
+        calls = 0
         for session in range(SESSIONS - 1):
             self.prepare(session)
-            _, said = forked(lambda say, session=session: self.whole_session(session, say))
-            assert said[-1] == "whole", said
+            _, said = forked(lambda say, session=session: self.whole_session(session, say))  # type: ignore[misc]
+            calls += int(said[-1].split()[1])
             shutil.rmtree(self.backup, ignore_errors=True)
             if session + 1 == REBUILDS and self.replicas > 1:
                 shutil.rmtree(self.store / "replica-1")
             shutil.copytree(self.work, self.base(session + 1))
+        return calls * SESSIONS // (SESSIONS - 1)
 
     def whole_session(self, session: int, say: Say) -> None:
         disk.arm(self.work, Fault.NONE)
@@ -93,7 +96,7 @@ class Journey:
             self.step(db, number)
         if session % 2:
             db.close()
-        say("whole")
+        say(f"calls {disk.calls()}")
 
     def step(self, db: Database, number: int) -> None:
         perform(db, number)
@@ -199,44 +202,50 @@ class Journey:
             assert "backup done" not in said
 
 
-def main() -> None:
-    folder, fault_name, replicas, durability, first, stride = sys.argv[1:]
-    home._examine_in_child = examine_in_fork
-    fault, error = FAULTS[fault_name]
-    journey = Journey(Path(folder), int(replicas), durability)
-    journey.make_bases()
+class Calls:
+    """Which calls of a whole journey meet the fault, counted over all sessions."""
+
+    def __init__(self, points: int, expected: int) -> None:
+        self.stride = max(1, expected // points)
+        self.next = 1 + self.stride // 2
+        self.before = 0
+        """Calls of the sessions that are through."""
+
+
+def go_through(journey: Journey, session: int, calls: Calls, fault_name: str) -> Counter[str]:
+    """Meet the fault at each of the calls that fall into this session."""
     outcomes: Counter[str] = Counter()
-    number, before = int(first), 0
-    for session in range(SESSIONS):
-        while True:
-            journey.prepare(session)
-            at = number - before
-            code, said = forked(lambda say: journey.session(session, fault, at, error, say))  # noqa: B023
-            if code not in {0, -9}:
-                outcomes[
-                    "ESCAPED "
-                    + next(l for l in reversed(said) if l.strip())
-                    + " IN "
-                    + next((l.strip() for l in reversed(said) if "kvstore/" in l), "")
-                ] += 1
-                number += int(stride)
-                continue
-            if code == 0 and int(said[-1].split()[1]) < at:
-                before += int(said[-1].split()[1])
-                break
-            checked, found = forked(lambda say: journey.check(session, said, say))  # noqa: B023
-            if checked != 0:
-                print("\n".join([f"session {session}, call {at}", *said, "then", *found]))
-                outcomes["BAD"] += 1
-            outcomes.update(outcome_of(code, said, found))
-            number += int(stride)
-    print(json.dumps({"calls": before, **outcomes}))
+    fault, error = FAULTS[fault_name]
+    while True:
+        journey.prepare(session)
+        at = calls.next - calls.before
+        code, said = forked(lambda say, at=at: journey.session(session, fault, at, error, say))  # type: ignore[misc]
+        where = f"{fault_name} at call {at} of session {session}"
+        assert code in {0, -signal.SIGKILL}, "\n".join([where, *said])
+        if code == 0 and (total := int(said[-1].split()[1])) < at:
+            calls.before += total
+            return outcomes
+        checked, found = forked(lambda say, said=said: journey.check(session, said, say))  # type: ignore[misc]
+        assert checked == 0, "\n".join([where, *said, "and then", *found])
+        outcomes.update(outcome_of(code, said, found))
+        calls.next += calls.stride
 
 
 def outcome_of(code: int, said: list[str], found: list[str]) -> list[str]:
     """What is counted: how the process ended, its errors, and what the next opening found."""
     errors = [line for line in said if not line.startswith(("ack", "open", "calls", "backup done"))]
     return ["tried", "killed" if code else "ended", *errors, *(f"then {line}" for line in found)]
+
+
+def main() -> None:
+    folder, fault_name, replicas, durability, points = sys.argv[1:]
+    home._examine_in_child = examine_in_fork
+    journey = Journey(Path(folder), int(replicas), durability)
+    calls = Calls(int(points), journey.make_bases())
+    outcomes: Counter[str] = Counter()
+    for session in range(SESSIONS):
+        outcomes.update(go_through(journey, session, calls, fault_name))
+    print(json.dumps({"calls": calls.before, **outcomes}))
 
 
 if __name__ == "__main__":

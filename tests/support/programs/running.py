@@ -24,10 +24,19 @@ def start(program: str, *arguments: object) -> subprocess.Popen[str]:
     )
 
 
-def run(program: str, *arguments: object, timeout: float = 60) -> str:
-    """Run a program to its end and return what it printed; it must succeed within ``timeout`` seconds."""
+def run(program: str, *arguments: object, timeout: float = 60, preload: Path | None = None) -> str:
+    """Run a program to its end and return what it printed; it must succeed within ``timeout`` seconds.
+
+    ``preload`` is a library that stands before the system's own.
+    """
+    environment = {**os.environ, "LD_PRELOAD": str(preload)} if preload else None
     done = subprocess.run(
-        _command(program, arguments), cwd=ROOT, capture_output=True, text=True, timeout=timeout
+        _command(program, arguments),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=environment,
     )
     assert done.returncode == 0, f"{program} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
     return done.stdout

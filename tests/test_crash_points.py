@@ -1,0 +1,62 @@
+"""A process that is killed, or whose disk fails, at one exact call: nothing acknowledged is lost.
+
+A run of 200 transactions makes about 1,600 calls that change its disk, with three replicas about 5,000, and
+each may be its last, or be refused: by openings, creations, rebuilds, commits, syncs, backups and closes.
+Whichever it is, the errors are the store's own, no writes are taken after a failure, and the next opening
+finds a prefix of the transactions that holds every acknowledged one, with no half of a batch; a retry with
+an idempotency key takes effect once, and the store works on. What exactly is asserted stands in
+``tests/support/programs/crash_points.py``.
+
+``KVSTORE_CRASH_POINTS`` says at how many calls, for each fault and kind of store; 12 by default.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.support import disk
+from tests.support.programs import running
+
+POINTS = int(os.environ.get("KVSTORE_CRASH_POINTS", "12"))
+SECONDS_MAX = 60 + POINTS
+
+pytestmark = pytest.mark.timeout(SECONDS_MAX)
+
+
+def outcomes_of(folder: Path, fault: str, replicas: int, durability: str) -> dict[str, int]:
+    said = running.run(
+        "crash_points",
+        *(folder / "journey", fault, replicas, durability, POINTS),
+        timeout=SECONDS_MAX,
+        preload=disk.compiled(),
+    )
+    found: dict[str, int] = json.loads(said)
+    assert found["tried"] >= min(POINTS, found["calls"])
+    return found
+
+
+@pytest.mark.parametrize("durability", ["commit", "interval"])
+@pytest.mark.parametrize("replicas", [1, 3])
+class TestAtAnyCall:
+    @pytest.mark.parametrize("fault", ["kill", "tear"])
+    def test_a_kill_loses_nothing_acknowledged(
+        self, fault: str, replicas: int, durability: str, tmp_path: Path
+    ) -> None:
+        """``tear``: in the middle of a write, half of which is done."""
+        found = outcomes_of(tmp_path, fault, replicas, durability)
+
+        assert found["killed"] == found["tried"]
+
+    @pytest.mark.parametrize("fault", ["eio", "enospc"])
+    def test_a_disk_that_refuses_is_an_error_of_the_store_and_loses_nothing(
+        self, fault: str, replicas: int, durability: str, tmp_path: Path
+    ) -> None:
+        """``eio``: this call alone fails. ``enospc``: and so do all later ones that take room."""
+        found = outcomes_of(tmp_path, fault, replicas, durability)
+
+        assert found["ended"] == found["tried"]
+        assert any(outcome.startswith(("error", "refused")) for outcome in found)

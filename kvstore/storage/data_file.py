@@ -21,6 +21,8 @@ from kvstore.errors import Corrupt, WrongFormat
 
 MAGIC = 0xBEEFC0DE
 DATA_VERSION = 1
+LOOKS = 10
+"""How often the meta pages are read before they are called damaged."""
 _HEADER = struct.Struct("=QHHI")
 _META = struct.Struct("=IIQQ48s48sQQ")
 _META_FLAG = 0x08
@@ -38,22 +40,40 @@ class MetaPage(NamedTuple):
     raw: bytes
 
     @property
+    def has_its_slot(self) -> bool:
+        """Whether the commit is one that is written here: even ones into page 0, odd ones into page 1."""
+        return self.transaction == 0 or self.transaction & 1 == self.page
+
+    @property
     def file_bytes(self) -> int:
         """How long the file must be for every page of this root to exist."""
         return (self.last_page + 1) * self.page_bytes
 
 
 def newest_meta(path: Path) -> MetaPage:
-    """Return the root LMDB would open. Raises ``Corrupt`` or ``WrongFormat``, naming the file."""
+    """Return the root LMDB would open. Raises ``Corrupt`` or ``WrongFormat``, naming the file.
+
+    The two slots hold consecutive commits, so a flipped bit cannot make the older one the newer. While
+    another process commits they may be read a commit apart: then they are read again.
+    """
+    for _ in range(LOOKS):
+        older, newer = sorted(_both_metas(path), key=lambda meta: meta.transaction)
+        if newer.transaction - older.transaction <= 1 and newer.has_its_slot and older.has_its_slot:
+            return newer
+    record = f"{path}: meta pages"
+    what = f"commit {newer.transaction} does not follow on commit {older.transaction}"
+    raise Corrupt(f"{record}: {what}", record=record)
+
+
+def _both_metas(path: Path) -> tuple[MetaPage, MetaPage]:
     with path.open("rb", buffering=0) as file:
         first = _meta_at(path, file.fileno(), page=0, offset=0)
         page_bytes = first.page_bytes if first else os.sysconf("SC_PAGE_SIZE")
         second = _meta_at(path, file.fileno(), page=1, offset=page_bytes)
-    metas = [meta for meta in (first, second) if meta]
-    if len(metas) < 2:
+    if first is None or second is None:
         record = f"{path}: meta page {0 if first is None else 1}"
         raise Corrupt(f"{record} is damaged or cut off", record=record)
-    return max(metas, key=lambda meta: meta.transaction)
+    return first, second
 
 
 def _meta_at(path: Path, file: int, *, page: int, offset: int) -> MetaPage | None:

@@ -79,6 +79,7 @@ class LmdbEnvironment:
         self.suspicion: str | None = None
         self.is_worth_closing = False
         """Whether ``close`` may call it closed: it was before, or something was committed since."""
+        self._distrusted = False
         self._missed = 0
         """Records that another program removed, as far as the count tells: never forgotten."""
         if data.exists():
@@ -88,6 +89,7 @@ class LmdbEnvironment:
         self._space = DiskSpace(data)
         if not readonly:
             self._space.expect(0, OPENING_RECORDS)
+            self._forget_close()
         self._lmdb = _open_lmdb(folder, sync=durability == "commit", readonly=readonly)
         try:
             self._main = self._lmdb.open_db(None)
@@ -98,8 +100,14 @@ class LmdbEnvironment:
             self._lmdb.close()
             raise
 
+    def _forget_close(self) -> None:
+        """Before the file is mapped: should a damaged page end the process, the next opening examines it."""
+        self.is_worth_closing = (self.folder / CLOSED_MARK).exists()
+        with refused(self.location):
+            side_file.remove(self.folder / CLOSED_MARK)
+
     def _start(self, *, readonly: bool) -> None:
-        with translated(self.location), self._lmdb.begin() as txn:
+        with translated(self), self._lmdb.begin() as txn:
             stored = txn.get(COUNT_KEY)
             number = txn.id()
             entries = self.count(txn)
@@ -111,8 +119,6 @@ class LmdbEnvironment:
 
     def _start_writing(self, entries: int) -> None:
         self._lmdb.reader_check()
-        self.is_worth_closing = (self.folder / CLOSED_MARK).exists()
-        side_file.remove(self.folder / CLOSED_MARK)
         if not entries or self._missed:
             self._write_count()
         if self.durability == "interval":
@@ -166,15 +172,19 @@ class LmdbEnvironment:
         self._space.expect(payload_bytes, records)
 
     def rows(self, position: bytes, *, reverse: bool, limit: int) -> list[Row]:
-        with translated(self.location):
+        with translated(self):
             return self._batch.rows(position, reverse=reverse, limit=limit)
 
     def beside(self, key: bytes) -> Beside:
         if self._batch.is_written(key):
             return [], []  # this batch itself removed it
-        with translated(self.location):
+        with translated(self):
             below = self._batch.committed_rows(key, reverse=True, limit=1)
             return below, self._batch.committed_rows(key, reverse=False, limit=1)
+
+    def distrust(self) -> None:
+        """Damage was met: the file is not called closed, so that the next opening examines all of it (B4)."""
+        self._distrusted = True
 
     def log(self, name: bytes, head: Head) -> StoredLog:
         return StoredLog(self, name, head)
@@ -190,14 +200,15 @@ class LmdbEnvironment:
             if value is not None and crc32(value, crc32(full)) == RESIDUE:
                 found: bytes = value[:-4]
                 return found
-            return fetch(LmdbView(self.location, txn), full)
+            return fetch(LmdbView(self, txn), full)
         except lmdb.Error as error:
+            self.distrust()
             raise Corrupt(f"{self.location}: LMDB: {error}", record=self.location) from error
         finally:
             txn.abort()
 
     def view(self) -> LmdbView:
-        return LmdbView(self.location, self.begin_txn(write=False))
+        return LmdbView(self, self.begin_txn(write=False))
 
     def sync(self) -> None:
         """Make every commit so far durable; with ``interval``, move the synced root here (B3).
@@ -266,7 +277,7 @@ class LmdbEnvironment:
             if self._pin is not None:
                 self._pin.abort()
             self._lmdb.close()
-        if clean and self.is_worth_closing:
+        if clean and self.is_worth_closing and not self._distrusted:
             self._mark_closed()
 
     def retire(self) -> None:
@@ -287,15 +298,19 @@ class LmdbEnvironment:
 class LmdbView:
     """One commit, for as long as it is open. Not for two threads at once."""
 
-    __slots__ = ("location", "raw")
+    __slots__ = ("_environment", "location", "raw")
     damage = (lmdb.Error,)
 
-    def __init__(self, location: str, txn: lmdb.Transaction) -> None:
-        self.location = location
+    def __init__(self, environment: LmdbEnvironment, txn: lmdb.Transaction) -> None:
+        self._environment = environment
+        self.location = environment.location
         self.raw: Any = txn
 
+    def distrust(self) -> None:
+        self._environment.distrust()
+
     def rows(self, position: bytes, *, reverse: bool, limit: int) -> list[Row]:
-        with translated(self.location):
+        with translated(self):
             return rows_of(self.raw, position, reverse=reverse, limit=limit)
 
     def beside(self, key: bytes) -> Beside:
@@ -312,7 +327,7 @@ class LmdbView:
         return problems(self)
 
     def record_count(self) -> int:
-        with translated(self.location):
+        with translated(self):
             return int.from_bytes((self.raw.get(COUNT_KEY) or b"")[:8], "big")
 
     def close(self) -> None:
@@ -343,9 +358,10 @@ def _open_lmdb(folder: Path, *, sync: bool, readonly: bool) -> lmdb.Environment:
 
 
 @contextmanager
-def translated(location: str) -> Iterator[None]:
+def translated(owner: LmdbEnvironment | LmdbView) -> Iterator[None]:
     """Turn what LMDB says of a damaged file into ``Corrupt``."""
     try:
         yield
     except lmdb.Error as error:
-        raise Corrupt(f"{location}: LMDB: {error}", record=location) from error
+        owner.distrust()
+        raise Corrupt(f"{owner.location}: LMDB: {error}", record=owner.location) from error

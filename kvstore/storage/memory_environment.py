@@ -102,6 +102,9 @@ class MemoryEnvironment:
     def read(self, name: bytes, key: bytes) -> bytes | None:
         return self.view().table(name).get(key)
 
+    def distrust(self) -> None:
+        """A memory disk is never examined."""
+
     def view(self) -> MemoryView:
         return MemoryView(self.location, self._folder.committed)
 
@@ -182,6 +185,9 @@ class MemoryView:
     def __init__(self, location: str, version: SortedMap) -> None:
         self.location = location
         self.raw: Any = version
+
+    def distrust(self) -> None:
+        """A memory disk is never examined."""
 
     def rows(self, position: bytes, *, reverse: bool, limit: int) -> list[Row]:
         rows: list[Row] = self.raw.rows(position, reverse=reverse, limit=limit)

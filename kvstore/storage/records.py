@@ -62,6 +62,9 @@ class Owner(Protocol):
     @property
     def location(self) -> str: ...
 
+    def distrust(self) -> None:
+        """Something damaged was met: the next opening is to examine everything."""
+
     @property
     def damage(self) -> tuple[type[Exception], ...]:
         """What ``raw`` raises when it meets a damaged page."""
@@ -80,6 +83,7 @@ def seal(key: bytes, payload: bytes) -> bytes:
 
 def corrupt(owner: Owner, key: bytes, what: str) -> Corrupt:
     """The error that names a damaged record by environment, room, name and key."""
+    owner.distrust()
     room = {OWN: "record", LOG: "log", TABLE: "table"}.get(key[:1], "unknown room")
     record = f"{owner.location}: {room} {key[1:4].hex()} key {key[4:].hex()}"
     return Corrupt(f"{record}: {what}", record=record)
@@ -261,4 +265,5 @@ def problems(owner: Owner) -> Iterator[str]:
     stored = owner.raw.get(COUNT_KEY)
     recorded = int.from_bytes(stored[:8], "big") if stored else 0
     if recorded != count:
+        owner.distrust()
         yield f"{owner.location}: {recorded} records were written, {count} are there"

@@ -146,15 +146,27 @@ class TestMetaPages:
             LmdbEnvironment(killed)
 
     def test_that_name_a_commit_there_never_was_are_damage(self, killed: Path) -> None:
-        """E4"""
         data = killed / DATA_FILE
         newest = data_file.newest_meta(data)
         at = newest.page * newest.page_bytes + data_file.META_BYTES - 8
 
         change(data, at, (newest.transaction + 64).to_bytes(8, "little"))
 
-        with pytest.raises(Corrupt, match="root of commit"):
+        with pytest.raises(Corrupt, match="does not follow"):
             LmdbEnvironment(killed)
+
+    def test_lose_no_bit_of_their_commit_unnoticed_after_a_kill(self, killed: Path) -> None:
+        """Or the older root would pass for the newer, and the last commit be missing without a word."""
+        data = killed / DATA_FILE
+        page_bytes = data_file.newest_meta(data).page_bytes
+
+        for page in (0, 1):
+            for bit in range(64):
+                at = 8 * (page * page_bytes + data_file.META_BYTES - 8) + bit
+                flip(data, at)
+                with pytest.raises(Corrupt, match="meta pages"):
+                    LmdbEnvironment(killed)
+                flip(data, at)
 
 
 class TestAnotherFormat:

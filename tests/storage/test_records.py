@@ -42,6 +42,9 @@ class Shelf:
         self.broken: set[bytes] = set()
         """Keys at which the pages cannot be read at all."""
 
+    def distrust(self) -> None:
+        """There is no next opening."""
+
     @property
     def raw(self) -> Shelf:
         return self

@@ -62,6 +62,11 @@ def _shim() -> ctypes.CDLL:
     return ctypes.CDLL(None)
 
 
+def stands_between() -> bool:
+    """Whether this process was started with the shim."""
+    return hasattr(_shim(), "disk_arm")
+
+
 def arm(folder: Path, fault: Fault, number: int = 0, error: int = 0) -> None:
     """From now on count the calls that change something below ``folder``; one of them meets the fault."""
     _shim().disk_arm(bytes(folder), int(fault), ctypes.c_long(number), error)

@@ -41,7 +41,8 @@ def examine_in_fork(folder: Path) -> None:
     """What an opening has another program do, without the time that program needs to start."""
 
     def act(say: Say) -> None:
-        disk.disarm()
+        if disk.stands_between():
+            disk.disarm()
         for problem in examine(folder):
             say(problem)
 

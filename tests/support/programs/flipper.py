@@ -1,14 +1,17 @@
 """Flips single bits of a closed store and reads all of it: ``flipper STORE SCRATCH SEED COUNT``.
 
-With ``headers`` as SEED the bits are those that say what kind of page a page is, COUNT of them.
+Half of the bits are anywhere, the other half by turns in a page of each kind (``tests/support/pages.py``).
+With ``headers`` as SEED they are those that say what kind of page a page is. Of several replicas one is hit,
+at every second flip after an end that was not clean.
 
 Each flip is tried on a fresh copy by a forked process, so that one that ends the process is survived and
-counted. Prints ``OUTCOME OFFSET BIT DETAIL`` for each: ``right``, ``error``, ``wrong`` or ``crash``.
+counted. Prints ``OUTCOME KIND OFFSET BIT DETAIL`` for each: ``right``, ``error``, ``wrong`` or ``crash``;
+with several replicas also how many openings it took until everything was there again: that is never given
+up, whatever the flip did to the process that met it.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import shutil
@@ -16,14 +19,21 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lmdb
 
 import kvstore
 from kvstore import Database
+from kvstore.drivers import home
+from kvstore.storage.data_file import META_BYTES
+from tests.support.forking import examine_in_fork, forked
+from tests.support.pages import KINDS, kinds
 
 KEYS = 160
+RETENTION = 40_000
+OPENINGS_MAX = 3
+"""So many openings may pass until a store with several replicas has everything again."""
 SECONDS_MAX = 20
 """A reader that has not ended by then is counted as a crash: it follows a page pointer in a circle."""
 
@@ -44,8 +54,8 @@ def content() -> Content:
     return found
 
 
-def create(path: Path) -> None:
-    with kvstore.open(path, shards=2, durability="none", watch_retention=0) as db:
+def create(path: Path, replicas: int = 1) -> None:
+    with kvstore.open(path, shards=4, replicas=replicas, durability="none", watch_retention=RETENTION) as db:
         for round_ in range(2):
             for key, value in content().items():
                 db.put(key, value if round_ else "before")
@@ -105,7 +115,7 @@ def try_store(path: Path) -> Iterator[str]:
         with kvstore.open(path, readonly=True) as db:
             reading.read(db)
         yield from reading.wrong
-        with kvstore.open(path, durability="none", watch_retention=0) as db:
+        with kvstore.open(path, durability="none", watch_retention=RETENTION) as db:
             reading.read(db)
             before = len(reading.expected)
             reading.write(db)
@@ -123,48 +133,118 @@ def try_store(path: Path) -> Iterator[str]:
         yield "error"
 
 
-def used_bytes(store: Path) -> int:
+def used_bytes(store: Path, replica: int = 0) -> int:
     """Up to the last page that the newest root counts."""
-    folder = str(store / "replica-0")
+    folder = str(store / f"replica-{replica}")
     with lmdb.open(folder, readonly=True, lock=False, lib_version=0) as environment:
         return int(environment.info()["last_pgno"] + 1) * 4096
 
 
-def flip_and_try(store: Path, scratch: Path, offset: int, bit: int) -> str:
+class Flip(NamedTuple):
+    """A bit of one replica's file."""
+
+    replica: int
+    kind: str
+    offset: int
+    bit: int
+    clean: bool
+    """Whether the store was closed before, as far as it can tell."""
+
+    def __str__(self) -> str:
+        return f"{self.kind.replace(' ', '-')} {self.offset} {self.bit} of replica {self.replica}"
+
+    def make(self, store: Path, copy: Path) -> None:
+        """A copy of the store with this bit flipped."""
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(store, copy)
+        if not self.clean:
+            for mark in copy.glob("replica-*/closed"):
+                mark.unlink()
+        data = data_of(copy, self.replica)
+        raw = bytearray(data.read_bytes())
+        raw[self.offset] ^= 1 << self.bit
+        data.write_bytes(raw)
+
+
+def data_of(store: Path, replica: int = 0) -> Path:
+    return store / f"replica-{replica}" / "data.mdb"
+
+
+def replicas_of(store: Path) -> int:
+    return len(list(store.glob("replica-*")))
+
+
+def flips(store: Path, seed: str, count: int) -> Iterator[Flip]:
+    randomly, replicas = random.Random(seed), replicas_of(store)
+    pages = [kinds(data_of(store, replica)) for replica in range(replicas)]
+    for number in range(count):
+        replica = randomly.randrange(replicas)
+        kind_of = {page: kind for kind, found in pages[replica].items() for page in found}
+        page = randomly.randrange(used_bytes(store, replica) // PAGE_BYTES)
+        wanted = pages[replica][KINDS[number // 2 % len(KINDS)]]
+        if number % 2 and wanted:
+            page = randomly.choice(wanted)
+        within = FLAGS_AT if seed == "headers" else randomly.randrange(PAGE_BYTES)
+        if kind_of[page] == "meta" and number % 2:
+            within = randomly.randrange(META_BYTES)  # behind it the page is empty
+        clean = replicas == 1 or number % 4 < 2
+        yield Flip(replica, kind_of[page], page * PAGE_BYTES + within, randomly.randrange(8), clean)
+
+
+def try_flip(store: Path, scratch: Path, flip: Flip) -> str:
     copy = scratch / "copy"
-    shutil.rmtree(copy, ignore_errors=True)
-    shutil.copytree(store, copy)
-    data = copy / "replica-0" / "data.mdb"
-    raw = bytearray(data.read_bytes())
-    raw[offset] ^= 1 << bit
-    data.write_bytes(raw)
-    report = scratch / "report"
-    pid = os.fork()
-    if pid == 0:
-        signal.alarm(SECONDS_MAX)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        report.write_text(json.dumps(list(try_store(copy))))
-        os._exit(0)
-    _, status = os.waitpid(pid, 0)
-    code = os.waitstatus_to_exitcode(status)
-    if code != 0:
-        return f"crash {offset} {bit} ended with {code}"
-    said = json.loads(report.read_text())
+    flip.make(store, copy)
+    code, said = forked(lambda say: limited(lambda: [say(line) for line in try_store(copy)]))
     wrong = [line for line in said if line != "error"]
-    if wrong:
-        return f"wrong {offset} {bit} {wrong[0]}"
-    return f"{'error' if said else 'right'} {offset} {bit}"
+    if code != 0:
+        outcome = f"crash {flip} ended with {code}"
+    elif wrong:
+        outcome = f"wrong {flip} {wrong[0]}"
+    else:
+        outcome = f"{'error' if said else 'right'} {flip}"
+    return outcome if replicas_of(store) == 1 else f"{outcome}, {mended(store, copy, flip)}"
+
+
+def mended(store: Path, copy: Path, flip: Flip) -> str:
+    """Open the store, written to by nobody since the flip, until everything is there again."""
+    flip.make(store, copy)
+    for opening in range(1, OPENINGS_MAX + 1):
+        code, said = forked(lambda say: limited(lambda: [say(line) for line in is_whole(copy)]))
+        if code == 0 and not said:
+            return f"whole at opening {opening}"
+        if not flip.clean:
+            break  # it is examined before it is opened, so nobody is to notice anything
+    raise AssertionError(f"lost: {flip}, {'clean' if flip.clean else 'unclean'}, {code}: {said}")
+
+
+def is_whole(path: Path) -> Iterator[str]:
+    reading = Reading()
+    try:
+        with kvstore.open(path, durability="none", watch_retention=RETENTION) as db:
+            reading.read(db)
+            verified = db.verify()
+    except kvstore.Damage as damage:
+        yield str(damage)
+        return
+    yield from (str(problem) for problem in verified["problems"])
+    yield from reading.wrong
+    if reading.refused:
+        yield f"{reading.refused} readings were refused"
+
+
+def limited(act: Callable[[], object]) -> None:
+    """A process that does not end is a crash as well."""
+    signal.alarm(SECONDS_MAX)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    act()
 
 
 def main() -> None:
     store, scratch, seed, count = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+    home._examine_in_child = examine_in_fork
     scratch.mkdir()
-    randomly, end = random.Random(seed), used_bytes(store)
-    for _ in range(count):
-        offset = randomly.randrange(end)
-        if seed == "headers":
-            offset = offset // PAGE_BYTES * PAGE_BYTES + FLAGS_AT
-        print(flip_and_try(store, scratch, offset, randomly.randrange(8)), flush=True)
+    for flip in flips(store, seed, count):
+        print(try_flip(store, scratch, flip), flush=True)
 
 
 if __name__ == "__main__":

@@ -251,8 +251,16 @@ class StoredLog:
         return self.first - first
 
 
+def _is_found(owner: Owner, key: bytes, value: bytes) -> bool:
+    """Whether a look-up finds what a walk has met: a damaged branch page leads the two to different places."""
+    try:
+        return owner.raw.get(key) == value
+    except owner.damage:
+        return False
+
+
 def problems(owner: Owner) -> Iterator[str]:
-    """Walk every record and yield a sentence for each whose checksum or order is wrong."""
+    """Walk every record and yield a sentence for each that is damaged, out of order, or cannot be found."""
     position, count = b"", 0
     while rows := owner.rows(position, reverse=False, limit=ROWS_MAX):
         for key, value in rows:
@@ -261,6 +269,8 @@ def problems(owner: Owner) -> Iterator[str]:
                 return
             if crc32(value, crc32(key)) != RESIDUE:
                 yield str(corrupt(owner, key, "checksum does not match").args[0])
+            elif not _is_found(owner, key, value):
+                yield str(corrupt(owner, key, "not found where it is looked for").args[0])
             position, count = key + b"\x00", count + 1
     stored = owner.raw.get(COUNT_KEY)
     recorded = int.from_bytes(stored[:8], "big") if stored else 0

@@ -252,7 +252,7 @@ class StoredLog:
 
 
 def _is_found(owner: Owner, key: bytes, value: bytes) -> bool:
-    """Whether a look-up finds what a walk has met: a damaged branch page leads the two to different places."""
+    """Whether a look-up finds what a walk has met: a damaged branch page can part the two."""
     try:
         return owner.raw.get(key) == value
     except owner.damage:

@@ -15,6 +15,7 @@ from kvstore.storage import LmdbEnvironment, data_file
 from kvstore.storage.records import TABLE
 from kvstore.storage.soundness import CLOSED_MARK, DATA_FILE, meta_pages
 from tests.support.media import a_file_that_ends_early, copy_folder, raw_lmdb
+from tests.support.pages import PAGE, kinds
 
 T = b"tab"  # as a_file_that_ends_early has it
 RECORDS = 150
@@ -316,3 +317,40 @@ class TestAFailureMark:
         assert records_in(environment) == RECORDS
         environment.close()
         assert LmdbEnvironment(killed).failure is None
+
+
+class TestABranchPageThatSendsAstray:
+    def test_is_found_by_the_walk_as_well_as_by_a_look_up(self, killed: Path) -> None:
+        """All pages are sound and in order; only the way to some records is not the way they lie."""
+        data = killed / DATA_FILE
+        (branch,) = kinds(data)["branch"]
+        raw = data.read_bytes()[branch * PAGE : (branch + 1) * PAGE]
+        at = raw.rindex(TABLE + T + b"00") + len(TABLE + T + b"00") + 1
+        change(data, branch * PAGE + at, bytes([raw[at] + 1]))
+
+        environment = LmdbEnvironment(killed)
+
+        assert any("not found where it is looked for" in problem for problem in problems_in(environment))
+        environment.close()
+
+
+class TestDamageThatWasMet:
+    @pytest.fixture
+    def met(self, closed: Path) -> Path:
+        """Closed after a reading met a record that was damaged."""
+        data = closed / DATA_FILE
+        change(data, data.read_bytes().rindex(b"secondsecond"), b"S")
+        environment = LmdbEnvironment(closed)
+        assert problems_in(environment) != []
+        environment.close()
+        return closed
+
+    def test_leaves_no_mark_of_a_clean_close(self, met: Path) -> None:
+        """So that with several replicas the next opening examines this one, and rebuilds it."""
+        assert not (met / CLOSED_MARK).exists()
+
+    def test_is_an_error_by_name_at_the_next_opening_too(self, met: Path) -> None:
+        environment = LmdbEnvironment(met)
+
+        assert len(problems_in(environment)) == 1
+        environment.close()

@@ -4,7 +4,8 @@ With three replicas nothing is lost, whatever the damage does to the process tha
 majority holds is there at the next opening, or the one after it. How that is tried stands in
 ``tests/support/programs/flipper.py``.
 
-``KVSTORE_FLIPS`` says how many single bits are flipped, on one replica and on three; 140 by default.
+``KVSTORE_FLIPS`` says how many single bits are flipped on one replica, and half as many on three; 140 by
+default.
 ``KVSTORE_CUTS`` says at how many lengths a small store is cut; 40 by default, and all of them when there are
 no more.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -86,3 +87,16 @@ def test_a_release_leaves_no_pid_behind(tmp_path: Path) -> None:
     WriterLock(tmp_path).release()
 
     assert (tmp_path / LOCK_FILE).read_bytes() == b""
+
+
+def test_a_disk_that_fails_does_not_keep_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = WriterLock(tmp_path)
+
+    def refuse(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "ftruncate", refuse)
+        lock.release()
+
+    WriterLock(tmp_path).release()

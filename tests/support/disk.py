@@ -5,6 +5,7 @@ A test compiles the shim and starts a program with it; the program steers it, wi
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import functools
 import shutil
@@ -39,7 +40,9 @@ def compiled() -> Path:
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         pytest.skip("there is no C compiler, so nothing can stand between a process and its disk")
-    library = Path(tempfile.mkdtemp()) / "disk_shim.so"
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder)
+    library = Path(folder) / "disk_shim.so"
     command: list[str | Path] = [
         compiler,
         "-shared",

@@ -256,6 +256,7 @@ class SnapshotExpired(RetryLater):
 class CursorTrimmed(RetryLater):
     """The log no longer reaches back to this cursor; ``oldest`` is the oldest usable one."""
 
+    hint = "go on from its oldest, or from 0, which begins with the state as it is"
     cursor: Any
     oldest: Any
 

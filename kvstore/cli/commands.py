@@ -9,7 +9,7 @@ from typing import Any, Final
 import kvstore
 from kvstore.cli.command import Call, Command, Parameter, did_you_mean
 from kvstore.cli.failures import CommandFailed, EndOfSession, Misuse
-from kvstore.cli.formats import FORMATS, fact_lines, row_lines, value_text
+from kvstore.cli.formats import FORMATS, Settings, fact_lines, row_lines, value_text
 from kvstore.cli.printing import show, type_name
 from kvstore.cli.reports import status_lines, verify_lines
 
@@ -115,13 +115,21 @@ def watch(call: Call) -> None:
     changes = call.db.watch(
         prefix=call.given.get("PREFIX"), since=call.given.get("since"), timeout=call.given.get("timeout")
     )
-    if style.row_format() == "table":  # which would wait for all of its rows
-        lines = (_change_line(change) for change in changes)
-    else:
-        lines = row_lines(kvstore.Change._fields, changes, style)
-    for line in lines:
+    for line in _change_lines(changes, style):
         call.out(line)
         call.flush()
+
+
+def _change_lines(changes: Iterator[kvstore.Change], style: Settings) -> Iterator[str]:
+    if style.row_format() == "table":  # which would wait for all of its rows
+        return map(_change_line, changes)
+    rows = (change._replace(cursor=_as_text(change.cursor)) for change in changes)
+    return row_lines(kvstore.Change._fields, rows, style)
+
+
+def _as_text(cursor: Any) -> Any:
+    """The cursor with names that JSON has, too."""
+    return {str(shard): slot for shard, slot in cursor.items()}
 
 
 def _change_line(change: kvstore.Change) -> str:

@@ -16,7 +16,6 @@ from kvstore.drivers.home import Durability, Home
 from kvstore.drivers.host import MANIFEST_KEY, Host
 from kvstore.drivers.manifest import Manifest, decode, encode
 from kvstore.eris.shard_state import HOST_TABLE
-
 from kvstore.errors import Corrupt, Damage, DiskFull, NotAStore
 from kvstore.execution.part import Owns
 from kvstore.ports import Environment

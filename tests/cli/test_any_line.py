@@ -7,6 +7,7 @@ mutated, or of random letters. They run against a store in memory, through all t
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import math
 import os
@@ -122,12 +123,17 @@ MAKERS: list[Callable[[random.Random], str]] = [
 def stores(monkeypatch: pytest.MonkeyPatch) -> Iterator[kvstore.Database]:
     """A store in memory for each line, a new one now and then: scans of a full one would take all the time.
 
-    A backup of it goes nowhere.
+    A backup of it goes nowhere, and a watch of it ends.
     """
     for first in range(0, LINES, LINES_PER_STORE):
         with kvstore.open(":memory:", shards=2) as db:
             monkeypatch.setattr(db, "backup", lambda folder: None)
+            monkeypatch.setattr(db, "watch", functools.partial(watch_a_moment, db.watch))
             yield from [db] * min(LINES_PER_STORE, LINES - first)
+
+
+def watch_a_moment(watch: Callable[..., Any], *, timeout: Any, **options: Any) -> Any:
+    return watch(timeout=0 if timeout is None or timeout > 0 else timeout, **options)
 
 
 def complaint(message: str, line: str) -> str:

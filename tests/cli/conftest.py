@@ -16,7 +16,8 @@ import pytest
 
 import kvstore
 from kvstore.cli.app import main
-from kvstore.cli.json_notation import to_json
+from kvstore.cli.json_notation import from_json, to_json
+from kvstore.cli.printing import show
 
 ROOT = Path(__file__).parent.parent.parent
 ENVIRONMENT = os.environ | {
@@ -41,6 +42,12 @@ class Done(NamedTuple):
     code: int
     out: str
     err: str
+
+    @property
+    def records(self) -> str:
+        """The records of a scan, each on a line as they would be typed."""
+        read = [from_json(line) for line in self.out.splitlines()]
+        return "".join(f"{show(record['key'])} = {show(record['value'])}\n" for record in read)
 
 
 class Stdin(io.TextIOWrapper):

@@ -186,7 +186,7 @@ class TestKeys:
 
         assert kv("import", "s", "f.csv", *arguments).out.startswith("1 rows imported as ")
         prefix = "p" if "p" in arguments else "f"
-        assert kv("scan", "s", f'("{prefix}",)').out == first + "\n"
+        assert kv("scan", "s", f'("{prefix}",)').records == first + "\n"
         assert kv("export", "s", "-", "--prefix", prefix).out == "a,b,c\n1,2,3\n"
 
     @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ class TestBadLines:
             done = kv("import", "s", *another, "--prefix", "f")
             assert done.code == 1
             assert done.err.startswith('error: "f" was imported with other columns, --key or --types')
-        assert kv("scan", "s", '("f",)').out == '("f", 1) = {"a": "1", "b": "2"}\n'
+        assert kv("scan", "s", '("f",)').records == '("f", 1) = {"a": "1", "b": "2"}\n'
 
 
 class TestExport:

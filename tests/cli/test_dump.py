@@ -85,7 +85,7 @@ class TestThereAndBack:
         dump = sealed('{"kvstore dump": 1, "shards": 2}', '["k", {"a": [1, null]}]', '[{"$tuple": [1]}, 2]')
 
         assert kv("load", "s", stdin=dump) == Done(0, "2 records loaded\n", "")
-        assert kv("scan", "s").out == '"k" = {"a": [1, null]}\n(1,) = 2\n'
+        assert kv("scan", "s").records == '"k" = {"a": [1, null]}\n(1,) = 2\n'
 
 
 class TestADumpThatIsNotWhole:
@@ -198,14 +198,14 @@ class TestWhere:
             done = kv("load", name, "d")
             assert (done.code, done.out) == (1, "")
             assert done.err.startswith(f"error: {name} is there already")
-        assert kv("scan", "t").out == '"old" = 1\n'
+        assert kv("scan", "t").records == '"old" = 1\n'
         assert (tmp_path / "file").read_text() == "precious"
 
     def test_an_empty_folder_is_used(self, kv: Kv, tmp_path: Path) -> None:
         (tmp_path / "t").mkdir()
 
         assert kv("load", "t", "d").code == 0
-        assert kv("scan", "t").out == '"new" = 1\n'
+        assert kv("scan", "t").records == '"new" = 1\n'
 
     def test_a_folder_that_is_not_there_is_named(self, kv: Kv) -> None:
         assert "no does not exist" in kv("load", "no/t", "d").err
@@ -214,7 +214,7 @@ class TestWhere:
         kv("put", "t", "old", "1")
 
         assert kv("load", "t", "d", "--into").out == "1 records loaded\n"
-        assert kv("scan", "t").out == '"new" = 1\n"old" = 1\n'
+        assert kv("scan", "t").records == '"new" = 1\n"old" = 1\n'
 
     def test_into_a_store_only_a_whole_dump_goes(self, kv: Kv, tmp_path: Path) -> None:
         kv("put", "t", "old", "1")
@@ -222,7 +222,7 @@ class TestWhere:
         (tmp_path / "cut").write_bytes(sealed('{"kvstore dump": 1}', *lines)[:-1])
 
         assert "cut short" in kv("load", "t", "cut", "--into").err
-        assert kv("scan", "t").out == '"old" = 1\n'
+        assert kv("scan", "t").records == '"old" = 1\n'
 
     def test_into_needs_a_file_and_a_store(self, kv: Kv, tmp_path: Path) -> None:
         assert kv("load", "t", "--into", stdin=b"").code == 2

@@ -71,7 +71,7 @@ class TestRows:
         Path("f.jsonl").write_bytes(ROWS)
 
         assert kv("import", "s", "f.jsonl", *arguments).out.startswith("2 rows imported as ")
-        assert kv("scan", "s").out == scanned
+        assert kv("scan", "s").records == scanned
 
     def test_of_one_key_the_last_may_win(self, kv: Kv) -> None:
         Path("f.jsonl").write_bytes(b'{"id": 1, "v": 1}\n{"id": 1, "v": 2}\n')

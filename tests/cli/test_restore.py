@@ -109,7 +109,7 @@ def test_nothing_is_overwritten(kv: Kv, backup: Path, tmp_path: Path) -> None:
     for name in ("file", "folder", "other", "backup", "no/r"):
         assert kv("restore", "backup", name).code == 1
     assert (tmp_path / "folder" / "photo").read_text() == "precious"
-    assert kv("scan", "other").out == '"k" = 1\n'
+    assert kv("scan", "other").records == '"k" = 1\n'
 
 
 def test_what_is_no_store_is_no_backup(kv: Kv, tmp_path: Path) -> None:

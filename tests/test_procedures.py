@@ -12,21 +12,12 @@ import pytest
 import kvstore
 from kvstore import Database, Part
 from kvstore.eris.shard_state import REGISTERS, table_name
-from kvstore.execution import procedures
 from kvstore.ports import Environment
 from kvstore.types import ShardId
 from tests.support.programs import running
 from tests.support.programs.remote import Remote
 
 Body = Callable[[Part, Any], Any]
-
-
-@pytest.fixture(autouse=True)
-def _forget_registrations() -> Iterator[None]:
-    known = dict(procedures._registered)
-    yield
-    procedures._registered.clear()
-    procedures._registered.update(known)
 
 
 @pytest.fixture(params=[1, 3], ids=["one replica", "three replicas"])

@@ -167,7 +167,8 @@ class TestCursors:
 
     @pytest.mark.parametrize(
         "since", [1, -1, True, "0", [], {}, {0: 1}, {0: 0, 1: 0, 2: 0, 3: -1}, {0: 0, 1: 0, 2: 0, 3: 0, 4: 0},
-                  {0: "x", 1: 0, 2: 0, 3: 0}, {"a": 1}, {0: 0, 1: 0, 2: 0, 3: 0, -2: "zz"}, 0.0]
+                  {0: "x", 1: 0, 2: 0, 3: 0}, {float("inf"): 1}, {"a": 1},
+                  {0: 0, 1: 0, 2: 0, 3: 0, -2: "zz"}, 0.0]
     )  # fmt: skip
     def test_what_is_none_is_refused(self, db: Database, since: Any) -> None:
         with pytest.raises(kvstore.UsageError, match="cursor"):

@@ -115,6 +115,8 @@ def watch(call: Call) -> None:
     changes = call.db.watch(
         prefix=call.given.get("PREFIX"), since=call.given.get("since"), timeout=call.given.get("timeout")
     )
+    if "timeout" not in call.given:
+        call.note("watching; Ctrl-C ends it")
     for line in _change_lines(changes, style):
         call.out(line)
         call.flush()

@@ -35,6 +35,19 @@ EVERYTHING: list[tuple[Any, Any]] = [
 ]
 """Records of every type, and such as a notation could mistake for another."""
 
+BANK = """
+import kvstore
+
+@kvstore.procedure("bank.settle", keys=lambda args: [("acct",)])
+def settle(part, args):
+    settled = 0
+    for key, balance in part.scan(prefix=("acct",)):
+        part[key] = balance + args["day"]
+        settled += part[key]
+    return settled
+"""
+"""A module for ``--load``."""
+
 
 class Done(NamedTuple):
     """How a run of the program ended, and what it said."""

@@ -168,7 +168,7 @@ def said(db: kvstore.Database, line: str, settings: Settings) -> tuple[str, str]
 
 def is_quiet(line: str) -> bool:
     """Whether nothing to say may be the right answer: comments, settings, scans that find nothing."""
-    return any(word in line for word in ("#", ";", "format", "timing", "scan", "exit", "quit"))
+    return any(word in line for word in ("#", ";", "format", "timing", "scan", "watch", "exit", "quit"))
 
 
 def test_any_half_typed_line_can_be_shown_and_completed() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kvstore.cli.commands import COMMANDS
-from tests.cli.conftest import Done, Kv
+from tests.cli.conftest import BANK, Done, Kv
 
 
 class TestWhereAScriptComesFrom:
@@ -147,7 +147,8 @@ class TestVerbs:
         assert kv("shell", "s", "-c", "help gte").code == 2
 
     @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
-    def test_examples_of_the_help_work(self, kv: Kv, command: object) -> None:
+    def test_examples_of_the_help_work(self, kv: Kv, tmp_path: Path, command: object) -> None:
         kv("shell", "s", "-c", 'put ("acct", "eu", 1) 100; put hits 5')
+        (tmp_path / "bank.py").write_text(BANK)
 
-        assert kv("shell", "s", "-c", command.example).code == 0  # type: ignore[attr-defined]
+        assert kv("--load", "bank", "shell", "s", "-c", command.example).code == 0  # type: ignore[attr-defined]

@@ -209,6 +209,17 @@ class TestAnInterrupt:
         run(terminal, "count", "20000")
         leave(terminal)
 
+    def test_ends_a_watch_and_not_the_session(self, shell: Open) -> None:
+        terminal = shell()
+        terminal.press("watch --since 0" + ENTER)
+        terminal.wait_for("watching; Ctrl-C ends it")
+        terminal.interrupt()
+        terminal.wait_for("interrupted")
+
+        run(terminal, "put k 1", '"k" = 1  int')
+        run(terminal, "watch --since 0 --timeout 0", '"k" = 1\n')
+        leave(terminal)
+
 
 class TestTheTerminal:
     def test_may_change_its_size_at_any_time(self, shell: Open, tmp_path: Path) -> None:

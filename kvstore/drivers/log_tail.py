@@ -13,7 +13,7 @@ from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
 from kvstore.drivers.log_retention import kept_after
-from kvstore.eris.log import Changes, decode_changes, effects_key, read_body
+from kvstore.eris.log import Changes, decode_changes, effects_key, read_body, reference_in
 from kvstore.eris.messages import Stamped
 from kvstore.eris.shard_state import (
     EFFECTS,
@@ -30,7 +30,7 @@ from kvstore.types import ShardId, Slot, Timestamp
 
 READ_BYTES = 256 << 10
 """About so much of each shard's log is read ahead."""
-READ_MAX = 64
+READ_MAX = 32
 RECORD_BYTES_GUESS = 16 << 10
 
 
@@ -49,6 +49,7 @@ class Committed(NamedTuple):
     pieces: list[Piece]
 
 
+Place = tuple[ShardId, Slot]
 Position = list[Slot]
 """By shard, the last slot that was seen."""
 
@@ -71,54 +72,67 @@ def oldest(view: View, shards: int) -> Position:
 
 def committed_after(view: View, position: Position) -> Iterator[Committed]:
     """Walk the transactions behind ``position``, and move it along: it is behind what was yielded."""
-    tails = [_ShardTail(view, ShardId(shard), position) for shard in range(len(position))]
-    heads = [(clock, tail.shard) for tail in tails if (clock := tail.clock()) is not None]
-    heapify(heads)
-    while heads:
-        time = heads[0][0]
+    heads: dict[Place, Stamped] = {}
+    tails = [_ShardTail(view, ShardId(shard), position, heads) for shard in range(len(position))]
+    queue = [(clock, tail.shard) for tail in tails if (clock := tail.clock()) is not None]
+    heapify(queue)
+    while queue:
+        time = queue[0][0]
         pieces = []
-        while heads and heads[0][0] == time:
-            tail = tails[heappop(heads)[1]]
+        while queue and queue[0][0] == time:
+            tail = tails[heappop(queue)[1]]
             pieces.append(tail.take())
             if (clock := tail.clock()) is not None:
-                heappush(heads, (clock, tail.shard))
+                heappush(queue, (clock, tail.shard))
         yield Committed(time, pieces)
 
 
 class _ShardTail:
-    """One shard's log behind a position, a few entries read ahead."""
+    """One shard's log behind a position: some records read ahead, of which only the first is decoded.
 
-    def __init__(self, view: View, shard: ShardId, position: Position) -> None:
+    ``heads`` are those first ones of all shards by the place of their bodies: participants share them.
+    """
+
+    def __init__(self, view: View, shard: ShardId, position: Position, heads: dict[Place, Stamped]) -> None:
         self.shard = shard
         self._view = view
         self._position = position
+        self._heads = heads
         record = shard_record(view, shard)
         self._end = record.executed
         self._log = view.log(log_name(shard), record.head)
         self._effects = view.table(table_name(shard, EFFECTS))
-        self._entries: deque[tuple[Slot, Stamped]] = deque()
+        self._records: deque[tuple[Slot, bytes]] = deque()
         self._read_up_to = position[shard]
         self._record_bytes = RECORD_BYTES_GUESS
+        self._head: tuple[Slot, Place, Stamped] | None = None
         self._next_effects: tuple[bytes, bytes] | None = (b"", b"")
 
     def clock(self) -> Timestamp | None:
         """When the next transaction was stamped; None at the end."""
-        while not self._entries:
-            if self._read_up_to >= self._end:
+        while self._head is None:
+            if self._records:
+                self._decode(*self._records.popleft())
+            elif self._read_up_to < self._end:
+                self._read()
+            else:
                 self._position[self.shard] = self._end  # over NO-OPs, which nobody waits for
                 return None
-            self._read()
-        return self._entries[0][1].stamp.clock
+        return self._head[2].stamp.clock
 
     def _read(self) -> None:
         count = max(1, min(READ_MAX, READ_BYTES // self._record_bytes, self._end - self._read_up_to))
         records = self._log.read(self._read_up_to + 1, count)
         self._record_bytes = 1 + sum(len(record) for _, record in records) // len(records)
-        for slot, record in records:
-            stamped = read_body(record, self._referred)
-            if stamped is not None:
-                self._entries.append((Slot(slot), stamped))
+        self._records.extend((Slot(slot), record) for slot, record in records)
         self._read_up_to = Slot(records[-1][0])
+
+    def _decode(self, slot: Slot, record: bytes) -> None:
+        place = reference_in(record) or (self.shard, slot)
+        stamped = self._heads.get(place) or read_body(record, self._referred)
+        if stamped is not None:
+            self._heads[place] = stamped
+            self._head = slot, place, stamped
 
     def _referred(self, shard: ShardId, slot: Slot) -> bytes:
         head = shard_record(self._view, shard).head
@@ -126,7 +140,9 @@ class _ShardTail:
 
     def take(self) -> Piece:
         """The next transaction's piece; the position moves behind it."""
-        slot, stamped = self._entries.popleft()
+        assert self._head is not None
+        (slot, place, stamped), self._head = self._head, None
+        self._heads.pop(place, None)
         self._position[self.shard] = slot
         kept = self._kept_effects(slot)
         operations = stamped.request.operations[self.shard]

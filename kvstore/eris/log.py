@@ -129,13 +129,19 @@ def effects_key(slot: Slot) -> bytes:
     return slot.to_bytes(8, "big")
 
 
+def reference_in(record: bytes) -> tuple[ShardId, Slot] | None:
+    """Where a slot's record points to; None when it holds its body itself, or is a NO-OP."""
+    if record[:1] != REFERENCE:
+        return None
+    return ShardId(int.from_bytes(record[1:3], "big")), Slot(int.from_bytes(record[3:11], "big"))
+
+
 def read_body(record: bytes, referred: Callable[[ShardId, Slot], bytes]) -> Stamped | None:
     """Decode a slot record; ``referred`` fetches the record that a reference points to."""
-    kind = record[:1]
-    if kind == NO_OP:
+    if record[:1] == NO_OP:
         return None
-    if kind == REFERENCE:
-        shard, slot = int.from_bytes(record[1:3], "big"), int.from_bytes(record[3:11], "big")
-        record = referred(ShardId(shard), Slot(slot))
+    place = reference_in(record)
+    if place is not None:
+        record = referred(*place)
     assert record[:1] == BODY, "a reference points to a body"
     return decode_stamped(record[1:])

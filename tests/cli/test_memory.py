@@ -44,6 +44,7 @@ def test_every_way_in_and_out_takes_little(tmp_path: Path) -> None:
     for arguments in (
         ["import", s, csv, "--key", "id", "--types"],
         ["scan", s],
+        ["watch", s, "--since", "0", "--timeout", "0"],
         ["export", s, csv_again, "--prefix", "f"],
         ["dump", s, dump],
         ["load", t, dump],

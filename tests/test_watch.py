@@ -143,6 +143,14 @@ class TestCursors:
         for place, change in enumerate(changes):
             assert now(db, since=change.cursor) == changes[place + 1 :]
 
+    def test_within_a_transaction_they_stay_before_it_and_count(self, db: Database) -> None:
+        write_some(db)
+        before, *inside, behind = [change.cursor for change in now(db, since=0)[2:10]]
+
+        assert [cursor.pop(-1) for cursor in inside] == [1, 2, 3, 4, 5, 6]
+        assert inside == [before] * 6
+        assert -1 not in behind
+
     def test_they_survive_json_and_the_store_itself(self, db: Database) -> None:
         write_some(db)
         changes = now(db, since=0)
@@ -218,6 +226,12 @@ class TestACutLog:
         assert fold(changes) == dict(db.scan())
         assert {change.key for change in changes if change.time == 0} >= {"a", "total", ("row", 0)}
         assert fold(now(db, since=0, prefix=("row",))) == dict(db.scan(prefix=("row",)))
+
+    def test_no_record_is_lost_where_the_log_begins(self, db: Database) -> None:
+        for number in range(3000):
+            db.put(("once", number), number)
+
+        assert fold(now(db, since=0)) == dict(db.scan())
 
     def test_each_cursor_among_the_older_records_goes_on_behind_it(self, db: Database) -> None:
         for number in range(200):
@@ -321,17 +335,15 @@ class TestWaiting:
 
     def test_an_interrupt_loses_nothing(self, db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
         write_some(db)
+        changes = now(db, since=0)
         watch = db.watch(since=0, timeout=0)
-        seen = [next(watch)]
-        for interrupted_call in ("kvstore.watch._change", "kvstore.drivers.log_tail._ShardTail.take"):
-            with monkeypatch.context() as patched:
-                patched.setattr(interrupted_call, _interrupt)
-                watch._changes = watch._stream()
-                with pytest.raises(KeyboardInterrupt):
-                    next(watch)
-            seen.append(next(watch))
-
-        assert [*seen, *watch] == now(db, since=0)
+        for change in changes:
+            for interrupted_call in ("kvstore.watch._change", "kvstore.drivers.log_tail._ShardTail.take"):
+                with monkeypatch.context() as patched:
+                    patched.setattr(interrupted_call, _interrupt)
+                    with pytest.raises(KeyboardInterrupt):
+                        next(watch)
+            assert next(watch) == change
 
 
 def _interrupt(*_: object) -> None:

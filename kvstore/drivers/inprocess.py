@@ -217,9 +217,7 @@ class Cluster:
             self.learner_failed = True
 
     def pause(self) -> None:
-        """Bring followers up to date and end their threads: nobody uses the hosts until ``resume``."""
-        if self.followers:
-            self._settle()
+        """Let followers finish and end their threads: nobody uses the hosts until ``resume``."""
         for follower in self.followers:
             follower.stop()
 

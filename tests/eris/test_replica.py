@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kvstore.drivers.log_tail import committed_after
 from kvstore.eris.effects import ClientAddress, Dropped, Effect, Send
 from kvstore.eris.messages import MultiStamp, Reply, Request, Stamped
 from kvstore.execution.operations import Operation, Outcome
@@ -164,6 +165,17 @@ class TestARetriedRequest:
 
         assert (reply.slot, reply.request, reply.outcome) == (2, 7, results(b"\x01"))
         assert cluster.cells(LEARNER) == {"n": (1, 1)}
+
+    def test_changes_nothing_and_the_log_says_so(self) -> None:
+        """A watch would otherwise show the first one's changes twice."""
+        cluster = Cluster()
+        cluster.give(LEARNER, transaction(1, put("k", 1), request=7))
+        cluster.give(LEARNER, transaction(2, put("k", 1), request=7))
+
+        environment = cluster.hosts[LEARNER].environment
+        view = environment.view()
+        seen = [list(committed.pieces[0].changes) for committed in committed_after(view, [Slot(0)])]
+        assert seen == [[put("k", 1).key], []]
 
     def test_is_acknowledged_by_a_follower_under_its_new_slot(self) -> None:
         cluster = Cluster()

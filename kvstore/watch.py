@@ -34,7 +34,7 @@ DELIVERED, OLDER = -1, -2
 READ_AHEAD_BYTES = 1 << 20
 READ_AHEAD_MAX = 256
 """Transactions, or bytes of what they changed, that are read ahead."""
-OLDER_ROWS = 64
+OLDER_ROWS = 500
 
 T = TypeVar("T")
 
@@ -202,8 +202,12 @@ class Watch:
         assert place.older is not None
         self._look(lambda view: self._check_kept(view, place))
         low = max(self._low, place.older + b"\x00" if place.older else b"")
+        rows: list[tuple[bytes, bytes]] = []
         with self._snapshot() as view:
-            rows = next(view.rows(low, self._high, False, OLDER_ROWS), [])
+            for chunk in view.rows(low, self._high, False, OLDER_ROWS):
+                rows += chunk
+                if sum(len(cell) for _, cell in rows) > READ_AHEAD_BYTES:
+                    break
         for encoded, cell in rows:
             version = cell_version(cell)
             assert version is not None

@@ -8,20 +8,26 @@ from typing import Any
 from kvstore import keys, values
 from kvstore.drivers.readers import Cut
 from kvstore.eris.shard_state import REGISTERS, table_name
-from kvstore.errors import LimitExceeded, ProcedureFailed
+from kvstore.errors import LimitExceeded, ProcedureFailed, UsageError
 from kvstore.execution.operations import Call, Outcome
 from kvstore.execution.procedures import Procedure, rehearse
+from kvstore.keys import Key
 from kvstore.routing import Routing
 from kvstore.transaction import TRANSACTION_BYTES_MAX
 from kvstore.types import ShardId, Timestamp
 
 
 def declare(procedure: Procedure, args: Any, routing: Routing) -> Call:
-    """The call as it will stand in the log. Raises ``KeyInvalid`` and ``ValueNotSupported``."""
+    """The call as it will stand in the log.
+
+    Raises:
+        ValueNotSupported, KeyInvalid: of the arguments, and of what is declared.
+        UsageError: no keys can be named for these arguments.
+    """
     arguments = values.encode(args)
     owned: dict[ShardId, set[bytes]] = {}
     prefixes = []
-    for key in procedure.keys(values.decode(arguments)):
+    for key in _declared_keys(procedure, arguments):
         if procedure.scans:
             prefixes.append(keys.prefix_range(key))
             for shard in routing.shards_of_prefix(key):
@@ -35,6 +41,14 @@ def declare(procedure: Procedure, args: Any, routing: Routing) -> Call:
         message = f"the arguments and keys of {procedure.name!r} exceed {TRANSACTION_BYTES_MAX} bytes"
         raise LimitExceeded(message, size=size_of(call), limit=TRANSACTION_BYTES_MAX)
     return call
+
+
+def _declared_keys(procedure: Procedure, arguments: bytes) -> list[Key]:
+    try:
+        return list(procedure.keys(values.decode(arguments)))
+    except Exception as error:  # whatever it is: the function is the user's
+        message = f"the keys of {procedure.name!r} cannot be named: {type(error).__name__}: {error}"
+        raise UsageError(message, hint="see to the arguments, or to the function") from error
 
 
 def size_of(call: Call) -> int:

@@ -268,6 +268,13 @@ class TestWhatIsRefused:
         with pytest.raises(kvstore.KeyInvalid):
             db.call("p")
 
+    def test_keys_that_cannot_be_named(self, db: Database) -> None:
+        kvstore.procedure("p", keys=lambda args: [args["k"]])(lambda part, _: 1)
+        kvstore.procedure("q", keys=lambda args: 5)(lambda part, _: 1)  # type: ignore[arg-type, return-value]
+        for name, why in (("p", "KeyError: 'k'"), ("q", "TypeError")):
+            with pytest.raises(kvstore.UsageError, match=f"the keys of '{name}' cannot be named: {why}"):
+                db.call(name, {})
+
     def test_a_body_that_would_not_be_over(self) -> None:
         async def coroutine(part: Part, args: Any) -> None: ...
 

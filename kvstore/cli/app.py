@@ -88,11 +88,14 @@ def _verb(command: Command) -> click.Command:
     """The command of the program that stands for a verb of the shell."""
 
     def callback(path: str, terms: tuple[str, ...], text: bool = False, **options: Any) -> None:
-        creation = {option.name: options.pop(str(option.name)) for option in CREATION if command.writes}
+        creation = {option.name: options.pop(str(option.name)) for option in created_by}
+        if command.writes and not command.creates:
+            creation["create"] = False
         given = _given(command, terms, options, text)
         with opened(path, writing=command.writes, **creation) as db:
             command.run(Call(db, given, say, say_aside, sys.stdout.flush))
 
+    created_by = CREATION if command.writes and command.creates else ()
     has_terms = any(parameter.kind in ("key", "value") for parameter in (*command.terms, *command.options))
     names = " ".join(term.name if term.required else f"[{term.name}]" for term in command.terms)
     return StrictCommand(
@@ -107,7 +110,7 @@ def _verb(command: Command) -> click.Command:
                 if has_terms
                 else []
             ),
-            *(CREATION if command.writes else ()),
+            *created_by,
         ],
         help=command.about,
         short_help=command.about,

@@ -115,6 +115,8 @@ class Command:
     terms: tuple[Parameter, ...] = ()
     options: tuple[Parameter, ...] = ()
     writes: bool = False
+    creates: bool = True
+    """Whether a command that writes makes a store that is missing."""
     shell_only: bool = False
     usage: str = field(init=False)
 

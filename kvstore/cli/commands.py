@@ -282,6 +282,7 @@ COMMANDS: Final = (
         run=compact,
         options=(_FORMAT,),
         writes=True,
+        creates=False,
     ),
     Command(
         name="format",

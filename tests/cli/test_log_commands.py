@@ -115,5 +115,6 @@ def test_compact_says_what_it_gained(kv: Kv) -> None:
     kv("put", "s", "k", "1")
     done = kv("compact", "s", "--format", "json")
     report = json.loads(done.out)
+    assert kv("compact", "missing").code == 4
     assert 0 < report["after"] <= report["before"]
     assert kv("get", "s", "k").out == "1\n"

@@ -5,11 +5,8 @@ pages are read with ``pread`` first and compared with the file's size. LMDB 0.9 
 
     page header  16 bytes   page number u64, pad u16, flags u16 (0x08 = meta), lower/upper u32
     meta         magic u32 0xBEEFC0DE, version u32 1, address u64, map size u64,
-                 free-list tree 48 bytes (its first u32 is the page size), main tree 48 bytes
-                 (its last u64 is its root), last page u64, transaction id u64
-    tree page    header with lower u16 instead: 16 + 2 for each node; then where each node is, u16
-    node         size of the data u32, flags u16, size of the key u16, key, data; on a branch page
-                 (flag 0x01) the first six bytes are the page below instead
+                 free-list tree 48 bytes (its first u32 is the page size), main tree 48 bytes,
+                 last page u64, transaction id u64
 """
 
 from __future__ import annotations
@@ -29,9 +26,6 @@ LOOKS = 10
 _HEADER = struct.Struct("=QHHI")
 _META = struct.Struct("=IIQQ48s48sQQ")
 _META_FLAG = 0x08
-_BRANCH_FLAG, _LEAF_FLAG = 0x01, 0x02
-_NODE = struct.Struct("=IHH")
-DEPTH_MAX = 32
 _PAGE_SIZE_AT = _HEADER.size + 24
 META_BYTES = _HEADER.size + _META.size
 
@@ -43,7 +37,6 @@ class MetaPage(NamedTuple):
     page_bytes: int
     last_page: int
     transaction: int
-    root: int
     raw: bytes
 
     @property
@@ -58,12 +51,7 @@ class MetaPage(NamedTuple):
 
 
 def newest_meta(path: Path) -> MetaPage:
-    """Return the root LMDB would open. Raises ``Corrupt`` or ``WrongFormat``, naming the file."""
-    return metas(path)[1]
-
-
-def metas(path: Path) -> tuple[MetaPage, MetaPage]:
-    """Return the root before the last one, and the last one, which LMDB would open.
+    """Return the root LMDB would open. Raises ``Corrupt`` or ``WrongFormat``, naming the file.
 
     The two slots hold consecutive commits, so a flipped bit cannot make the older one the newer. While
     another process commits they may be read a commit apart: then they are read again.
@@ -71,7 +59,7 @@ def metas(path: Path) -> tuple[MetaPage, MetaPage]:
     for _ in range(LOOKS):
         older, newer = sorted(_both_metas(path), key=lambda meta: meta.transaction)
         if newer.transaction - older.transaction <= 1 and newer.has_its_slot and older.has_its_slot:
-            return older, newer
+            return newer
     record = f"{path}: meta pages"
     what = f"commit {newer.transaction} does not follow on commit {older.transaction}"
     raise Corrupt(f"{record}: {what}", record=record)
@@ -93,15 +81,14 @@ def _meta_at(path: Path, file: int, *, page: int, offset: int) -> MetaPage | Non
     if len(raw) < META_BYTES:
         return None
     number, _, flags, _ = _HEADER.unpack_from(raw)
-    magic, version, _, _, _, main, last_page, transaction = _META.unpack_from(raw, _HEADER.size)
+    magic, version, _, _, _, _, last_page, transaction = _META.unpack_from(raw, _HEADER.size)
     if magic != MAGIC and MAGIC.to_bytes(4, sys.byteorder) in raw:
         raise _another_version(path, "another")  # LMDB 1.0 has longer page headers
     if magic != MAGIC or number != page or not flags & _META_FLAG:
         return None
     if version != DATA_VERSION:
         raise _another_version(path, version)
-    root = int.from_bytes(main[-8:], sys.byteorder)
-    return MetaPage(page, page_bytes_of(raw), last_page, transaction, root, raw)
+    return MetaPage(page, page_bytes_of(raw), last_page, transaction, raw)
 
 
 def _another_version(path: Path, found: int | str) -> WrongFormat:
@@ -114,29 +101,6 @@ def page_bytes_of(meta: bytes) -> int:
     stated = int.from_bytes(meta[_PAGE_SIZE_AT : _PAGE_SIZE_AT + 4], "little")
     sound = 256 <= stated <= 1 << 16 and stated & (stated - 1) == 0
     return stated if sound else os.sysconf("SC_PAGE_SIZE")
-
-
-def last_record(path: Path, meta: MetaPage) -> tuple[bytes, bytes] | None:
-    """The record with the greatest key of a root's tree; None where no such thing can be read."""
-    number = meta.root
-    with path.open("rb", buffering=0) as file:
-        for _ in range(DEPTH_MAX):
-            if number > meta.last_page:
-                return None
-            page = os.pread(file.fileno(), meta.page_bytes, number * meta.page_bytes)
-            try:
-                _, _, flags, sizes = _HEADER.unpack_from(page)
-                place = int.from_bytes(page[(sizes & 0xFFFF) - 2 : sizes & 0xFFFF], sys.byteorder)
-                data_bytes, above, key_bytes = _NODE.unpack_from(page, place)
-            except struct.error:
-                return None  # no page of a tree
-            if flags & _LEAF_FLAG:
-                start = place + _NODE.size + key_bytes
-                return page[place + _NODE.size : start], page[start : start + data_bytes]
-            if not flags & _BRANCH_FLAG:
-                return None
-            number = data_bytes | above << 32
-    return None
 
 
 def is_cut_short(path: Path) -> bool:

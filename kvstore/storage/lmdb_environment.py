@@ -249,10 +249,10 @@ class LmdbEnvironment:
             self._lmdb.copy(folder, compact=True)
             copy = _open_lmdb(Path(folder), sync=True, readonly=False)
             try:
-                for _ in range(2):  # so that both roots name their own commits: a copy counts anew (E4)
-                    with copy.begin(write=True) as txn:
-                        stored: Any = txn.get(COUNT_KEY)
-                        txn.put(COUNT_KEY, count_record(int.from_bytes(stored[:8], "big"), txn.id()))
+                with copy.begin(write=True) as txn:
+                    # A compact copy counts its commits anew, and the count record names one (E4).
+                    stored: Any = txn.get(COUNT_KEY)
+                    txn.put(COUNT_KEY, count_record(int.from_bytes(stored[:8], "big"), txn.id()))
             finally:
                 copy.close()
 

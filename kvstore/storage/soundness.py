@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from zlib import crc32
 
 from kvstore.errors import Corrupt
 from kvstore.storage import data_file, side_file
-from kvstore.storage.records import COUNT_KEY, RESIDUE
 
 DATA_FILE = "data.mdb"
 READERS_FILE = "lock.mdb"
@@ -36,7 +34,6 @@ def check_before_mapping(folder: Path, *, readonly: bool) -> str | None:
     data = folder / DATA_FILE
     restore_synced_root(folder, readonly=readonly)
     suspicion = _changed_since_close(folder)
-    _check_order_of_roots(data)
     failed = (folder / FAILED_MARK).exists()
     if failed:
         data_file.drop_cached_pages(data)
@@ -46,18 +43,6 @@ def check_before_mapping(folder: Path, *, readonly: bool) -> str | None:
             data_file.extend(data)
             side_file.remove(folder / FAILED_MARK)
     return suspicion
-
-
-def _check_order_of_roots(data: Path) -> None:
-    """Each commit's tree names the commit: so a root that was called older than it is shows (B4)."""
-    older, newer = data_file.metas(data)
-    found = data_file.last_record(data, older)
-    if found is None or found[0] != COUNT_KEY or crc32(found[1], crc32(COUNT_KEY)) != RESIDUE:
-        return  # empty, or of pages that are in use again
-    commit = int.from_bytes(found[1][8:16], "big")
-    if commit > newer.transaction and data_file.metas(data) == (older, newer):
-        record = f"{data}: meta page {older.page}"
-        raise Corrupt(f"{record}: says commit {older.transaction} and is of commit {commit}", record=record)
 
 
 def _changed_since_close(folder: Path) -> str | None:

@@ -42,6 +42,14 @@ def on_other_shards(db: Database) -> list[kvstore.Key]:
     return [found[shard] for shard in sorted(found)]
 
 
+def one(part: Part, args: Any) -> int:
+    return 1
+
+
+def two(part: Part, args: Any) -> int:
+    return 2
+
+
 class TestCalling:
     def test_it_runs_where_the_declared_keys_are_and_returns_each_parts_result(self, db: Database) -> None:
         @kvstore.procedure("pay", keys=lambda args: [("acct", args["from"]), ("acct", args["to"])])
@@ -285,15 +293,14 @@ class TestWhatIsRefused:
             with pytest.raises(kvstore.BodyRefused):
                 register(body, "k")
 
-    def test_a_name_that_is_taken(self) -> None:
-        def one(part: Part, args: Any) -> None: ...
+    def test_a_name_that_is_taken(self, db: Database) -> None:
+        register(one, "k", name="taken")
+        register(one, "k", name="taken")
+        with pytest.raises(kvstore.UsageError, match=r"'taken' is two functions: .*one and .*two"):
+            register(two, "k", name="taken")
 
-        def two(part: Part, args: Any) -> None: ...
-
-        register(one, "k")
-        register(one, "k")
-        with pytest.raises(kvstore.UsageError, match=r"one already, not .*two"):
-            register(two, "k")
+        register(lambda part, _: 3, "k", name="taken")
+        assert list(db.call("taken").values()) == [3], "one made inside a function replaces another"
 
     def test_names_and_keys_of_the_wrong_kind(self) -> None:
         with pytest.raises(kvstore.UsageError, match="name"):

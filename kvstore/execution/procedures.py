@@ -56,7 +56,8 @@ def procedure(name: str, *, keys: Declared, scans: bool | None = None) -> Callab
 
     Raises:
         BodyRefused: the function is async or a generator.
-        UsageError: the name is taken by another function.
+        UsageError: the name is taken by a function of another place. One that was defined inside a
+            function is replaced: it is made anew each time.
     """
     if type(name) is not str or not name:
         raise UsageError(f"a procedure's name is a str that is not empty, not {name!r}")
@@ -66,8 +67,9 @@ def procedure(name: str, *, keys: Declared, scans: bool | None = None) -> Callab
     def register(body: AnyBody) -> AnyBody:
         refuse_body(body)
         known = _registered.get(name)
-        if known is not None and _place(known.body) != _place(body):
-            raise UsageError(f"the procedure {name!r} is {_place(known.body)} already, not {_place(body)}")
+        places = {_place(body)} if known is None else {_place(known.body), _place(body)}
+        if len(places) > 1 and not any("<locals>" in place for place in places):
+            raise UsageError(f"the procedure {name!r} is two functions: {' and '.join(sorted(places))}")
         does_scan = _mentions_scan(body) if scans is None else scans
         _registered[name] = Procedure(name, keys, does_scan, body)
         return body

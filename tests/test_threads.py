@@ -154,7 +154,15 @@ def test_every_snapshot_is_a_consistent_cut(
 
 
 class TestGroups:
-    def test_callers_that_wait_share_commits(self, tmp_path: Path) -> None:
+    def test_callers_that_wait_share_commits(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """On a disk that is slow enough for somebody to come while another commits."""
+        one_group = group_commit.GroupCommit._one_group
+
+        def slowly(commits: group_commit.GroupCommit) -> None:
+            time.sleep(0.002)
+            one_group(commits)
+
+        monkeypatch.setattr(group_commit.GroupCommit, "_one_group", slowly)
         with kvstore.open(tmp_path / "store", shards=1) as db:
 
             def work() -> None:

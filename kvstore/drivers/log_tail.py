@@ -49,7 +49,8 @@ class Committed(NamedTuple):
     pieces: list[Piece]
 
 
-Place = tuple[ShardId, Slot]
+BodyPlace = tuple[ShardId, Slot]
+"""Where a transaction's body stands: with its lowest participant."""
 Position = list[Slot]
 """By shard, the last slot that was seen."""
 
@@ -72,7 +73,7 @@ def oldest(view: View, shards: int) -> Position:
 
 def committed_after(view: View, position: Position) -> Iterator[Committed]:
     """Walk the transactions behind ``position``, and move it along: it is behind what was yielded."""
-    heads: dict[Place, Stamped] = {}
+    heads: dict[BodyPlace, Stamped] = {}
     tails = [_ShardTail(view, ShardId(shard), position, heads) for shard in range(len(position))]
     queue = [(clock, tail.shard) for tail in tails if (clock := tail.clock()) is not None]
     heapify(queue)
@@ -93,7 +94,9 @@ class _ShardTail:
     ``heads`` are those first ones of all shards by the place of their bodies: participants share them.
     """
 
-    def __init__(self, view: View, shard: ShardId, position: Position, heads: dict[Place, Stamped]) -> None:
+    def __init__(
+        self, view: View, shard: ShardId, position: Position, heads: dict[BodyPlace, Stamped]
+    ) -> None:
         self.shard = shard
         self._view = view
         self._position = position
@@ -105,7 +108,7 @@ class _ShardTail:
         self._records: deque[tuple[Slot, bytes]] = deque()
         self._read_up_to = position[shard]
         self._record_bytes = RECORD_BYTES_GUESS
-        self._head: tuple[Slot, Place, Stamped] | None = None
+        self._head: tuple[Slot, BodyPlace, Stamped] | None = None
         self._next_effects: tuple[bytes, bytes] | None = (b"", b"")
 
     def clock(self) -> Timestamp | None:

@@ -94,6 +94,7 @@ class TestASession:
         assert "did you mean table?" in terminal.text.replace("\n", "")
         terminal.press("timing on; count" + ENTER)
         terminal.wait_for(lambda text: re.search(r"^1\n\d+\.\d ms$", text, re.MULTILINE) is not None)
+        terminal.wait_for(at_prompt)
         leave(terminal)
 
     def test_of_a_store_that_cannot_be_opened_ends_with_4(self, tmp_path: Path) -> None:
@@ -140,6 +141,7 @@ class TestCompletion:
             terminal.wait_for('kvstore> get ("acct", "eu", 1)')
             terminal.press(ENTER)
             terminal.wait_for("\n100\n")
+            terminal.wait_for(at_prompt)
             terminal.press("get Ad" + TAB)
             terminal.wait_for('kvstore> get "Ada Lovelace"')
             run(terminal, "", '"countess"')
@@ -175,6 +177,7 @@ class TestHistory:
         (tmp_path / "file").write_text("in the way")
         terminal = shell(XDG_STATE_HOME=str(tmp_path / "file"))
         terminal.wait_for("the history ends with this session: ")
+        terminal.wait_for(at_prompt)
         run(terminal, "put a 1", '"a" = 1  int')
         terminal.press(UP)
         terminal.wait_for(lambda text: text.count("kvstore> put a 1") == 2)
@@ -204,6 +207,7 @@ class TestAnInterrupt:
         terminal.wait_for('["many", 0, 400]')
         terminal.interrupt()
         terminal.wait_for("interrupted")
+        terminal.wait_for(at_prompt)
 
         assert '["many", 39, 499]' not in terminal.text
         run(terminal, "count", "20000")
@@ -215,6 +219,7 @@ class TestAnInterrupt:
         terminal.wait_for("watching; Ctrl-C ends it")
         terminal.interrupt()
         terminal.wait_for("interrupted")
+        terminal.wait_for(at_prompt)
 
         run(terminal, "put k 1", '"k" = 1  int')
         run(terminal, "watch --since 0 --timeout 0", '"k" = 1\n')
@@ -232,6 +237,7 @@ class TestTheTerminal:
         terminal.wait_for("z" * 9)
         terminal.press(ENTER)
         terminal.wait_for('"other" = "')
+        terminal.wait_for(at_prompt)
         terminal.press("scan" + ENTER)
         terminal.wait_for(lambda text: text.count("was cut to fit") == 2)
         widths = {len(line) for line in terminal.text.splitlines() if line.endswith("…")}

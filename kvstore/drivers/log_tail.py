@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
 from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
@@ -59,6 +60,11 @@ def shard_record(view: View, shard: ShardId) -> ShardRecord:
     """The learner's record of a shard, as of this view."""
     stored = view.table(HOST_TABLE).get(record_key(shard))
     return ShardRecord() if stored is None else decode_record(stored)
+
+
+def log_record(view: View, shard: ShardId, slot: Slot) -> bytes:
+    """One slot's record, as it stands in this view."""
+    return view.log(log_name(shard), shard_record(view, shard).head).read(slot, 1)[0][1]
 
 
 def executed(view: View, shards: int) -> Position:
@@ -132,14 +138,10 @@ class _ShardTail:
 
     def _decode(self, slot: Slot, record: bytes) -> None:
         place = reference_in(record) or (self.shard, slot)
-        stamped = self._heads.get(place) or read_body(record, self._referred)
+        stamped = self._heads.get(place) or read_body(record, partial(log_record, self._view))
         if stamped is not None:
             self._heads[place] = stamped
             self._head = slot, place, stamped
-
-    def _referred(self, shard: ShardId, slot: Slot) -> bytes:
-        head = shard_record(self._view, shard).head
-        return self._view.log(log_name(shard), head).read(slot, 1)[0][1]
 
     def take(self) -> Piece:
         """The next transaction's piece; the position moves behind it."""

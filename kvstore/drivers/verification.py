@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 from kvstore import keys, values
-from kvstore.drivers.log_tail import shard_record
+from kvstore.drivers.log_tail import log_record, shard_record
 from kvstore.drivers.manifest import Manifest
 from kvstore.eris.log import decode_changes, effects_key, read_body
 from kvstore.eris.shard_state import EFFECTS, REGISTERS, ShardRecord, log_name, table_name
@@ -64,14 +65,10 @@ def _log_problems(view: View, shard: ShardId, record: ShardRecord, where: str) -
     while first <= log.last:
         entries = log.read(first, CHUNK)
         for slot, body in entries:
-            stamped = read_body(body, lambda other, at: _referred(view, other, at))
+            stamped = read_body(body, partial(log_record, view))
             if stamped is not None and shard not in stamped.stamp.numbers:
                 yield f"{where}: slot {slot} holds another shard's transaction"
         first += len(entries)
-
-
-def _referred(view: View, shard: ShardId, slot: Slot) -> bytes:
-    return view.log(log_name(shard), shard_record(view, shard).head).read(slot, 1)[0][1]
 
 
 def _effects_problems(view: View, shard: ShardId, record: ShardRecord, where: str) -> Iterator[str]:

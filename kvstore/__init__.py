@@ -2,6 +2,7 @@
 
 import logging
 
+from kvstore.batch import Batch, Commit
 from kvstore.database import Database
 from kvstore.errors import (
     Abort,
@@ -51,11 +52,12 @@ from kvstore.errors import (
 )
 from kvstore.execution.part import Part
 from kvstore.execution.procedures import procedure
+from kvstore.functions import transactional
 from kvstore.keys import Key
 from kvstore.opening import open
 from kvstore.routing import Route
 from kvstore.snapshot import Snapshot
-from kvstore.transaction import Batch, Commit
+from kvstore.transaction import Savepoint, Transaction
 from kvstore.watch import Change, Watch
 
 __version__ = "0.1.0"
@@ -102,9 +104,11 @@ __all__ = [
     "ReadOnly",
     "RetryLater",
     "Route",
+    "Savepoint",
     "Snapshot",
     "SnapshotExpired",
     "TimedOut",
+    "Transaction",
     "TypeClash",
     "UnknownColor",
     "UnknownProcedure",
@@ -116,6 +120,7 @@ __all__ = [
     "WrongShape",
     "open",
     "procedure",
+    "transactional",
 ]
 
 logging.getLogger("kvstore").addHandler(logging.NullHandler())

@@ -11,25 +11,30 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from types import TracebackType
-from typing import Any
+from typing import Any, overload
 
 from kvstore import keys, values
+from kvstore.attempts import Attempts, Task
+from kvstore.batch import Batch, Commit
 from kvstore.calling import check_declared, declare, results_of, size_of
 from kvstore.drivers import backup, report
 from kvstore.drivers.compaction import compact
 from kvstore.drivers.group_commit import Pending
-from kvstore.drivers.idempotency import Claim, digest
+from kvstore.drivers.idempotency import Claim, digest, digest_of_function, result_of
 from kvstore.drivers.interrupts import uninterrupted
 from kvstore.drivers.store import Store, WritingStore
 from kvstore.eris.messages import Answer
 from kvstore.errors import Conflict, LimitExceeded, NotFound, ProcedureFailed, ReadOnly, UsageError
-from kvstore.execution.execute import VERSION_BYTES, cell_version
+from kvstore.execution.execute import VERSION_BYTES, cell_version, value_of
+from kvstore.execution.nesting import place, refuse_body, refuse_nested
+from kvstore.execution.numbers import check_amount, check_number
 from kvstore.execution.operations import Add, Call, Delete, Expire, Operation, Put, PutIf, Token
-from kvstore.execution.procedures import procedure_named, refuse_nested
+from kvstore.execution.procedures import procedure_named
+from kvstore.functions import MAX_RETRIES, TIMEOUT_S, Body, Bound, P, R, bound, check_limits, task_of
 from kvstore.keys import Key
-from kvstore.routing import Route, Routing, route_of_writes
+from kvstore.routing import Route, Routing, route_of
 from kvstore.snapshot import Snapshot, state_tables
-from kvstore.transaction import Batch, Commit, check_amount, check_number
+from kvstore.transaction import Transaction
 from kvstore.types import ShardId, Timestamp
 from kvstore.watch import Cursor, Watch
 
@@ -209,7 +214,7 @@ class Database:
         shard = self._routing.shard(key, encoded)
 
         def check() -> None:
-            check_number(key, self._read(shard, encoded), n)
+            check_number(key, value_of(self._read(shard, encoded)), n)
 
         operations: Operations = {shard: (Add(encoded, amount),)}
         answer = self._run(operations, len(encoded), idempotency_key, check=check)
@@ -314,18 +319,109 @@ class Database:
             raise ReadOnly(message, path=store.home.path)
         return store
 
+    # -- transactions ------------------------------------------------------------------------
+
+    def begin(self) -> Transaction:
+        """A transaction that ends with its ``commit`` or ``rollback``, or with its ``with`` block.
+
+        Any number may be open at once, and the store may be used beside them.
+        """
+        return self._attempts_of(self._writing_store()).begin()
+
+    @overload
+    def transaction(self, function: Body[P, R]) -> Bound[P, R]: ...
+    @overload
+    def transaction(
+        self, *, max_retries: int = MAX_RETRIES, timeout: float | None = TIMEOUT_S
+    ) -> Callable[[Body[P, R]], Bound[P, R]]: ...
+    def transaction(
+        self, function: Any = None, *, max_retries: int = MAX_RETRIES, timeout: float | None = TIMEOUT_S
+    ) -> Any:
+        """Decorate a function ``body(tx, ...)``: each call is one transaction, or joins one.
+
+        With or without parentheses. The body may run several times, so it has no side effects; reads are of
+        one moment. Given a ``Transaction`` as first argument it joins that one.
+
+        Args:
+            max_retries: how often it runs anew because what it read has changed, and then ``Conflict``.
+            timeout: seconds for all attempts together, and then ``TimedOut``; None is for ever.
+
+        Raises:
+            BodyRefused: the function is async or a generator.
+        """
+        check_limits(max_retries, timeout)
+        if function is None:
+            return lambda body: bound(self, body, max_retries, timeout)
+        return bound(self, function, max_retries, timeout)
+
+    def run(self, fn: Callable[..., R], *args: Any, idempotency_key: Key | None = None) -> R:
+        """Run ``fn(tx, *args)`` as a transaction and return its result.
+
+        With an idempotency key it happens once: later calls with the key, the function and the arguments
+        get the first result, which has to be a value that can be stored.
+
+        Raises:
+            Conflict, TimedOut: nothing happened. Abort, and all else that ``fn`` raises: it was rolled back.
+        """
+        refuse_body(fn)
+        task = task_of(fn, args, {}, MAX_RETRIES, TIMEOUT_S)
+        result: R = self._run_once(task, (place(fn), list(args)), idempotency_key)
+        return result
+
+    def general(
+        self,
+        reads: Iterable[Key],
+        body: Callable[[Transaction], R],
+        *,
+        max_retries: int = MAX_RETRIES,
+        timeout: float | None = TIMEOUT_S,
+        idempotency_key: Key | None = None,
+    ) -> R:
+        """Run ``body(tx)`` on known keys, locked before it runs: two rounds, however contended they are.
+
+        Should it touch a key that is not among ``reads``, it runs again, as any other transaction does.
+        """
+        refuse_body(body)
+        check_limits(max_retries, timeout)
+        expected = tuple(dict.fromkeys(keys.encode(key) for key in reads))
+        task = task_of(body, (), {}, max_retries, timeout)._replace(expected=expected)
+        result: R = self._run_once(task, (place(body), list(expected)), idempotency_key)
+        return result
+
+    def run_task(self, task: Task) -> Any:
+        """Run a function that was decorated."""
+        return self._attempts_of(self._writing_store()).run(task)
+
+    def _attempts_of(self, store: WritingStore) -> Attempts:
+        store.readers.check()
+        return Attempts(store, self._routing, self.snapshot)
+
+    def _run_once(self, task: Task, what: tuple[str, list[Any]], idempotency_key: Key | None) -> Any:
+        store = self._writing_store()
+        if idempotency_key is None:
+            return self._attempts_of(store).run(task)
+        token = self._token(idempotency_key, digest_of_function(values.encode(list(what))))
+        with store.idempotency.claim(token) as claim:
+            with uninterrupted():
+                answer = store.idempotency.take(claim)
+            if answer is not None:
+                return result_of(answer, token)
+            return self._attempts_of(store).run(task._replace(token=token))
+
     # -- idempotency keys --------------------------------------------------------------------
 
     def _claim(self, pending: Pending, idempotency_key: Key) -> Claim:
         """Give the request its token; the claim to it is still to be taken, and to be released."""
+        pending.token = self._token(idempotency_key, digest(pending.call or pending.operations))
+        pending.operations.setdefault(pending.token.home, ())
+        return self._store.idempotency.claim(pending.token)
+
+    def _token(self, idempotency_key: Key, digest: bytes) -> Token:
         self._tokens_used += 1
         if self._tokens_used % EXPIRE_EVERY == 0:
             self._expire()
         encoded = keys.encode(idempotency_key)
-        home = self._routing.shard_of_bytes(encoded)
-        pending.token = Token(encoded, digest(pending.call or pending.operations), home)
-        pending.operations.setdefault(home, ())
-        return self._store.idempotency.claim(pending.token)
+        return Token(encoded, digest, self._routing.shard_of_bytes(encoded))
 
     def _expire(self) -> None:
         """Forget old outcomes, by a transaction of its own, as long as there are any."""
@@ -343,12 +439,12 @@ class Database:
 
     # -- looking at it -----------------------------------------------------------------------
 
-    def explain(self, what: Key | Batch) -> Route:
-        """How a write of this key, or this batch, runs: path, shards, rounds."""
-        if isinstance(what, Batch):
+    def explain(self, what: Key | Batch | Transaction) -> Route:
+        """How a write of this key, this batch or this transaction runs: path, shards, rounds."""
+        if isinstance(what, Batch | Transaction):
             return what.route
         encoded = keys.encode(what)
-        return route_of_writes((self._routing.shard(what, encoded),))
+        return route_of(set(), {self._routing.shard(what, encoded)})
 
     def status(self) -> dict[str, Any]:
         """What the store is and how it is doing; everything in it can be written as JSON."""

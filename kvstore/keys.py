@@ -429,3 +429,14 @@ def _shown(key: Any) -> str:
     except Exception:
         text = f"<{type(key).__name__}>"
     return text if len(text) <= _SHOWN_CHARS_MAX else f"{text[: _SHOWN_CHARS_MAX - 3]}..."
+
+
+def check_limit(limit: int | None) -> int | None:
+    """Return the limit, or refuse one that is no number of rows."""
+    if limit is None:
+        return None
+    if type(limit) is not int:
+        raise LimitExceeded(f"limit is an int, a number of rows, not {type(limit).__name__}", limit=0)
+    if limit < 0:
+        raise LimitExceeded(f"limit is {limit}; it cannot be negative", size=limit, limit=0)
+    return limit

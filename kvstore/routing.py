@@ -56,11 +56,30 @@ class Routing:
             return [self.shard(prefix, keys.encode(prefix))]
         return [ShardId(shard) for shard in range(self.shards)]
 
+    def shards_of_range(self, prefix: Key | None) -> list[ShardId]:
+        """The shards a scan has to look at, by the prefix it was given."""
+        return self.shards_of_prefix("" if prefix is None else prefix)
+
+    def shard_of_encoded(self, encoded: bytes) -> ShardId:
+        """The shard that owns an encoded key."""
+        if self._placement is None:
+            return self._shards[crc32(encoded) % BUCKETS]
+        return self.shard(keys.decode(encoded), encoded)
+
     def owns(self, shard: ShardId, encoded: bytes) -> bool:
         """Whether this shard owns the encoded key."""
-        return self.shard(keys.decode(encoded), encoded) == shard
+        return self.shard_of_encoded(encoded) == shard
 
 
-def route_of_writes(shards: tuple[int, ...], *, conditional: bool = False) -> Route:
-    """Blind writes are independent over any shards; one that may refuse stays on its own."""
-    return Route("one-shard" if conditional else "independent", shards, 1 if shards else 0)
+def route_of(read: set[ShardId], written: set[ShardId]) -> Route:
+    """The cheapest path that keeps a transaction strictly serializable, by the shards it touched.
+
+    Reads at one moment need no round. Writes that depend on no read are independent over any shards. What
+    one shard can validate, it does in the round that writes. Reads that decide writes elsewhere need two.
+    """
+    shards = tuple(sorted(read | written))
+    if not written:
+        return Route("read-only", shards, 0)
+    if not read:
+        return Route("independent", shards, 1)
+    return Route("one-shard", shards, 1) if len(shards) == 1 else Route("general", shards, 2)

@@ -10,7 +10,7 @@ from typing import Any
 from kvstore import keys, values
 from kvstore.drivers.readers import Cut
 from kvstore.eris.shard_state import REGISTERS, table_name
-from kvstore.errors import LimitExceeded, NotFound
+from kvstore.errors import NotFound
 from kvstore.execution.execute import VERSION_BYTES, cell_version
 from kvstore.keys import Key
 from kvstore.routing import Routing
@@ -65,7 +65,11 @@ class Snapshot:
 
     def _cell(self, key: Key) -> bytes | None:
         encoded = keys.encode(key)
-        return self._cut.get(self._tables[self._routing.shard(key, encoded)], encoded)
+        return self.cell(self._routing.shard(key, encoded), encoded)
+
+    def cell(self, shard: ShardId, encoded: bytes) -> bytes | None:
+        """A record by its encoded key: version and encoded value."""
+        return self._cut.get(self._tables[shard], encoded)
 
     def scan(
         self,
@@ -81,7 +85,7 @@ class Snapshot:
         Raises ``KeyInvalid`` and ``LimitExceeded`` at the call, ``Corrupt`` where it meets damage.
         """
         low, high = keys.key_range(prefix=prefix, start=start, stop=stop)
-        return self._decoded(self.rows(low, high, reverse, check_limit(limit)))
+        return self._decoded(self.rows(low, high, reverse, keys.check_limit(limit)))
 
     def scan_and_close(self, **bounds: Any) -> Iterator[tuple[Key, Any]]:
         """Scan, and close this snapshot when the scan ends. For a snapshot nobody else has."""
@@ -107,12 +111,20 @@ class Snapshot:
         low, high = keys.key_range(prefix=prefix, start=start, stop=stop)
         return sum(map(len, self.rows(low, high, False, None)))
 
-    def rows(self, low: bytes, high: bytes, reverse: bool, limit: int | None) -> Iterator[list[Row]]:
-        """Encoded keys and cells, a chunk at a time.
+    def rows(
+        self,
+        low: bytes,
+        high: bytes,
+        reverse: bool,
+        limit: int | None,
+        shards: Iterable[ShardId] | None = None,
+    ) -> Iterator[list[Row]]:
+        """Encoded keys and cells, a chunk at a time; of these shards only, if any are named.
 
         The shards' rows are merged: what lies below every shard's last row is final.
         """
-        cursors = [_ShardCursor(self._cut, table, low, high, reverse) for table in self._tables]
+        tables = self._tables if shards is None else [self._tables[shard] for shard in shards]
+        cursors = [_ShardCursor(self._cut, table, low, high, reverse) for table in tables]
         left = float("inf") if limit is None else limit
         count = ROWS_FIRST
         while left > 0:
@@ -187,14 +199,3 @@ class _ShardCursor:
 
 def _key(row: Row) -> bytes:
     return row[0]
-
-
-def check_limit(limit: int | None) -> int | None:
-    """Return the limit, or refuse one that is no number of rows."""
-    if limit is None:
-        return None
-    if type(limit) is not int:
-        raise LimitExceeded(f"limit is an int, a number of rows, not {type(limit).__name__}", limit=0)
-    if limit < 0:
-        raise LimitExceeded(f"limit is {limit}; it cannot be negative", size=limit, limit=0)
-    return limit

@@ -1,170 +1,295 @@
-"""What a user's transaction asks for, collected before anything is sent."""
+"""A user's transaction: reads of one moment, its own writes over them, and nothing sent before the end.
+
+Where the reads come from is behind ``Reads``: first a reconnaissance, without locks; when the function has
+to run again, what is locked. How it is committed is decided afterwards, by what it did (``routing.py``).
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 from kvstore import keys, values
-from kvstore.errors import Finished, LimitExceeded, TypeClash, ValueNotSupported
-from kvstore.execution.execute import add_numbers, cell_value, is_number
+from kvstore.errors import Finished, LimitExceeded, NotFound, UsageError
+from kvstore.execution.execute import VERSION_BYTES, fold
+from kvstore.execution.nesting import refuse_nested, refuse_unfinished, running
+from kvstore.execution.numbers import check_amount, check_number
 from kvstore.execution.operations import Add, Delete, Operation, Put
 from kvstore.keys import Key
-from kvstore.routing import Route, Routing, route_of_writes
+from kvstore.routing import Route, Routing, route_of
 from kvstore.types import ShardId
 
 TRANSACTION_BYTES_MAX = 64 << 20
 """Bound on the keys and values of one transaction (contracts C5)."""
 
-
-class Commit(NamedTuple):
-    """Where a transaction stands: its slot at each participant, and the route it took."""
-
-    slots: dict[int, int]
-    route: Route
+Row = tuple[bytes, bytes]
+"""An encoded key and its cell."""
+Own = tuple[bytes, "Written"]
+State = Literal["open", "committed", "rolled back"]
 
 
-def check_amount(amount: int | float) -> bytes:
-    """Return the encoded amount of an ``add``; refuse what would poison a counter."""
-    if not is_number(amount):
-        message = f"add takes an int or a float, not {type(amount).__name__}"
-        raise ValueNotSupported(message, place="n")
-    if type(amount) is float and not math.isfinite(amount):
-        raise LimitExceeded(f"add takes a finite number, not {amount!r}")
-    return values.encode(amount)
+class Reads(Protocol):
+    """Where a transaction reads, all of it at one moment."""
+
+    shards: set[ShardId]
+    """Those that were read."""
+
+    def cell(self, shard: ShardId, key: bytes) -> bytes | None:
+        """A key's cell; from now on it is a part of what the transaction depends on."""
+
+    def glimpse(self, shard: ShardId, key: bytes) -> bytes | None:
+        """The same, on which nothing depends: to refuse what could not be carried out."""
+
+    def rows(self, start: bytes, stop: bytes, reverse: bool, shards: list[ShardId]) -> Iterator[Row]:
+        """The rows of a range, in order; what was walked over is depended on."""
+
+    def allow_write(self, key: bytes) -> None:
+        """Called before a write; may end the run of the function."""
+
+    def close(self) -> None: ...
 
 
-def check_number(key: Key, cell: bytes | None, amount: int | float) -> None:
-    """Refuse an ``add`` to what is no number, or whose sum would be none (contracts C1).
+class Written(NamedTuple):
+    """What a transaction did to one key: a put or a delete, or some adds."""
 
-    Raises:
-        TypeClash: the cell holds something else.
-        LimitExceeded: the sum is infinite, or too large to be a value.
+    shard: ShardId
+    operations: tuple[Operation, ...]
+
+    @property
+    def overwrites(self) -> bool:
+        """Whether the value depends on nothing that was there before."""
+        return not isinstance(self.operations[0], Add)
+
+
+class Transaction:
+    """Made by ``Database.begin``, and for a function by ``Database.transaction`` and ``run``.
+
+    As a context manager it commits at the end, and an exception rolls it back. For one thread at a time.
+    Every call raises ``Finished`` after the end, but ``route`` stays readable.
     """
-    if cell is None:
-        return
-    value = cell_value(cell)
-    if not is_number(value):
-        found = type(value).__name__
-        raise TypeClash(f"add to {key!r}, which holds a {found}", key=key, found=found)
-    if add_numbers(value, amount) is None:
-        raise LimitExceeded(f"the sum at {key!r} would be no number that can be stored", key=key)
 
-
-class Batch:
-    """Writes to any keys, committed as one: all of them or none, in one round.
-
-    Use it as a context manager, or hand it to ``submit``; once. An exception inside ``with`` sends
-    nothing.
-    """
-
-    __slots__ = (
-        "_commit",
-        "_finished",
-        "_numbers",
-        "_read",
-        "_routing",
-        "idempotency_key",
-        "operations",
-        "size",
-        "weight",
-    )  # fmt: skip
+    __iter__ = None  # not a Mapping: say scan() to walk it
 
     def __init__(
         self,
+        reads: Reads,
         routing: Routing,
-        read: Callable[[ShardId, bytes], bytes | None],
-        commit: Callable[[Batch], None],
-        idempotency_key: Key | None,
+        commit: Callable[[Transaction], Route] | None = None,
     ) -> None:
+        """``commit`` is None for the transaction of a function, which is committed when that returns."""
+        self.reads = reads
+        self.written: dict[bytes, Written] = {}
         self._routing = routing
-        self._read = read
         self._commit = commit
-        self.idempotency_key = idempotency_key
-        self._finished = False
-        self._numbers: dict[bytes, bool | None] | None = None
-        self.operations: dict[ShardId, list[Operation]] = {}
-        self.size = 0
-        self.weight = 0
+        self._size = 0
+        self._state: State = "open"
+        self._route: Route | None = None
 
-    def put(self, key: Key, value: object) -> None:
+    # -- reading -----------------------------------------------------------------------------
+
+    def get(self, key: Key, default: Any = None) -> Any:
+        """The value, or ``default``: what this transaction wrote, or what was there at its moment."""
+        payload = self._payload(key)
+        return default if payload is None else values.decode(payload)
+
+    def __getitem__(self, key: Key) -> Any:
+        payload = self._payload(key)
+        if payload is None:
+            raise NotFound(f"no value at {key!r}", key=key)
+        return values.decode(payload)
+
+    def __contains__(self, key: Key) -> bool:
+        return self._payload(key) is not None
+
+    def get_many(self, keys: Iterable[Key], default: Any = None) -> list[Any]:
+        """The values in the order of the keys."""
+        return [self.get(key, default) for key in keys]
+
+    def _payload(self, key: Key) -> bytes | None:
+        self._check()
+        encoded = keys.encode(key)
+        written = self.written.get(encoded)
+        if written is not None and written.overwrites:
+            return fold(None, written.operations)
+        shard = self._routing.shard(key, encoded)
+        payload = _payload_of(self.reads.cell(shard, encoded))
+        return payload if written is None else fold(payload, written.operations)
+
+    def scan(
+        self,
+        *,
+        prefix: Key | None = None,
+        start: Key | None = None,
+        stop: Key | None = None,
+        reverse: bool = False,
+        limit: int | None = None,
+    ) -> Iterator[tuple[Key, Any]]:
+        """Iterate over ``(key, value)`` in key order, with this transaction's writes as of this call.
+
+        Raises:
+            LimitExceeded: the transaction would depend on more than 10,000 records.
+        """
+        self._check()
+        low, high = keys.key_range(prefix=prefix, start=start, stop=stop)
+        shards = self._routing.shards_of_range(prefix)
+        own = sorted((row for row in self.written.items() if low <= row[0] < high), reverse=reverse)
+        stored = self.reads.rows(low, high, reverse, shards)
+        return self._merged(own, stored, reverse, keys.check_limit(limit))
+
+    def _merged(
+        self, own: list[Own], stored: Iterator[Row], reverse: bool, limit: int | None
+    ) -> Iterator[tuple[Key, Any]]:
+        left = float("inf") if limit is None else limit
+        if left == 0:
+            return
+        for encoded, payload in _overlaid(stored, own, reverse):
+            self._check()
+            yield keys.decode(encoded), values.decode(payload)
+            left -= 1
+            if left == 0:
+                return
+
+    def count(self, *, prefix: Key | None = None, start: Key | None = None, stop: Key | None = None) -> int:
+        """How many keys there are in the range."""
+        return sum(1 for _ in self.scan(prefix=prefix, start=start, stop=stop))
+
+    # -- writing -----------------------------------------------------------------------------
+
+    def put(self, key: Key, value: Any) -> None:
         """Set the key. Raises at once if the key or the value cannot be stored."""
+        self._check()
         encoded, payload = keys.encode(key), values.encode(value)
-        self._append(key, encoded, Put(encoded, payload), len(payload))
-        if self._numbers is not None:
-            self._numbers[encoded] = is_number(value)
+        self._write(key, encoded, (Put(encoded, payload),))
+
+    __setitem__ = put
 
     def delete(self, key: Key) -> None:
-        """Remove the key, if it is there."""
+        """Remove the key; a missing one is fine."""
+        self._check()
         encoded = keys.encode(key)
-        self._append(key, encoded, Delete(encoded), 0)
-        if self._numbers is not None:
-            self._numbers[encoded] = None
+        self._write(key, encoded, (Delete(encoded),))
+
+    def __delitem__(self, key: Key) -> None:
+        self[key]  # raises NotFound
+        self.delete(key)
 
     def add(self, key: Key, n: int | float = 1) -> None:
-        """Add to the number there, or to 0. Raises ``TypeClash`` if something else is there now."""
+        """Add to the number there, or to 0, without depending on it: other adds do not conflict.
+
+        Raises:
+            TypeClash: what is there at this transaction's moment is no number.
+        """
+        self._check()
         encoded, amount = keys.encode(key), check_amount(n)
-        self._check_target(key, encoded, n)
-        self._append(key, encoded, Add(encoded, amount), len(amount))
-
-    def _append(self, key: Key, encoded: bytes, operation: Operation, size: int) -> None:
-        if self._finished:
-            raise Finished("this batch was committed or submitted already")
-        size += self.size + len(encoded)
-        if size > TRANSACTION_BYTES_MAX:
-            message = f"a batch holds at most {TRANSACTION_BYTES_MAX} bytes; {key!r} does not fit"
-            raise LimitExceeded(message, key=key, size=size, limit=TRANSACTION_BYTES_MAX)
-        self.size = size
-        self.weight += 1
+        written = self.written.get(encoded)
+        if written is not None and written.overwrites:
+            total = check_number(key, fold(None, written.operations), n)
+            self._write(key, encoded, (Put(encoded, total),))
+            return
+        earlier = () if written is None else written.operations
         shard = self._routing.shard(key, encoded)
-        operations = self.operations.get(shard)
-        if operations is None:
-            self.operations[shard] = [operation]
-        else:
-            operations.append(operation)
+        check_number(key, fold(_payload_of(self.reads.glimpse(shard, encoded)), earlier), n)
+        self._write(key, encoded, (*earlier, Add(encoded, amount)))
 
-    def _check_target(self, key: Key, encoded: bytes, n: int | float) -> None:
-        """What this batch wrote to the key counts before what the store holds."""
-        if self._numbers is None:
-            self._numbers = {}
-            for operations in self.operations.values():
-                for operation in operations:
-                    self._note(operation)
-        if encoded not in self._numbers:
-            check_number(key, self._read(self._routing.shard(key, encoded), encoded), n)
-            self._numbers[encoded] = True
-        elif self._numbers[encoded] is False:
-            raise TypeClash(f"add to {key!r}, to which this batch put another value", key=key)
-        else:
-            self._numbers[encoded] = True
+    def update(self, key: Key, function: Callable[[Any], Any], default: Any = None) -> Any:
+        """Set the key to what ``function`` makes of its value, or of ``default``; return that."""
+        value = self.get(key, default)
+        name = getattr(function, "__qualname__", repr(function))
+        with running(name, self):
+            value = function(value)
+        refuse_unfinished(name, value)
+        self.put(key, value)
+        return value
 
-    def _note(self, operation: Operation) -> None:
-        assert self._numbers is not None
-        match operation:
-            case Put(key, value):
-                self._numbers[key] = is_number(values.decode(value))
-            case Delete(key):
-                self._numbers[key] = None
+    def _write(self, key: Key, encoded: bytes, operations: tuple[Operation, ...]) -> None:
+        self.reads.allow_write(encoded)
+        before = self.written.get(encoded)
+        written = Written(self._routing.shard(key, encoded), operations)
+        size = self._size + _size(encoded, written) - (0 if before is None else _size(encoded, before))
+        if size > TRANSACTION_BYTES_MAX:
+            message = f"a transaction holds at most {TRANSACTION_BYTES_MAX} bytes; {key!r} does not fit"
+            raise LimitExceeded(message, key=key, size=size, limit=TRANSACTION_BYTES_MAX)
+        self._size = size
+        self.written[encoded] = written
 
-    def belongs_to(self, routing: Routing) -> bool:
-        """Whether its keys were placed by this routing."""
-        return self._routing is routing
+    def changes(self) -> list[tuple[Key, Any, Any]]:
+        """What it would change, in key order: ``(key, value before, value after)``, None where missing."""
+        self._check()
+        found = []
+        for encoded, written in sorted(self.written.items()):
+            before = _payload_of(self.reads.glimpse(written.shard, encoded))
+            after = fold(before, written.operations)
+            found.append((keys.decode(encoded), _value(before), _value(after)))
+        return found
+
+    # -- the end -----------------------------------------------------------------------------
+
+    def savepoint(self) -> Savepoint:
+        """A place to come back to: ``savepoint.rollback()`` undoes the writes made since.
+
+        As a context manager it does so when an exception leaves the block.
+        """
+        self._check()
+        return Savepoint(self, dict(self.written), self._size)
+
+    def restore(self, written: dict[bytes, Written], size: int) -> None:
+        """Go back to earlier writes; for a savepoint."""
+        self._check()
+        self.written, self._size = dict(written), size
+
+    def commit(self) -> None:
+        """Commit it.
+
+        Raises:
+            Conflict: what it read has changed; nothing happened.
+            Finished: it ended before. UsageError: it belongs to a function.
+        """
+        self._check()
+        commit = self._by_hand("commit")
+        try:
+            self._route = commit(self)
+        except BaseException:
+            self.end("rolled back")
+            raise
+        self.end("committed")
+
+    def rollback(self) -> None:
+        """Give it up; nothing happened."""
+        self._check()
+        self._by_hand("rollback")
+        self.end("rolled back")
+
+    def _by_hand(self, what: str) -> Callable[[Transaction], Route]:
+        if self._commit is None:
+            message = f"{what} of a transaction that ends when its function does"
+            raise UsageError(message, hint="return to commit, raise kvstore.Abort to roll back")
+        return self._commit
+
+    def end(self, state: State, route: Route | None = None) -> None:
+        """It is over; for whoever runs it."""
+        self._route = route or self.route
+        self._state = state
+        self.reads.close()
 
     @property
     def route(self) -> Route:
-        """How it will run, or ran."""
-        return route_of_writes(tuple(sorted(self.operations)))
+        """How it would be committed now, or was: path, shards, rounds."""
+        if self._route is not None:
+            return self._route
+        return route_of(self.reads.shards, {written.shard for written in self.written.values()})
 
-    def finish(self) -> dict[ShardId, tuple[Operation, ...]]:
-        """End the collecting and return each shard's part. Raises ``Finished`` the second time."""
-        if self._finished:
-            raise Finished("this batch was committed or submitted already")
-        self._finished = True
-        return {shard: tuple(operations) for shard, operations in self.operations.items()}
+    @property
+    def is_open(self) -> bool:
+        """Whether it has neither been committed nor rolled back."""
+        return self._state == "open"
 
-    def __enter__(self) -> Batch:
+    def _check(self) -> None:
+        refuse_nested(self)
+        if self._state != "open":
+            raise Finished(f"this transaction was {self._state}")
+
+    def __enter__(self) -> Transaction:
         return self
 
     def __exit__(
@@ -173,8 +298,68 @@ class Batch:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if self._state != "open":
+            return
         if kind is None:
-            if not self._finished:
-                self._commit(self)
+            self.commit()
         else:
-            self._finished = True
+            self.end("rolled back")
+
+
+class Savepoint:
+    """A place within a transaction."""
+
+    def __init__(self, transaction: Transaction, written: dict[bytes, Written], size: int) -> None:
+        self._transaction = transaction
+        self._written = written
+        self._size = size
+
+    def rollback(self) -> None:
+        """Undo the writes made since. What was read stays read."""
+        self._transaction.restore(self._written, self._size)
+
+    def __enter__(self) -> Savepoint:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None and self._transaction.is_open:
+            self.rollback()
+
+
+def _overlaid(stored: Iterator[Row], own: list[Own], reverse: bool) -> Iterator[Row]:
+    """Keys and encoded values of what is stored under what was written, reading no row ahead."""
+    own.reverse()  # the next one is the last
+    for encoded, cell in stored:
+        while own and own[-1][0] != encoded and (own[-1][0] < encoded) != reverse:
+            yield from _present(own[-1][0], None, own.pop()[1])
+        if own and own[-1][0] == encoded:
+            yield from _present(encoded, cell, own.pop()[1])
+        else:
+            yield encoded, cell[VERSION_BYTES:]
+    while own:
+        yield from _present(own[-1][0], None, own.pop()[1])
+
+
+def _present(encoded: bytes, cell: bytes | None, written: Written) -> Iterator[Row]:
+    payload = fold(_payload_of(cell), written.operations)
+    if payload is not None:
+        yield encoded, payload
+
+
+def _payload_of(cell: bytes | None) -> bytes | None:
+    return None if cell is None else cell[VERSION_BYTES:]
+
+
+def _value(payload: bytes | None) -> Any:
+    return None if payload is None else values.decode(payload)
+
+
+def _size(encoded: bytes, written: Written) -> int:
+    return len(encoded) + sum(
+        len(operation.value) for operation in written.operations if isinstance(operation, Put)
+    )

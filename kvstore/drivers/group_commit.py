@@ -3,9 +3,9 @@
 A caller puts its request into the queue. If no group is under way it leads: it takes what is queued,
 processes it as one group, and wakes whom it answered. Otherwise it sleeps until it is answered, or
 until a leader that leaves hands over to it. Leadership lasts one group, so no caller works for others
-for long. Requests that were submitted without waiting are led by a writer thread, which starts with
-the first of them, and their futures are completed on a thread of its own, so callbacks may use the
-store.
+for long; one whose own request waits for locks at the end of it sleeps like any other. Requests that were
+submitted without waiting are led by a writer thread, which starts with the first of them, and their
+futures are completed on a thread of its own, so callbacks may use the store.
 
 INVARIANTS
     G1  Only the holder of ``_leading`` processes, finishes or wakes.
@@ -16,6 +16,7 @@ INVARIANTS
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -23,10 +24,11 @@ from queue import SimpleQueue
 from typing import Any
 
 from kvstore.drivers.interrupts import MAIN_THREAD, Deferred, uninterrupted
+from kvstore.eris.client import SecondHalf
 from kvstore.eris.messages import Answer
 from kvstore.errors import Closed
 from kvstore.execution.operations import Call, Operation, Token
-from kvstore.types import ShardId
+from kvstore.types import RequestId, ShardId
 
 GROUP_BYTES_MAX = 8 << 20
 GROUP_OPERATIONS_MAX = 2000
@@ -44,15 +46,19 @@ class Pending:
     """One request on its way: what it asks, and then its answer or its error."""
 
     __slots__ = (
+        "aborts",
         "answer",
         "call",
+        "concludes",
         "done",
         "error",
         "future",
         "on_done",
         "operations",
-        
+        "request",
         "route",
+        "second_half",
+        "sent",
         "size",
         "token",
         "wake",
@@ -71,6 +77,13 @@ class Pending:
         self.size = size
         self.weight = weight
         self.call = call
+        self.second_half: SecondHalf | None = None
+        """Of a general transaction, whose ``operations`` are those of its preliminary."""
+        self.concludes: RequestId | None = None
+        """The preliminary that it ends: by writing ``operations``, or without any if ``aborts``."""
+        self.aborts = False
+        self.request: RequestId | None = None
+        """Its id, once it was sent."""
         self.token: Token | None = None
         self.future: Future[Any] | None = None
         self.route: Any = None
@@ -78,8 +91,14 @@ class Pending:
         self.on_done: Callable[[], None] | None = None
         self.answer: Answer | None = None
         self.error: BaseException | None = None
+        self.sent = False
+        """Whether it left the queue: it is answered, or waits for locks, until it is done."""
         self.done = False
         self.wake: threading.Lock | None = None
+
+    @property
+    def is_general(self) -> bool:
+        return self.second_half is not None or self.concludes is not None
 
     def finish(self) -> None:
         """Mark it done; whoever waits for that is still to be woken."""
@@ -89,9 +108,15 @@ class Pending:
 
 
 class GroupCommit:
-    """The queue in front of a cluster. ``process`` answers every request of a group; never raises."""
+    """The queue in front of a cluster.
 
-    def __init__(self, process: Callable[[list[Pending]], None], finish: Callable[[Pending], None]) -> None:
+    ``process`` takes the requests of a group and returns those that are done, of earlier groups too: a
+    request that waits for locks is done later. It never raises.
+    """
+
+    def __init__(
+        self, process: Callable[[list[Pending]], list[Pending]], finish: Callable[[Pending], None]
+    ) -> None:
         self._process = process
         self._finish_future = finish
         self._queue: deque[Pending] = deque()
@@ -108,35 +133,43 @@ class GroupCommit:
 
     # -- callers that wait -------------------------------------------------------------------
 
-    def run(self, pending: Pending) -> None:
-        """Return when the request is done: answered, or failed with ``pending.error``."""
+    def run(self, pending: Pending, deadline: float | None = None) -> bool:
+        """Return when the request is done: answered, or failed with ``pending.error``.
+
+        Returns False when it was sent and is not done at the deadline, by ``time.monotonic``.
+        """
         if self._closed:
             raise Closed("the database was closed")
         queued = self._lead(pending, wait=False)
         if pending.done:
-            return
+            return True
         pending.wake = threading.Lock()
         pending.wake.acquire()
         if not queued:
             self._queue.append(pending)
         try:
-            self._wait(pending, pending.wake)
+            return self._wait(pending, pending.wake, deadline)
         except BaseException:
             self._withdraw(pending)
             raise
 
-    def _wait(self, pending: Pending, wake: threading.Lock) -> None:
+    def _wait(self, pending: Pending, wake: threading.Lock, deadline: float | None) -> bool:
         # After a poke the lock is waited for: whoever poked still holds it for a moment.
-        poked = False
+        poked, nap = False, WAKE_S
         while not pending.done:
-            if not self._lead(None, wait=poked):
-                poked = wake.acquire(timeout=WAKE_S)
+            if deadline is not None and pending.sent:
+                nap = min(WAKE_S, deadline - time.monotonic())
+                if nap <= 0:
+                    return False
+            if not self._lead(None, wait=poked) or pending.sent:
+                poked = wake.acquire(timeout=nap)
+        return True
 
     def _withdraw(self, pending: Pending) -> None:
         """The caller was interrupted while it waited: its request has committed or is taken back."""
         with uninterrupted(), self._leading:
             if not pending.done:
-                pending.finish()  # still queued, because no group is under way: it will be passed over
+                pending.finish()  # no group is under way: it is queued and will be passed over, or is sent
             self._poke_first()
 
     def _lead(self, own: Pending | None, *, wait: bool) -> bool:
@@ -160,13 +193,14 @@ class GroupCommit:
     def _one_group(self) -> None:
         group = self._take()
         if group:
-            if self._ended:
-                for pending in group:
-                    pending.error = Closed("the database was closed")
-            else:
-                self._process(group)
-            self._finish(group)
+            self._finish(self._refuse(group) if self._ended else self._process(group))
         self._poke_first()
+
+    @staticmethod
+    def _refuse(group: list[Pending]) -> list[Pending]:
+        for pending in group:
+            pending.error = Closed("the database was closed")
+        return group
 
     def _take(self) -> list[Pending]:
         queue, group = self._queue, []
@@ -176,12 +210,15 @@ class GroupCommit:
             if not pending.done:
                 size += pending.size
                 weight += pending.weight
+                pending.sent = True
                 group.append(pending)
         return group
 
     def _finish(self, group: list[Pending]) -> None:
         futures = []
         for pending in group:
+            if pending.done:
+                continue  # its caller was interrupted, and is gone
             pending.finish()
             if pending.future is not None:
                 futures.append(pending)
@@ -264,13 +301,26 @@ class GroupCommit:
         with uninterrupted(), self._leading:
             work()
 
-    def close(self) -> None:
-        """Refuse new requests, finish what is queued, and stop the threads."""
+    def without_requests(self, work: Callable[[], list[Pending]]) -> None:
+        """Lead a group that nobody asked for; ``work`` returns the requests that it finished."""
+
+        def lead() -> None:
+            if not self._ended:
+                self._finish(work())
+
+        self.exclusively(lead)
+
+    def close(self, settle: Callable[[], list[Pending]]) -> None:
+        """Refuse new requests, finish what is queued and sent, and stop the threads.
+
+        ``settle`` ends what waits, and returns it.
+        """
         with self._room:
             self._closed = True
             self._room.notify_all()
         while self._queue:
             self.exclusively(self._one_group)
+        self.without_requests(settle)
         self.exclusively(self._end)
         self._submitted.set()
         self._completed.put(None)

@@ -6,18 +6,19 @@ shards costs one fsync, and no commit ever falls between two pieces of a transac
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from kvstore.drivers.log_retention import LogRetention
 from kvstore.eris.effects import Dropped, Effect, ReplicaAddress, Send
+from kvstore.eris.executor import Executor
 from kvstore.eris.failure_coordinator import CoordinatorRecord, decode_record, encode_record
 from kvstore.eris.log import Bodies, TransactionLog
-from kvstore.eris.messages import ReplicaMessage
+from kvstore.eris.messages import ReplicaMessage, Stamped
 from kvstore.eris.replica import Replica
 from kvstore.eris.shard_state import EFFECTS, HOST_TABLE, ShardTables, log_name, table_name
 from kvstore.execution.part import Owns
 from kvstore.ports import Environment, WriteBatch
-from kvstore.types import HostId, ShardId
+from kvstore.types import HostId, ShardId, Slot
 
 COORDINATOR_KEY = b"coordinator"
 MANIFEST_KEY = b"manifest"
@@ -48,10 +49,12 @@ class Host:
         self.dropped: dict[str, int] = {}
         self._bodies = Bodies()
         self._touched: set[ShardId] = set()
+        self.executor = Executor()
         self._table = environment.table(HOST_TABLE)
         self._batch: WriteBatch = environment.begin()
         try:
             self.replicas = [self._load(ShardId(shard), replicas) for shard in range(shards)]
+            self.executor.restore(self._unresolved())
             self._retention = LogRetention(self._table, self.replicas, self._bodies, retention)
         finally:
             self._batch.abort()
@@ -68,8 +71,17 @@ class Host:
             record=record,
             log=TransactionLog(shard, log, effects, self._bodies),
             tables=tables,
+            executor=self.executor,
             owns=self._owns,
         )
+
+    def _unresolved(self) -> Iterator[tuple[Replica, Slot, Stamped]]:
+        """What waited when the host stopped (contracts A6)."""
+        for replica in self.replicas:
+            for slot in replica.record.waiting:
+                stamped = replica.log.read(slot, 1)[0].stamped
+                assert stamped is not None, "nobody waits for a NO-OP"
+                yield replica, slot, stamped
 
     def begin(self) -> None:
         """Open the batch on this thread."""
@@ -100,6 +112,10 @@ class Host:
     def finish(self) -> list[Send]:
         """Write the records of the shards that were touched; the batch is ready to be committed."""
         outbox: list[Send] = []
+        self._touched |= self.executor.touched
+        self.executor.touched.clear()
+        for shard in self._touched:
+            self.replicas[shard].record.waiting = self.executor.waiting(shard)
         self._retention.trim(self._touched)
         for shard in self._touched:
             replica = self.replicas[shard]

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import threading
 from hashlib import blake2b
+from typing import Any
 
-from kvstore import keys
+from kvstore import keys, values
 from kvstore.drivers.readers import Readers
 from kvstore.eris.messages import Answer, encode
 from kvstore.eris.shard_state import EXPIRY, OUTCOMES, table_name
@@ -108,3 +109,15 @@ def digest(request: Call | dict[ShardId, tuple[Operation, ...]]) -> bytes:
     """What tells one request from another: its operations, or a procedure's name and arguments."""
     what = (request.name, request.arguments) if isinstance(request, Call) else sorted(request.items())
     return blake2b(encode(what), digest_size=DIGEST_BYTES).digest()
+
+
+def digest_of_function(what: bytes) -> bytes:
+    """The same, of a function's name and arguments, encoded."""
+    return blake2b(what, digest_size=DIGEST_BYTES).digest()
+
+
+def result_of(answer: Answer, token: Token) -> Any:
+    """What the function returned that the key was used for first."""
+    result = answer.outcomes[token.home].results[0]
+    assert isinstance(result, bytes)
+    return values.decode(result)

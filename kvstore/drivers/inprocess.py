@@ -5,7 +5,10 @@ A group is a handful of steps (contracts A4):
     1. The client sends, the sequencer stamps; every host gets the stamped transactions.
     2. Followers log them in parallel, each on its own thread; the learner logs and executes them on
        the leader's thread.
-    3. After f followers committed, the learner commits; then all replies leave, and the client
+    3. Votes go to the client before the commit, and the second halves that it answers them with go the
+       same way as the first: an uncontended general transaction is one commit (contracts C2). Where there
+       may be such, followers get the group when all of it is known.
+    4. After f followers committed, the learner commits; then all replies leave, and the client
        answers the callers. So whatever the learner's environment shows stands at a quorum.
 
 No message is lost between objects of one process, so the timers that guard against it never fire.
@@ -16,15 +19,25 @@ from __future__ import annotations
 import copy
 import threading
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 
 from kvstore.drivers.follower import Follower
 from kvstore.drivers.group_commit import Pending
 from kvstore.drivers.host import Host
+from kvstore.drivers.leases import Leases
 from kvstore.drivers.recovery import Opened
-from kvstore.eris.client import Client
-from kvstore.eris.effects import GroupAddress, ReplicaAddress, Send
-from kvstore.eris.messages import Answer, ReplicaMessage, Reply, Request, Stamped, SyncReply
+from kvstore.eris.client import Client, Operations
+from kvstore.eris.effects import Effect, GroupAddress, ReplicaAddress, Send
+from kvstore.eris.messages import (
+    Answer,
+    Conclusory,
+    ReplicaMessage,
+    Reply,
+    Request,
+    Stamped,
+    SyncReply,
+)
 from kvstore.eris.sequencer import Sequencer
 from kvstore.errors import Error, Failed, OutcomeUnknown
 from kvstore.types import ClientId, RequestId, ShardId, Timestamp
@@ -33,7 +46,8 @@ from kvstore.types import ClientId, RequestId, ShardId, Timestamp
 class Cluster:
     """One epoch of one store. ``process`` is called by one thread at a time."""
 
-    def __init__(self, opened: Opened) -> None:
+    def __init__(self, opened: Opened, expire: Callable[[], None]) -> None:
+        """``expire`` is called from another thread when ``end_leases`` has something to do."""
         manifest, epoch = opened.found.manifest, opened.record.epoch
         self.opened = opened
         self.learner: Host = opened.learner
@@ -45,6 +59,10 @@ class Cluster:
         self.sequencer = Sequencer(epoch=epoch, shards=manifest.shards, clock=clock)
         self.client = Client(client=ClientId(epoch), replicas=manifest.replicas)
         self._waiting: dict[RequestId, Pending] = {}
+        """Who waits for which answer; over groups, where locks are in the way."""
+        self._effects: list[Effect] = []
+        """What the client asked for and nobody carried out yet."""
+        self.leases = Leases(expire)
         self._changed = threading.Condition()
         self._committed: dict[int, int] = {}
         """Batches each follower has finished, successfully or not."""
@@ -59,27 +77,60 @@ class Cluster:
         others = (host for host in self.opened.hosts.values() if host is not self.learner)
         return [Follower(host, self._report) for host in others]
 
-    def process(self, group: list[Pending]) -> None:
-        """Answer every request of the group, or give it an error. Never raises."""
+    def process(self, group: list[Pending]) -> list[Pending]:
+        """Carry a group out, with what has to be done besides; return all requests that are done now,
+        answered or with an error. Never raises."""
+        if not group and not self._effects:
+            return []
         try:
-            self._process(group)
+            if self.failure is not None:
+                raise Failed(f"the store failed earlier: {self.failure}") from self.failure
+            self._expect(group)
         except Exception as error:
-            for pending in group:
-                if pending.answer is None:
-                    pending.error = _twin(error)
-        self._waiting.clear()
-
-    def _process(self, group: list[Pending]) -> None:
-        if self.failure is not None:
-            raise Failed(f"the store failed earlier: {self.failure}") from self.failure
-        self._expect(group)
+            return _refused(group, error)
         try:
-            outbox = self._commit_group(self._stamp(group))
-            self._answer(outbox)
+            return self._deliver(self._commit_group(group))
         except Exception as error:
             # The roles' memory is ahead of the disk now: they are rebuilt by the next opening (A5).
             self.failure = error
-            raise
+            return self._fail_all(group, error)
+
+    def _fail_all(self, group: list[Pending], error: Exception) -> list[Pending]:
+        """The group failed, and nobody will answer what waits any more."""
+        unknown = OutcomeUnknown(f"the store failed while this waited: {error}")
+        earlier = [pending for pending in self._waiting.values() if pending not in group]
+        self._waiting.clear()
+        return _refused(group, error) + _refused(earlier, unknown)
+
+    def release_dead(self) -> None:
+        """After the opening: end what a dead process left between its halves (section 7)."""
+        dead = self.learner.executor.outstanding()
+        if dead:
+            self._expect([])
+            for stamped in dead:
+                request = stamped.request
+                half = Conclusory(request.client, request.request, commit=False)
+                operations: Operations = dict.fromkeys(request.operations, ())
+                self._effects += self.client.submit(operations, half=half)
+            self._deliver(self._commit_group([]))
+
+    def end_leases(self) -> list[Pending]:
+        """Abort whatever was held for too long; return the requests that are done by it."""
+        self._conclude_for_callers(self.leases.run_out())
+        return self.process([])
+
+    def settle(self) -> list[Pending]:
+        """Before the end: abort whatever callers hold, until nothing waits any more."""
+        done: list[Pending] = []
+        while self.failure is None and (held := self.leases.all()):
+            self._conclude_for_callers(held)
+            done += self.process([])
+        return done
+
+    def _conclude_for_callers(self, held: list[RequestId]) -> None:
+        for preliminary in held:
+            self.leases.end(preliminary)
+            self._effects += self.client.conclude(preliminary)
 
     def _expect(self, group: list[Pending]) -> None:
         """Raise ``DiskFull``, before anything is stamped, where there is no room for the group."""
@@ -94,31 +145,25 @@ class Cluster:
             if follower.failure is None:
                 follower.host.environment.expect(size, records)
 
-    def _stamp(self, group: list[Pending]) -> list[tuple[ShardId, ReplicaMessage]]:
-        inbox: list[tuple[ShardId, ReplicaMessage]] = []
-        client, sequencer = self.client, self.sequencer
+    def _commit_group(self, group: list[Pending]) -> list[Send]:
+        """Return the answers for callers, which may leave now."""
+        answers: list[Send] = []
         for pending in group:
-            request = client.submit(pending.operations, pending.token, pending.call)[0]
-            self._waiting[client.last_request] = pending
-            assert type(request) is Send
-            assert type(request.message) is Request
-            for send in sequencer.handle(request.message, Timestamp(time.time_ns())):
-                assert type(send) is Send
-                assert type(send.to) is GroupAddress
-                assert type(send.message) is Stamped
-                inbox.append((send.to.shard, send.message))
-        return inbox
-
-    def _commit_group(self, inbox: list[tuple[ShardId, ReplicaMessage]]) -> list[Send]:
-        """Steps 2 and 3; return what all hosts sent."""
+            self._effects += self._ask(pending)
+        inbox = self._stamp(answers)
+        may_grow = bool(self.client.parked) or any(pending.is_general for pending in group)
         learner = self.learner
         learner.begin()
-        if self.followers:
+        if not may_grow:
             self._give_followers(inbox)
         try:
-            outbox = learner.handle(inbox) + learner.finish()
-            if self.followers:
-                self._await_quorum()
+            outbox = learner.handle(inbox)
+            if may_grow:
+                outbox += self._second_halves(outbox, inbox, answers)
+            outbox += learner.finish()
+            if may_grow:
+                self._give_followers(inbox)
+            self._await_quorum()
         except Exception as error:
             learner.abort()
             raise self._aborted(error) from error
@@ -127,7 +172,59 @@ class Cluster:
         except OutcomeUnknown:
             self.learner_failed = True
             raise
-        return outbox + self._take_arrived() if self.followers else outbox
+        return answers + self._answer(outbox + self._take_arrived())
+
+    def _ask(self, pending: Pending) -> list[Effect]:
+        """Have the client send what a caller asks for."""
+        client = self.client
+        if pending.concludes is not None:
+            self.leases.end(pending.concludes)
+            self._waiting[pending.concludes] = pending
+            writes = None if pending.aborts else pending.operations
+            return client.conclude(pending.concludes, writes, pending.token)
+        if pending.second_half is not None:
+            effects = client.submit_general(pending.operations, pending.second_half)
+        else:
+            effects = client.submit(pending.operations, pending.token, pending.call)
+        pending.request = client.last_request
+        self._waiting[pending.request] = pending
+        return effects
+
+    def _stamp(self, answers: list[Send]) -> list[tuple[ShardId, ReplicaMessage]]:
+        """Have the sequencer stamp what the client sends; what it sends to callers is for later."""
+        inbox: list[tuple[ShardId, ReplicaMessage]] = []
+        effects, self._effects = self._effects, []
+        for effect in effects:
+            if type(effect) is not Send:
+                continue  # no message is lost, so there is nothing to time
+            if type(effect.message) is Answer:
+                answers.append(effect)
+                continue
+            assert type(effect.message) is Request
+            for send in self.sequencer.handle(effect.message, Timestamp(time.time_ns())):
+                assert type(send) is Send
+                assert type(send.to) is GroupAddress
+                assert type(send.message) is Stamped
+                inbox.append((send.to.shard, send.message))
+        return inbox
+
+    def _second_halves(
+        self, sent: list[Send], inbox: list[tuple[ShardId, ReplicaMessage]], answers: list[Send]
+    ) -> list[Send]:
+        """Step 3: have the client take votes, and the learner what comes of them, until nothing does.
+
+        Adds it to the inbox; returns what the learner sent.
+        """
+        outbox: list[Send] = []
+        while sent:
+            for send in sent:
+                if type(send.message) is Reply:
+                    self._effects += self.client.on_vote(send.message)
+            more = self._stamp(answers)
+            inbox += more
+            sent = self.learner.handle(more)
+            outbox += sent
+        return outbox
 
     def _aborted(self, error: Exception) -> Error:
         """What a group's callers are told when the learner gave up its batch."""
@@ -139,6 +236,8 @@ class Cluster:
     # -- followers ---------------------------------------------------------------------------
 
     def _give_followers(self, inbox: list[tuple[ShardId, ReplicaMessage]]) -> None:
+        if not self.followers:
+            return
         self._given += 1
         later, self._later = self._later, []
         for follower in self.followers:
@@ -155,6 +254,8 @@ class Cluster:
 
     def _await_quorum(self) -> None:
         """Wait until f followers committed this group (A4). Raises ``OutcomeUnknown``."""
+        if not self.followers:
+            return
         needed = self.replicas // 2
         with self._changed:
             while self._successes() < needed:
@@ -183,18 +284,33 @@ class Cluster:
             arrived, self._arrived = self._arrived, []
         return arrived
 
-    def _answer(self, arrived: list[Send]) -> None:
-        client, waiting = self.client, self._waiting
+    def _answer(self, arrived: list[Send]) -> list[Send]:
+        """Give replies to the client; return what it answers."""
+        client = self.client
+        answers: list[Send] = []
         for send in arrived:
             message = send.message
             if type(message) is Reply:
-                for effect in client.handle(message):
-                    if type(effect) is Send:
-                        assert type(effect.message) is Answer
-                        waiting[effect.message.request].answer = effect.message
+                answers += [effect for effect in client.handle(message) if type(effect) is Send]
             elif type(message) is SyncReply:
                 self._later += self._synchronize(message)
-        assert not self.client.outstanding, "every request of a committed group is answered"
+        client.park()
+        return answers
+
+    def _deliver(self, answers: list[Send]) -> list[Pending]:
+        """Hand answers to those who wait for them; one that got votes holds locks for a while."""
+        done: list[Pending] = []
+        for send in answers:
+            answer = send.message
+            assert type(answer) is Answer
+            pending = self._waiting.pop(answer.request, None)
+            if pending is None:
+                continue
+            if pending.second_half is not None and answer.committed is None:
+                self.leases.begin(answer.request)
+            pending.answer = answer
+            done.append(pending)
+        return done
 
     def _synchronize(self, message: SyncReply) -> list[tuple[ShardId, int, ReplicaMessage]]:
         later: list[tuple[ShardId, int, ReplicaMessage]] = []
@@ -252,6 +368,12 @@ class Cluster:
             self.learner.touch_all()
             self.learner.finish()
             self.learner.commit()
+
+
+def _refused(group: list[Pending], error: Exception) -> list[Pending]:
+    for pending in group:
+        pending.error = _twin(error)
+    return group
 
 
 def _twin(error: Exception) -> Exception:

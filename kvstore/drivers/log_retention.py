@@ -93,7 +93,7 @@ class LogRetention:
         return True
 
     def _low_water_marks(self) -> Iterable[Slot]:
-        return (min(replica.record.stable, replica.record.executed) for replica in self._replicas)
+        return (min(replica.record.stable, replica.record.resolved_end) for replica in self._replicas)
 
     def _cut_chunk(self, touched: set[ShardId], left: int) -> None:
         for replica in reversed(self._replicas):

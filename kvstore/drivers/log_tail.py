@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from kvstore.drivers.log_retention import kept_after
 from kvstore.eris.log import Changes, decode_changes, effects_key, read_body, reference_in
-from kvstore.eris.messages import Stamped
+from kvstore.eris.messages import Conclusory, Stamped
 from kvstore.eris.shard_state import (
     EFFECTS,
     HOST_TABLE,
@@ -69,7 +69,7 @@ def log_record(view: View, shard: ShardId, slot: Slot) -> bytes:
 
 def executed(view: View, shards: int) -> Position:
     """The end of what this view shows."""
-    return [shard_record(view, ShardId(shard)).executed for shard in range(shards)]
+    return [shard_record(view, ShardId(shard)).resolved_end for shard in range(shards)]
 
 
 def oldest(view: View, shards: int) -> Position:
@@ -108,7 +108,7 @@ class _ShardTail:
         self._position = position
         self._heads = heads
         record = shard_record(view, shard)
-        self._end = record.executed
+        self._end = record.resolved_end
         self._log = view.log(log_name(shard), record.head)
         self._effects = view.table(table_name(shard, EFFECTS))
         self._records: deque[tuple[Slot, bytes]] = deque()
@@ -150,8 +150,13 @@ class _ShardTail:
         self._heads.pop(place, None)
         self._position[self.shard] = slot
         kept = self._kept_effects(slot)
-        operations = stamped.request.operations[self.shard]
-        changes = plain_effects(operations) if kept is None else decode_changes(kept)
+        request = stamped.request
+        if kept is not None:
+            changes = decode_changes(kept)
+        elif type(request.half) is Conclusory:
+            changes = {}  # what it wrote stands in the slot of its preliminary (contracts A1)
+        else:
+            changes = plain_effects(request.operations[self.shard])
         return Piece(self.shard, slot, changes)
 
     def _kept_effects(self, slot: Slot) -> bytes | None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from kvstore.errors import Closed, Error, LimitExceeded, SnapshotExpired
-from kvstore.execution.procedures import refuse_nested
+from kvstore.execution.nesting import refuse_nested
 from kvstore.ports import Environment, View
 
 EXPIRED = "expired"

@@ -61,7 +61,7 @@ def _writing(store: WritingStore) -> dict[str, Any]:
         str(replica.address.shard): {
             "first": int(replica.log.first),
             "last": int(replica.last_slot),
-            "executed": int(replica.record.executed),
+            "executed": int(replica.record.resolved_end),
         }
         for replica in cluster.learner.replicas
     }

@@ -26,7 +26,7 @@ from kvstore.drivers.recovery import open_for_writing
 from kvstore.eris.failure_coordinator import CoordinatorRecord, decode_record
 from kvstore.eris.shard_state import HOST_TABLE
 from kvstore.errors import AlreadyOpen, Corrupt, Damage, Error, Failed, Forked, UsageError
-from kvstore.execution.procedures import refuse_nested
+from kvstore.execution.nesting import refuse_nested
 from kvstore.ports import Environment
 
 LOOKS_AT_LEARNER, LOOK_AGAIN_S = 50, 0.02
@@ -214,7 +214,12 @@ class WritingStore(Store):
         self.repaired = opened.found.repaired
         for sentence in self.repaired:
             _log.warning("%s: %s", home.path, sentence)
-        self.cluster = Cluster(opened)
+        self.cluster = Cluster(opened, self._end_leases)
+        try:
+            self.cluster.release_dead()
+        except BaseException:
+            self.cluster.close()
+            raise
         self.readers = Readers(opened.learner.environment)
         self.idempotency = Idempotency(self.readers)
         self.commits = GroupCommit(self._process, finish)
@@ -231,28 +236,39 @@ class WritingStore(Store):
     def environments(self) -> dict[int, Environment]:  # type: ignore[override]  # a failed host may go
         return {number: host.environment for number, host in self.cluster.opened.hosts.items()}
 
-    def run(self, pending: Pending) -> None:
-        """Process one request and return its answer in ``pending``, or raise its error."""
+    def run(self, pending: Pending, deadline: float | None = None) -> bool:
+        """Process one request and return its answer in ``pending``, or raise its error.
+
+        Returns False when it was sent and still waits for locks at the deadline (``time.monotonic``).
+        """
         if self.forked:
             self.readers.check()
-        self.commits.run(pending)
+        done = self.commits.run(pending, deadline)
         if pending.error is not None:
             raise pending.error
+        return done
 
     def submit(self, pending: Pending) -> None:
         if self.forked:
             self.readers.check()
         self.commits.submit(pending)
 
-    def _process(self, group: list[Pending]) -> None:
+    def _process(self, group: list[Pending]) -> list[Pending]:
+        return self._after(self.cluster.process(group))
+
+    def _end_leases(self) -> None:
+        self.commits.without_requests(lambda: self._after(self.cluster.end_leases()))
+
+    def _after(self, done: list[Pending]) -> list[Pending]:
+        """What every group is followed by, before its callers are woken."""
         cluster = self.cluster
-        cluster.process(group)
         self._dirty = True
         if cluster.learner_failed:
             failure = cluster.failure
             self.readers.refuse(lambda: Failed(f"the store failed: {failure}"))
         self.readers.expire()
         self.commits_seen.announce()
+        return done
 
     def _start_syncer(self, seconds: float) -> None:
         # Holds the store weakly, so that one that was forgotten can be collected and closed.
@@ -283,7 +299,7 @@ class WritingStore(Store):
         self._stop_syncing.set()
         if self._syncer is not None:
             self._syncer.join()
-        self.commits.close()
+        self.commits.close(self.cluster.settle)
         self.readers.close()
         self.commits_seen.announce()
         self.cluster.close()

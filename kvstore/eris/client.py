@@ -4,31 +4,54 @@ A shard has answered when f+1 of its replicas replied with *equal* epoch, view a
 designated learner of that view is among them (Eris, SOSP 2017, section 6.2). The learner's outcome
 is the shard's answer; the transaction is answered when all its participants are.
 
+Of a general transaction the client leads both halves (section 7; contracts C2). When every participant
+voted that all is as it was read, the Commit follows at once, and carries the writes. Otherwise either an
+Abort follows, or the votes are answered and the caller says later how it ends: the locks wait for that.
+
 INVARIANTS
-    C1  A request is never given up: its id is answered or outstanding, for ever (eris.md, 2.4).
-    C2  ``answered`` of a request names only ids whose answers went to the caller.
+    C1  A request is never given up: its id is answered or outstanding, for ever (eris.md, 2.4). A
+        preliminary is outstanding until it is concluded.
+    C2  What a request says is ``answered`` names only ids whose answers went to the caller.
     C3  The "retry" timer is armed exactly while requests are outstanding.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import chain
+from typing import NamedTuple
 
+from kvstore.eris.client_window import IdRange
 from kvstore.eris.effects import CALLER, SEQUENCER, CancelTimer, Effect, Send, SetTimer
-from kvstore.eris.messages import Answer, Reply, Request
+from kvstore.eris.messages import Answer, Conclusory, Preliminary, Reply, Request
 from kvstore.execution.operations import Call, Operation, Outcome, Token
 from kvstore.types import ClientId, RequestId, ShardId, Slot, Timestamp
 
 RETRY_MS = 100
 """How long replies may take before the request is sent again, under a new stamp."""
+UNANSWERED_RANGES_MAX = 16
+"""Ranges of ids a request carries; more are joined, which only makes windows larger."""
 NONE_YET = RequestId(0)
 _ARM, _DISARM = SetTimer("retry", RETRY_MS), CancelTimer("retry")
+
+Operations = dict[ShardId, tuple[Operation, ...]]
+
+
+class SecondHalf(NamedTuple):
+    """What a general transaction is to do when it has its locks and nothing has changed.
+
+    ``keeps_locks``: if something has, the caller gets the votes and concludes; else it is aborted.
+    """
+
+    writes: Operations
+    token: Token | None = None
+    keeps_locks: bool = False
 
 
 class Outstanding:
     """A request and the replies to it so far."""
 
-    __slots__ = ("outcomes", "replies", "request", "slots")
+    __slots__ = ("concluded_by", "concludes", "outcomes", "replies", "request", "second_half", "slots")
 
     def __init__(self, request: Request) -> None:
         self.request = request
@@ -36,6 +59,15 @@ class Outstanding:
         """Replies of shards without a quorum yet; a shard of one replica never has any."""
         self.slots: dict[ShardId, Slot] = {}
         self.outcomes: dict[ShardId, Outcome] = {}
+        self.second_half: SecondHalf | None = None
+        """Of a preliminary."""
+        self.concluded_by: RequestId | None = None
+        """Of a preliminary whose conclusory is under way."""
+        self.concludes: RequestId | None = None
+        """Of a conclusory of this client's own."""
+
+    def is_complete(self) -> bool:
+        return len(self.slots) == len(self.request.operations)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -45,40 +77,136 @@ class Client:
     client: ClientId
     replicas: int
     outstanding: dict[RequestId, Outstanding] = field(default_factory=dict)
+    parked: dict[RequestId, Outstanding] = field(default_factory=dict)
+    """Those outstanding for long: they wait for locks, or for their caller. All are older than the rest."""
     last_request: RequestId = NONE_YET
+    _unanswered: tuple[IdRange, ...] | None = ()
+    """Ranges that cover the parked ids; None when they are to be found anew."""
 
     def submit(
         self,
-        operations: dict[ShardId, tuple[Operation, ...]],
+        operations: Operations,
         token: Token | None = None,
         call: Call | None = None,
+        half: Preliminary | Conclusory | None = None,
     ) -> list[Effect]:
         """Send a new request; its id is ``last_request`` afterwards."""
         first = not self.outstanding
         answered = self.last_request if first else RequestId(next(iter(self.outstanding)) - 1)
         self.last_request = number = RequestId(self.last_request + 1)
-        request = Request(self.client, number, answered, operations, Timestamp(0), token, call)
+        unanswered = self._unanswered
+        if unanswered is None:
+            unanswered = self._unanswered = _ranges(self.parked)
+        request = Request(
+            self.client, number, answered, operations, Timestamp(0), token, call, unanswered, half
+        )
         self.outstanding[number] = Outstanding(request)
         send = Send(SEQUENCER, request)
-        return [send, _ARM] if first else [send]
+        return [send, _ARM] if first and not self.parked else [send]
+
+    def submit_general(self, operations: Operations, second_half: SecondHalf) -> list[Effect]:
+        """Send a preliminary, which names what is read and what may be written.
+
+        The participants of both halves are the same: ``operations`` and ``writes`` have equal shards.
+        """
+        effects = self.submit(operations, half=Preliminary())
+        self.outstanding[self.last_request].second_half = second_half
+        return effects
+
+    def conclude(
+        self,
+        preliminary: RequestId,
+        writes: Operations | None = None,
+        token: Token | None = None,
+    ) -> list[Effect]:
+        """End a general transaction whose votes were answered: commit these writes, or abort it (None).
+
+        One that was ended meanwhile is answered as aborted.
+        """
+        found = self._find(preliminary)
+        if found is None or found.concluded_by is not None:
+            return [Send(CALLER, Answer(preliminary, {}, {}, committed=False))]
+        nothing: Operations = dict.fromkeys(found.request.operations, ())
+        operations = nothing if writes is None else writes
+        assert operations.keys() == found.request.operations.keys(), "both halves have equal participants"
+        half = Conclusory(self.client, preliminary, writes is not None)
+        effects = self.submit(operations, token, half=half)
+        found.concluded_by = self.last_request
+        self.outstanding[self.last_request].concludes = preliminary
+        return effects
+
+    def park(self) -> None:
+        """What is outstanding now takes long: later requests name it apart, so windows stay small."""
+        if self.outstanding:
+            self.parked.update(self.outstanding)
+            self.outstanding.clear()
+            self._unanswered = None
+
+    def _find(self, number: RequestId) -> Outstanding | None:
+        return self.outstanding.get(number) or self.parked.get(number)
 
     def handle(self, reply: Reply) -> list[Effect]:
-        """Count the reply; when it was the last one needed, answer the caller."""
-        number, shard = reply.request, reply.shard
-        waiting = self.outstanding.get(number)
-        if waiting is None or reply.client != self.client or shard in waiting.slots:
+        """Count the reply; when it was the last one needed, go on or answer the caller."""
+        waiting = self._find(reply.request)
+        if waiting is None or reply.client != self.client or reply.shard in waiting.slots:
             return []
         outcome = reply.outcome if self.replicas == 1 else self._quorum_outcome(waiting, reply)
-        if outcome is None:
+        return [] if outcome is None else self._take(waiting, reply, outcome)
+
+    def on_vote(self, reply: Reply) -> list[Effect]:
+        """Take the learner's word for its shard's vote, before the commit that both halves share.
+
+        For a driver that commits both halves in one batch: then they stand at a quorum together, or the
+        client never was (contracts C2). Other replies are left for ``handle``.
+        """
+        waiting = self._find(reply.request)
+        if waiting is None or waiting.second_half is None or reply.client != self.client:
             return []
-        slots, outcomes = waiting.slots, waiting.outcomes
-        slots[shard] = reply.slot
-        outcomes[shard] = outcome
-        if len(slots) < len(waiting.request.operations):
+        if reply.outcome is None or reply.shard in waiting.slots:
             return []
-        del self.outstanding[number]
-        answer = Send(CALLER, Answer(number, slots, outcomes))
-        return [answer] if self.outstanding else [answer, _DISARM]
+        return self._take(waiting, reply, reply.outcome)
+
+    def _take(self, waiting: Outstanding, reply: Reply, outcome: Outcome) -> list[Effect]:
+        waiting.slots[reply.shard] = reply.slot
+        waiting.outcomes[reply.shard] = outcome
+        if not waiting.is_complete():
+            return []
+        if waiting.second_half is not None:
+            return self._on_votes(waiting, waiting.second_half)
+        if waiting.concludes is not None:
+            return self._on_concluded(waiting, waiting.concludes)
+        return self._answer(reply.request, Answer(reply.request, waiting.slots, waiting.outcomes))
+
+    def _on_votes(self, waiting: Outstanding, second_half: SecondHalf) -> list[Effect]:
+        """All participants voted, and hold the locks."""
+        if waiting.concluded_by is not None:
+            return []
+        number = waiting.request.request
+        if not any(vote.refused for vote in waiting.outcomes.values()):
+            return self.conclude(number, second_half.writes, second_half.token)
+        if second_half.keeps_locks:
+            return [Send(CALLER, Answer(number, waiting.slots, waiting.outcomes))]
+        return self.conclude(number)
+
+    def _on_concluded(self, waiting: Outstanding, preliminary: RequestId) -> list[Effect]:
+        half = waiting.request.half
+        assert type(half) is Conclusory
+        won = not any(outcome.refused for outcome in waiting.outcomes.values())
+        locked = self._forget(preliminary)
+        committed = half.commit if won else not half.commit
+        answer = Answer(preliminary, locked.slots, locked.outcomes, committed)
+        return self._answer(waiting.request.request, answer)
+
+    def _answer(self, number: RequestId, answer: Answer) -> list[Effect]:
+        self._forget(number)
+        send = Send(CALLER, answer)
+        return [send] if self.outstanding or self.parked else [send, _DISARM]
+
+    def _forget(self, number: RequestId) -> Outstanding:
+        if number in self.outstanding:
+            return self.outstanding.pop(number)
+        self._unanswered = None
+        return self.parked.pop(number)
 
     def _quorum_outcome(self, waiting: Outstanding, reply: Reply) -> Outcome | None:
         """The learner's outcome, if this reply completed a view-consistent quorum of its shard."""
@@ -98,7 +226,20 @@ class Client:
         return learner.outcome
 
     def on_timer(self, name: str) -> list[Effect]:
-        """Replies are late: send everything outstanding again. The stamps will be new."""
+        """Replies are late: send everything unanswered again. The stamps will be new."""
         assert name == "retry", name
-        resent: list[Effect] = [Send(SEQUENCER, waiting.request) for waiting in self.outstanding.values()]
-        return [*resent, _ARM] if resent else []
+        all_outstanding = chain(self.parked.values(), self.outstanding.values())
+        unanswered = [waiting for waiting in all_outstanding if not waiting.is_complete()]
+        resent: list[Effect] = [Send(SEQUENCER, waiting.request) for waiting in unanswered]
+        return [*resent, _ARM] if self.outstanding or self.parked else []
+
+
+def _ranges(parked: dict[RequestId, Outstanding]) -> tuple[IdRange, ...]:
+    """Few ranges that cover all these ids; they come in order, mostly."""
+    ranges: list[IdRange] = []
+    for number in sorted(parked):
+        if ranges and (number == ranges[-1][1] + 1 or len(ranges) == UNANSWERED_RANGES_MAX):
+            ranges[-1] = ranges[-1][0], number
+        else:
+            ranges.append((number, number))
+    return tuple(ranges)

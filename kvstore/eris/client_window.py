@@ -1,17 +1,23 @@
 """At most once: what a shard remembers of a client's requests (contracts C4; Eris, section 6.1).
 
 A client has many requests outstanding, so one "latest" cell is not enough: the window keeps the
-outcome of every request the client has not yet seen answered, and nothing of those it has.
+outcome of every request the client has not yet seen answered, and nothing of those it has. A general
+transaction counts as answered when it is concluded; until then a tombstone says how, so that the half
+that comes late finds the first one's decision, and a late copy of the preliminary locks nothing.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
 from kvstore.execution.operations import Outcome
 from kvstore.types import RequestId
+
+Kept = TypeVar("Kept")
+IdRange = tuple[RequestId, RequestId]
+"""From the first id to the last, both included."""
 
 
 class Answered:
@@ -24,23 +30,54 @@ ANSWERED: Final = Answered()
 class ClientWindow(msgspec.Struct, array_like=True):
     """One client's requests at one shard.
 
-    INVARIANT W1: every id in ``outcomes`` is above ``answered``.
+    ``answered``, ``unanswered``: the latest word of the client: it has the answers of all ids up to
+    ``answered``, except those in the ranges ``unanswered``. ``newest``: the highest id executed.
+
+    INVARIANT W1: no id in ``outcomes`` or ``tombstones`` is answered.
     """
 
     answered: RequestId = RequestId(0)
     outcomes: dict[RequestId, Outcome] = msgspec.field(default_factory=dict)
+    unanswered: tuple[IdRange, ...] = ()
+    newest: RequestId = RequestId(0)
+    tombstones: dict[RequestId, bool] = msgspec.field(default_factory=dict)
+    """Whether a general transaction was committed, by the id of its preliminary."""
 
     def outcome_of(self, request: RequestId) -> Outcome | Answered | None:
         """The outcome of a request executed before; ANSWERED if long ago; None if it is new."""
-        if request <= self.answered:
+        if self._is_answered(request):
             return ANSWERED
         return self.outcomes.get(request)
 
-    def record(self, request: RequestId, answered: RequestId, outcome: Outcome) -> None:
+    def _is_answered(self, request: RequestId) -> bool:
+        if request > self.answered:
+            return False
+        return not any(first <= request <= last for first, last in self.unanswered)
+
+    def record(
+        self,
+        request: RequestId,
+        answered: RequestId,
+        outcome: Outcome,
+        unanswered: tuple[IdRange, ...] = (),
+    ) -> None:
         """Remember an executed request, and forget those the client has the answers of."""
-        if answered > self.answered:
-            self.answered = answered
+        newer = request > self.newest
+        if newer:
+            self.newest = request
+        if answered > self.answered or (newer and answered == self.answered != 0):
+            self.answered, self.unanswered = answered, unanswered
             if self.outcomes:
-                kept = {number: kept for number, kept in self.outcomes.items() if number > answered}
-                self.outcomes = kept
+                self.outcomes = self._kept(self.outcomes)
+            if self.tombstones:
+                self.tombstones = self._kept(self.tombstones)
         self.outcomes[request] = outcome
+
+    def _kept(self, memory: dict[RequestId, Kept]) -> dict[RequestId, Kept]:
+        return {number: kept for number, kept in memory.items() if not self._is_answered(number)}
+
+    def conclude(self, preliminary: RequestId, vote: Outcome, *, committed: bool) -> None:
+        """Remember how a general transaction ended, unless the client knows."""
+        if not self._is_answered(preliminary):
+            self.outcomes[preliminary] = vote
+            self.tombstones[preliminary] = committed

@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from kvstore.eris.client_window import IdRange
 from kvstore.execution.operations import Call, Operation, Outcome, Token
 from kvstore.types import (
     ClientId,
@@ -42,12 +43,27 @@ class MultiStamp(msgspec.Struct, frozen=True, array_like=True, gc=False):
         return [TransactionId(self.epoch, shard, number) for shard, number in self.numbers.items()]
 
 
+class Preliminary(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
+    """The first half of a general transaction: lock all that is named, and say whether it is as it was
+    read (section 7; contracts C2). Its id is the client's and the request's."""
+
+
+class Conclusory(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
+    """The second half: write, or do not, and let go of the locks of this preliminary. Anybody may send
+    one; the first in the order wins."""
+
+    client: ClientId
+    preliminary: RequestId
+    commit: bool
+
+
 class Request(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
     """Client -> sequencer: order this transaction at every shard it touches.
 
-    ``answered``: the client has the answers of all its requests up to this one (contracts C4).
-    ``operations``: each participant's part, by shard. ``after``: the greatest time the sender has
-    seen (contracts D1). ``call``: the stored procedure that the shards it names run instead.
+    ``answered``: the client has the answers of all its requests up to this one, but for those in the
+    ranges ``unanswered`` (contracts C4). ``operations``: each participant's part, by shard. ``after``:
+    the greatest time the sender has seen (contracts D1). ``call``: the stored procedure that the shards
+    it names run instead. ``half``: of a general transaction; None for an independent one.
     """
 
     client: ClientId
@@ -57,6 +73,8 @@ class Request(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
     after: Timestamp = Timestamp(0)
     token: Token | None = None
     call: Call | None = None
+    unanswered: tuple[IdRange, ...] = ()
+    half: Preliminary | Conclusory | None = None
 
 
 class Stamped(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
@@ -80,11 +98,16 @@ class Reply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
-    """Client -> the user's thread: every participant has a quorum."""
+    """Client -> the user's thread: every participant has a quorum.
+
+    ``committed``: of a general transaction, whether it was; None while it is not concluded, and then
+    ``outcomes`` are the votes. Its slots are those of its preliminary (contracts A1).
+    """
 
     request: RequestId
     slots: dict[ShardId, Slot]
     outcomes: dict[ShardId, Outcome]
+    committed: bool | None = None
 
 
 class SyncReply(msgspec.Struct, frozen=True, array_like=True, tag=5):

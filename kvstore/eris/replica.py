@@ -1,9 +1,9 @@
 """A replica of one shard: the normal case (Eris, SOSP 2017, section 6.2).
 
 It appends stamped transactions in the order of their numbers. The designated learner, replica
-``view % n``, executes each at once and answers with the outcome; the others log, acknowledge, and
-execute what the learner says a quorum holds (section 6.6, ``synchronization.py``). Crossing into
-a new epoch is in ``epoch_change.py``.
+``view % n``, has each executed at once (``executor.py``) and answers with the outcome; the others log,
+acknowledge, and execute what the learner says a quorum holds (section 6.6, ``synchronization.py``).
+Crossing into a new epoch is in ``epoch_change.py``.
 
 INVARIANTS
     R1  Slot ``base + k`` holds exactly the transaction with number k of the current epoch, or NO-OP.
@@ -20,11 +20,13 @@ from typing import assert_never
 from kvstore.eris import epoch_change, synchronization
 from kvstore.eris.client_window import Answered, ClientWindow
 from kvstore.eris.effects import ClientAddress, Dropped, Effect, ReplicaAddress, Send
+from kvstore.eris.executor import Executor
 from kvstore.eris.log import READ_MAX, TransactionLog
 from kvstore.eris.messages import (
     EpochChange,
     ReplicaMessage,
     Reply,
+    Request,
     Stamped,
     StartEpoch,
     SyncCommit,
@@ -33,9 +35,10 @@ from kvstore.eris.messages import (
 from kvstore.eris.shard_state import ShardRecord, ShardTables, Status
 from kvstore.execution import procedures
 from kvstore.execution.execute import Executed, apply, execute
-from kvstore.execution.operations import Call, Expire, Outcome, Token
+from kvstore.execution.operations import Call, Check, CheckRange, Expire, Outcome, Token
 from kvstore.execution.outcomes import OutcomeRecord, expire, remember
 from kvstore.execution.part import Owns
+from kvstore.execution.validation import execute_validated
 from kvstore.types import Slot
 
 
@@ -49,6 +52,8 @@ class Replica:
     """The durable state that is not in log or tables; written by ``save`` once per batch."""
     log: TransactionLog
     tables: ShardTables
+    executor: Executor
+    """Shared by all replicas of the host."""
     owns: Owns
     """Which keys belong to which shard, for procedures."""
     status: Status = Status.NORMAL
@@ -60,6 +65,7 @@ class Replica:
     def __post_init__(self) -> None:
         self.last_slot = self.log.last
         self.is_learner = self.record.view % self.replicas == self.address.replica
+        self.executor.replicas[self.address.shard] = self
         if self.record.epoch != self.record.last_normal_epoch:
             self.status = Status.EPOCH_CHANGE  # it crashed between EPOCH-CHANGE and START-EPOCH
 
@@ -102,12 +108,10 @@ class Replica:
             return [Dropped(stamped, self._ignore_reason(stamped))]
         assert stamp.clock > record.clock, "R3"
         slot = self.append(stamped)
-        outcome = self.execute_next(stamped) if self.is_learner else None
-        if isinstance(outcome, Answered):
-            return []
-        request = stamped.request
-        client, request_id = request.client, request.request
-        reply = Reply(client, request_id, shard, replica, record.epoch, record.view, slot, outcome)
+        if self.is_learner:
+            return self.executor.arrive(self, slot, stamped)
+        client, request = stamped.request.client, stamped.request.request
+        reply = Reply(client, request, shard, replica, record.epoch, record.view, slot)
         return [Send(ClientAddress(client), reply)]
 
     def _ignore_reason(self, stamped: Stamped) -> str:
@@ -132,52 +136,64 @@ class Replica:
 
     def execute_up_to(self, slot: Slot) -> None:
         """Execute the logged slots above ``executed``, up to and including ``slot``."""
-        while self.record.executed < slot:
-            first = Slot(self.record.executed + 1)
-            for entry in self.log.read(first, min(READ_MAX, slot - self.record.executed)):
-                self.execute_next(entry.stamped)
+        record = self.record
+        while record.executed < slot:
+            first = Slot(record.executed + 1)
+            for entry in self.log.read(first, min(READ_MAX, slot - record.executed)):
+                self.executor.arrive(self, entry.slot, entry.stamped)
 
-    def execute_next(self, stamped: Stamped | None) -> Outcome | Answered | None:
-        """Execute the slot after ``executed``; a copy of an executed request only finds its outcome."""
-        self.record.executed = slot = Slot(self.record.executed + 1)
-        assert slot <= self.last_slot, "R2"
-        if stamped is None:
-            return None
-        request = stamped.request
+    def known_outcome(self, request: Request) -> Outcome | Answered | None:
+        """What became of a request that was executed here before."""
         window = self.record.windows.get(request.client)
-        if window is None:
-            window = self.record.windows[request.client] = ClientWindow()
-        known = window.outcome_of(request.request)
-        if known is not None:
-            self.log.note_effects(slot, {})
-            return known
-        outcome = self._run(stamped, slot)
-        window.record(request.request, request.answered, outcome)
-        return outcome
+        return None if window is None else window.outcome_of(request.request)
 
-    def _run(self, stamped: Stamped, slot: Slot) -> Outcome:
+    def execute(self, stamped: Stamped, slot: Slot) -> Outcome:
+        """Carry out this shard's part of an independent transaction."""
         request, state = stamped.request, self.tables.state
         operations = request.operations[self.address.shard]
         if request.call is not None and self.address.shard in request.call.keys:
             effects, outcome, plain = self._run_procedure(request.call, stamped, slot)
+        elif operations and type(operations[0]) in (Check, CheckRange):
+            effects, outcome, plain = execute_validated(operations, state, slot)
         else:
             effects, outcome, plain = execute(operations, state, slot)
         apply(effects, state)
         if not plain:
             self.log.note_effects(slot, effects)
-        if request.token is not None:
-            self._remember(request.token, stamped, slot, outcome)
         if operations and type(operations[0]) is Expire:
             expire(operations[0].before, outcomes=self.tables.outcomes, expiry=self.tables.expiry)
+        self.remember(stamped, slot, outcome)
         return outcome
 
     def _run_procedure(self, call: Call, stamped: Stamped, slot: Slot) -> Executed:
         shard, time = self.address.shard, stamped.stamp.clock
         return procedures.run(call, self.tables.state, slot, shard=shard, time=time, owns=self.owns)
 
-    def _remember(self, token: Token, stamped: Stamped, slot: Slot, outcome: Outcome) -> None:
+    def remember(self, stamped: Stamped, slot: Slot, outcome: Outcome) -> None:
+        """Keep the outcome for copies of the request, and for its idempotency key (contracts C4)."""
+        request = stamped.request
+        window = self.record.windows.get(request.client)
+        if window is None:
+            window = self.record.windows[request.client] = ClientWindow()
+        window.record(request.request, request.answered, outcome, request.unanswered)
+        token = request.token
+        if token is not None and not (token.result and outcome.refused):  # then the function runs again
+            self._remember_token(token, stamped, slot, outcome)
+
+    def _remember_token(self, token: Token, stamped: Stamped, slot: Slot, outcome: Outcome) -> None:
+        at_home = token.home == self.address.shard
+        if at_home and token.result:
+            outcome = Outcome(results=(token.result,))
         participants = tuple(stamped.request.operations)
         memory = OutcomeRecord(slot, outcome, stamped.stamp.clock, token.digest, participants)
-        at_home = token.home == self.address.shard
         tables = self.tables
         remember(token, memory, at_home=at_home, outcomes=tables.outcomes, expiry=tables.expiry)
+
+    def reply(self, request: Request, slot: Slot, outcome: Outcome | Answered) -> list[Effect]:
+        """The learner's reply; a follower replied when it logged the transaction."""
+        if not self.is_learner or isinstance(outcome, Answered):
+            return []
+        record, (shard, replica) = self.record, self.address
+        client, number = request.client, request.request
+        reply = Reply(client, number, shard, replica, record.epoch, record.view, slot, outcome)
+        return [Send(ClientAddress(client), reply)]

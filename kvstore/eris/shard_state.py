@@ -57,10 +57,12 @@ class ShardRecord(msgspec.Struct, array_like=True):
     view                its learner is replica view % n
     base                last slot before the epoch: slot = base + number
     stable              up to here the log is known to be at a quorum and never changes
-    executed            the resolved end: every slot up to here is executed
+    executed            every slot up to here is executed, or is one of those that wait
     clock               time of the last stamped slot
     head                where the log begins and ends, kept outside the data it covers (B4)
     windows             outcomes of requests not yet known to be answered, by client
+    waiting             slots up to ``executed`` that are not resolved: preliminaries without their
+                        second half, and what waits for their locks; in order
     """
 
     epoch: Epoch = Epoch(0)
@@ -72,6 +74,12 @@ class ShardRecord(msgspec.Struct, array_like=True):
     clock: Timestamp = Timestamp(0)
     head: Head = EMPTY_LOG
     windows: dict[ClientId, ClientWindow] = msgspec.field(default_factory=dict)
+    waiting: tuple[Slot, ...] = ()
+
+    @property
+    def resolved_end(self) -> Slot:
+        """Up to here all slots are resolved: the frontier of contracts A1."""
+        return Slot(self.waiting[0] - 1) if self.waiting else self.executed
 
 
 encode_record = msgspec.msgpack.Encoder().encode

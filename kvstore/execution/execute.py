@@ -8,12 +8,24 @@ INVARIANTS
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple, Protocol, assert_never
 
 from kvstore import values
-from kvstore.errors import LimitExceeded
-from kvstore.execution.operations import DONE, REFUSED, Add, Delete, Expire, Operation, Outcome, Put, PutIf
+from kvstore.execution.numbers import add_numbers, is_number
+from kvstore.execution.operations import (
+    DONE,
+    REFUSED,
+    Add,
+    Check,
+    CheckRange,
+    Delete,
+    Expire,
+    Operation,
+    Outcome,
+    Put,
+    PutIf,
+    Reserve,
+)
 from kvstore.types import Slot
 
 VERSION_BYTES = 8
@@ -32,15 +44,20 @@ class Executed(NamedTuple):
     """Whether the operations alone tell the effects, so that the log need not keep these (A7)."""
 
 
-class Table(Protocol):
-    """What execution needs of a table."""
+class ReadableTable(Protocol):
+    """What execution reads of a table."""
 
     def get(self, key: bytes) -> bytes | None: ...
+
+
+class Table(ReadableTable, Protocol):
+    """What execution needs of a table."""
+
     def put(self, key: bytes, value: bytes) -> None: ...
     def delete(self, key: bytes) -> None: ...
 
 
-def execute(operations: tuple[Operation, ...], table: Table, slot: Slot) -> Executed:
+def execute(operations: tuple[Operation, ...], table: ReadableTable, slot: Slot) -> Executed:
     """Return what the operations would change, and their outcome. The table is only read."""
     staged: Effects = {}
     results: list[bytes | bool] = []
@@ -65,14 +82,14 @@ def execute(operations: tuple[Operation, ...], table: Table, slot: Slot) -> Exec
                 if cell_version(_cell(key, staged, table)) != expected:
                     return Executed({}, REFUSED, plain)
                 staged[key] = version + value
-            case Put() | Expire():
-                pass  # Put: above; Expire: about outcomes, see outcomes.py
+            case Put() | Expire() | Check() | CheckRange() | Reserve():
+                pass  # Put: above; Expire: see outcomes.py; the others: see validation.py
             case _:
                 assert_never(operation)
     return Executed(staged, Outcome(results=tuple(results)) if results else DONE, plain)
 
 
-def _delete(key: bytes, staged: Effects, table: Table) -> bool:
+def _delete(key: bytes, staged: Effects, table: ReadableTable) -> bool:
     """Stage it where it changes something; return whether it does."""
     if table.get(key) is None:
         staged.pop(key, None)
@@ -117,13 +134,21 @@ def cell_value(cell: bytes) -> Any:
     return values.decode(cell[VERSION_BYTES:])
 
 
-def is_number(value: object) -> bool:
-    """Whether ``add`` works on it: an int or a float; a bool is not a number here."""
-    return type(value) in (int, float)
-
-
-def _cell(key: bytes, staged: Effects, table: Table) -> bytes | None:
+def _cell(key: bytes, staged: Effects, table: ReadableTable) -> bytes | None:
     return staged[key] if key in staged else table.get(key)
+
+
+def fold(payload: bytes | None, operations: tuple[Operation, ...]) -> bytes | None:
+    """The encoded value that blind writes of one key make of an encoded value; None for a missing one."""
+    for operation in operations:
+        match operation:
+            case Put(_, value):
+                payload = value
+            case Delete():
+                payload = None
+            case Add(_, amount):
+                payload = _sum(None if payload is None else bytes(VERSION_BYTES) + payload, amount)
+    return payload
 
 
 def _sum(cell: bytes | None, amount: bytes) -> bytes:
@@ -134,12 +159,3 @@ def _sum(cell: bytes | None, amount: bytes) -> bytes:
         return amount
     total = add_numbers(value, values.decode(amount))
     return cell[VERSION_BYTES:] if total is None else total
-
-
-def add_numbers(value: Any, amount: Any) -> bytes | None:
-    """The encoded sum of two numbers, or None if it is infinite, or too large to be a value."""
-    try:
-        total = value + amount
-        return None if type(total) is float and not math.isfinite(total) else values.encode(total)
-    except (OverflowError, LimitExceeded):
-        return None

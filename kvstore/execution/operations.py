@@ -49,15 +49,40 @@ class Expire(msgspec.Struct, frozen=True, array_like=True, tag=5, gc=False):
     before: Timestamp
 
 
-Operation: TypeAlias = Put | PutIf | Delete | Add | Expire
+class Check(msgspec.Struct, frozen=True, array_like=True, tag=6, gc=False):
+    """Refuse unless the key's version is this one: None for an absent key, 0 for one never read."""
+
+    key: bytes
+    version: int | None
+
+
+class CheckRange(msgspec.Struct, frozen=True, array_like=True, tag=7, gc=False):
+    """Refuse unless this shard's records from ``start`` up to, not with, ``stop`` have this digest."""
+
+    start: bytes
+    stop: bytes
+    digest: bytes
+
+
+class Reserve(msgspec.Struct, frozen=True, array_like=True, tag=8, gc=False):
+    """In a preliminary: the conclusory may write this key."""
+
+    key: bytes
+
+
+Operation: TypeAlias = Put | PutIf | Delete | Add | Expire | Check | CheckRange | Reserve
 
 
 class Token(msgspec.Struct, frozen=True, array_like=True):
-    """An idempotency key: its shard, ``home``, takes part in the transaction and keeps the digest."""
+    """An idempotency key: its shard, ``home``, takes part in the transaction and keeps the digest.
+
+    ``result``: what the user's function returned, encoded, where one decided the transaction.
+    """
 
     key: bytes
     digest: bytes
     home: ShardId
+    result: bytes = b""
 
 
 class Call(msgspec.Struct, frozen=True, array_like=True):
@@ -78,7 +103,8 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     ``refused``: a condition did not hold and the part had no effect. ``results``: one entry for
     each ``Add`` (the new value, encoded) and each reporting ``Delete`` (True if it was there); of a
-    procedure what it returned. ``failure``: what a procedure raised; its part had no effect.
+    procedure what it returned; of a refused ``Check`` its key; of a refused preliminary the encoded
+    ``Current``. ``failure``: what a procedure raised; its part had no effect.
     """
 
     refused: bool = False

@@ -14,8 +14,9 @@ from itertools import groupby
 from typing import Any, Protocol
 
 from kvstore import keys, values
-from kvstore.errors import Finished, KeyNotDeclared, LimitExceeded, NotFound, TypeClash, ValueNotSupported
-from kvstore.execution.execute import VERSION_BYTES, Effects, add_numbers, is_number
+from kvstore.errors import Finished, KeyNotDeclared, LimitExceeded, NotFound
+from kvstore.execution.execute import VERSION_BYTES, Effects
+from kvstore.execution.numbers import check_amount, check_number
 from kvstore.execution.operations import Call
 from kvstore.keys import Key
 from kvstore.types import ShardId, Slot, Timestamp
@@ -144,17 +145,10 @@ class Part:
             TypeClash: what is there is no number. LimitExceeded: the sum could not be stored.
         """
         encoded = self._declared(key)
-        if not is_number(n):
-            raise ValueNotSupported(f"add takes an int or a float, not {type(n).__name__}", place="n")
+        check_amount(n)
         if not self._is_here(encoded):
             return None
-        value = self.get(key, 0)
-        if not is_number(value):
-            found = type(value).__name__
-            raise TypeClash(f"add to {key!r}, which holds a {found}", key=key, found=found)
-        total = add_numbers(value, n)
-        if total is None:
-            raise LimitExceeded(f"the sum at {key!r} would be no number that can be stored", key=key)
+        total = check_number(key, self._payload(encoded), n)
         self._stage(encoded, total)
         return values.decode(total)
 

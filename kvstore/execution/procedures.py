@@ -11,15 +11,14 @@ INVARIANTS
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Iterator
-from contextvars import ContextVar
 from types import CodeType
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from kvstore import values
-from kvstore.errors import BodyRefused, KeyNotDeclared, NestedCall, UnknownProcedure, UsageError
+from kvstore.errors import KeyNotDeclared, NestedCall, UnknownProcedure, UsageError
 from kvstore.execution.execute import Executed
+from kvstore.execution.nesting import place, refuse_body, running
 from kvstore.execution.operations import Call, Outcome
 from kvstore.execution.part import Owns, Part, ReadableTable
 from kvstore.keys import Key
@@ -42,7 +41,6 @@ class Procedure(NamedTuple):
 
 
 _registered: dict[str, Procedure] = {}
-_running: ContextVar[str | None] = ContextVar("running", default=None)
 
 
 def procedure(name: str, *, keys: Declared, scans: bool | None = None) -> Callable[[AnyBody], AnyBody]:
@@ -67,7 +65,7 @@ def procedure(name: str, *, keys: Declared, scans: bool | None = None) -> Callab
     def register(body: AnyBody) -> AnyBody:
         refuse_body(body)
         known = _registered.get(name)
-        places = {_place(body)} if known is None else {_place(known.body), _place(body)}
+        places = {place(body)} if known is None else {place(known.body), place(body)}
         if len(places) > 1 and not any("<locals>" in place for place in places):
             raise UsageError(f"the procedure {name!r} is two functions: {' and '.join(sorted(places))}")
         does_scan = _mentions_scan(body) if scans is None else scans
@@ -75,17 +73,6 @@ def procedure(name: str, *, keys: Declared, scans: bool | None = None) -> Callab
         return body
 
     return register
-
-
-def refuse_body(body: Callable[..., Any]) -> None:
-    """Raise ``BodyRefused`` for a function that would not be over when it returns."""
-    kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
-    if any(is_kind(body) for is_kind in kinds):
-        raise BodyRefused(f"{_place(body)} is async or a generator: it would run after its transaction")
-
-
-def _place(body: Callable[..., Any]) -> str:
-    return f"{getattr(body, '__module__', '?')}.{getattr(body, '__qualname__', repr(body))}"
 
 
 def _mentions_scan(body: Callable[..., Any]) -> bool:
@@ -106,13 +93,6 @@ def procedure_named(name: str) -> Procedure:
     if known is None:
         raise UnknownProcedure(f"no procedure is registered as {name!r}", name=name)
     return known
-
-
-def refuse_nested() -> None:
-    """Raise ``NestedCall`` inside a function that the store runs."""
-    name = _running.get()
-    if name is not None:
-        raise NestedCall(f"{name!r} called the store that runs it", hint="use the part that was passed to it")
 
 
 def run(
@@ -147,11 +127,8 @@ def rehearse(call: Call, table: ReadableTable, *, shard: ShardId, time: Timestam
 
 def _perform(call: Call, part: Part) -> bytes:
     body = procedure_named(call.name).body
-    before = _running.set(call.name)
-    try:
+    with running(call.name):
         return values.encode(body(part, values.decode(call.arguments)))
-    finally:
-        _running.reset(before)
 
 
 def _told(error: BaseException) -> str:

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvstore import values
-from kvstore.execution.execute import VERSION_BYTES, apply, cell_value, cell_version, execute, is_number
+from kvstore.execution.execute import VERSION_BYTES, apply, cell_value, cell_version, execute
+from kvstore.execution.numbers import is_number
 from kvstore.execution.operations import DONE, REFUSED, Add, Delete, Expire, Operation, Outcome, Put, PutIf
 from kvstore.storage import MemoryDisk
 from kvstore.types import Slot, Timestamp

@@ -163,11 +163,11 @@ def interrupted_twice(path: str) -> None:
     process, go_on, full = commits._process, threading.Event(), threading.Event()
     main = threading.get_ident()
 
-    def slowly(group: list[Any]) -> None:
+    def slowly(group: list[Any]) -> Any:
         if any(pending.token for pending in group):
             full.set()
             go_on.wait()
-        process(group)
+        return process(group)
 
     def lead() -> None:
         """Holds the lead until the main thread has queued its request, and takes it into a group."""
@@ -246,11 +246,12 @@ def interrupted_leading(path: str) -> None:
     commits = db._store.commits  # type: ignore[attr-defined]
     process, groups = commits._process, []
 
-    def interrupt_the_first(group: list[Any]) -> None:
-        process(group)
+    def interrupt_the_first(group: list[Any]) -> Any:
+        done = process(group)
         groups.append(len(group))
         if len(groups) == 1:
             signal.raise_signal(signal.SIGINT)
+        return done
 
     commits._start_threads = lambda: None  # the writer has not woken up yet
     for number in range(3000):

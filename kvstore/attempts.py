@@ -1,0 +1,364 @@
+"""Running transactions: a function is run, what it did is committed by the cheapest path, or it runs again.
+
+The first run is a reconnaissance (contracts C2). If it turns out general, a preliminary locks what was read
+and is to be written. Where all is as it was read, it is committed in the same breath. Where a value has
+changed, the function runs again on what is locked, and then its commit cannot fail, unless it takes longer
+than the lease. Only where it then touches something else is there another attempt, which locks that too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import msgspec
+
+from kvstore import keys, values
+from kvstore.drivers.group_commit import Pending
+from kvstore.drivers.interrupts import uninterrupted
+from kvstore.drivers.patience import Patience
+from kvstore.drivers.store import WritingStore
+from kvstore.eris.client import SecondHalf
+from kvstore.eris.messages import Answer
+from kvstore.errors import Conflict, Error
+from kvstore.execution.nesting import refuse_unfinished, running
+from kvstore.execution.operations import Check, CheckRange, Operation, Put, Reserve, Token
+from kvstore.execution.validation import decode_current
+from kvstore.keys import Key
+from kvstore.reconnaissance import LockedReads, LockSets, Reconnaissance
+from kvstore.routing import Route, Routing, route_of
+from kvstore.snapshot import Snapshot
+from kvstore.transaction import Transaction
+from kvstore.types import RequestId, ShardId
+
+UNLOCKED_ATTEMPTS = 3
+"""After so many refusals what is on one shard is locked, too, and no longer just validated."""
+
+Operations = dict[ShardId, tuple[Operation, ...]]
+
+
+class Task(NamedTuple):
+    """A function to be run as a transaction, how often, and how long (seconds; None is for ever)."""
+
+    name: str
+    body: Callable[[Transaction], Any]
+    max_retries: int
+    timeout: float | None
+    token: Token | None = None
+    expected: tuple[bytes, ...] = ()
+    """The keys of a known read set: locked at once, and read then."""
+
+
+class Plan(NamedTuple):
+    """How a transaction is to be committed.
+
+    ``operations``: its one round, or its preliminary; then ``writes`` are those of its second half.
+    """
+
+    route: Route
+    operations: Operations
+    writes: Operations
+    reserved: set[bytes]
+
+
+class Changed(Exception):  # not an error: an attempt that did not commit; it stays in here
+    """Something that was read is not so any more. ``locks``: what the next attempt locks at least."""
+
+    def __init__(self, key: Key | None, locks: LockSets | None = None) -> None:
+        super().__init__()
+        self.key = key
+        self.locks = locks
+
+
+class Attempts:
+    """Commits the transactions of one database."""
+
+    def __init__(self, store: WritingStore, routing: Routing, snapshot: Callable[[], Snapshot]) -> None:
+        self._store = store
+        self._routing = routing
+        self._snapshot = snapshot
+
+    def begin(self) -> Transaction:
+        """A transaction that its owner commits."""
+        reads = Reconnaissance(self._snapshot, self._routing)
+
+        def commit(transaction: Transaction) -> Route:
+            plan = self._plan(transaction, reads, LockSets(), None)
+            try:
+                if plan.route.path != "general":
+                    self._one_round(plan, reads, None)
+                else:
+                    answer = self._preliminary(plan, SecondHalf(plan.writes), Patience(None), "commit")
+                    if not answer.committed:
+                        raise Changed(self._changed_key(answer, reads))
+            except Changed as changed:
+                raise _conflict(changed, "the transaction", 1) from None
+            return plan.route
+
+        return Transaction(reads, self._routing, commit)
+
+    def run(self, task: Task) -> Any:
+        """Run the function until it is committed; return its result.
+
+        Raises:
+            Conflict: it was tried ``max_retries`` times more, and every time something had changed.
+            TimedOut: it was not committed in time; nothing happened.
+            Whatever the function raises: it was rolled back.
+        """
+        patience = Patience(task.timeout)
+        wanted = LockSets()
+        attempt = 1
+        while True:
+            try:
+                if attempt == 1 and task.expected:
+                    return self._attempt_known(task, patience)
+                return self._attempt(task, wanted, patience, locks=attempt > UNLOCKED_ATTEMPTS)
+            except Changed as changed:
+                if changed.locks is not None:
+                    wanted.include(changed.locks)
+                if attempt > task.max_retries:
+                    raise _conflict(changed, task.name, attempt) from None
+            patience.pause(attempt)
+            patience.check(task.name)
+            attempt += 1
+
+    # -- one attempt -------------------------------------------------------------------------
+
+    def _attempt(self, task: Task, wanted: LockSets, patience: Patience, *, locks: bool) -> Any:
+        reads = Reconnaissance(self._snapshot, self._routing)
+        transaction = Transaction(reads, self._routing)
+        try:
+            result = _call(task, transaction)
+            patience.check(task.name)
+            reads.read_again(wanted)
+            token = _with_result(task.token, result)
+            plan = self._plan(transaction, reads, wanted, token, locks=locks)
+            if plan.route.path != "general":
+                self._one_round(plan, reads, token)
+            else:
+                second_half = SecondHalf(plan.writes, token, keeps_locks=True)
+                answer = self._preliminary(plan, second_half, patience, task.name)
+                if not answer.committed:
+                    result = self._run_again(task, plan, reads, answer, patience)
+            transaction.end("committed", plan.route)
+            return result
+        finally:
+            if transaction.is_open:
+                transaction.end("rolled back")
+
+    def _attempt_known(self, task: Task, patience: Patience) -> Any:
+        """Lock first and run then: two rounds, whatever happens elsewhere."""
+        reads = Reconnaissance(self._snapshot, self._routing)
+        try:
+            reads.expect(task.expected)
+            locks = LockSets(written=set(task.expected))
+            plan = self._plan(Transaction(reads, self._routing), reads, locks, task.token, locks=True)
+            answer = self._preliminary(plan, SecondHalf(plan.writes, keeps_locks=True), patience, task.name)
+            return self._run_again(task, plan, reads, answer, patience)
+        finally:
+            reads.close()
+
+    def _run_again(
+        self, task: Task, plan: Plan, reads: Reconnaissance, answer: Answer, patience: Patience
+    ) -> Any:
+        """Run the function on what is locked, and commit that."""
+        key = self._changed_key(answer, reads)
+        if answer.committed is not None:
+            raise Changed(key)  # somebody aborted it
+        held = {
+            shard: decode_current(_payload(vote.results[0]))
+            for shard, vote in answer.outcomes.items()
+            if vote.refused
+        }
+        try:
+            locked = LockedReads(reads, held, plan.reserved)
+            transaction = Transaction(locked, self._routing)
+            result = _call_locked(task, transaction, locked)
+            if not locked.touched.is_empty():
+                raise Changed(key, _union(reads.sets(), LockSets(written=plan.reserved), locked.touched))
+            patience.check(task.name)
+            token = _with_result(task.token, result)
+            writes = _writes_of(transaction, plan.operations)
+        except BaseException as error:
+            self._abort(answer.request, error)
+            raise
+        if not self._conclude(answer.request, writes, token).committed:
+            raise Changed(key)  # it took longer than the lease
+        transaction.end("committed", plan.route)
+        return result
+
+    # -- what is sent ------------------------------------------------------------------------
+
+    def _plan(
+        self,
+        transaction: Transaction,
+        reads: Reconnaissance,
+        wanted: LockSets,
+        token: Token | None,
+        *,
+        locks: bool = False,
+    ) -> Plan:
+        """Choose the path. ``locks``: take locks even where one shard could validate all."""
+        written = {entry.shard for entry in transaction.written.values()}
+        if token is not None:
+            written.add(token.home)
+        route = route_of(reads.shards, written)
+        reserved = transaction.written.keys() | wanted.written
+        if route.path == "general" or (locks and reads.shards):
+            shards = reads.shards | written | {self._routing.shard_of_encoded(key) for key in reserved}
+            route = Route("general", tuple(sorted(shards)), 2)
+            writes = _writes_of(transaction, route.shards)
+            return Plan(route, self._first_half(reads, reserved, route.shards), writes, set(reserved))
+        writes = _writes_of(transaction, written)
+        if route.path == "one-shard":
+            shard = ShardId(route.shards[0])
+            writes = {shard: (*reads.checks()[shard], *writes[shard])}
+        return Plan(route, writes, {}, set())
+
+    def _first_half(
+        self, reads: Reconnaissance, reserved: Iterable[bytes], shards: Iterable[int]
+    ) -> Operations:
+        operations: dict[ShardId, list[Operation]] = {ShardId(shard): [] for shard in shards}
+        for shard, checks in reads.checks().items():
+            operations[shard] += checks
+        for key in sorted(reserved):
+            operations[self._routing.shard_of_encoded(key)].append(Reserve(key))
+        return {shard: tuple(part) for shard, part in operations.items()}
+
+    def _one_round(self, plan: Plan, reads: Reconnaissance, token: Token | None) -> None:
+        """Nothing for what only read; else one request. Raises ``Changed``."""
+        if not plan.operations:
+            return
+        pending = _pending(plan.operations)
+        pending.token = token
+        with uninterrupted() if token else nullcontext():
+            self._store.run(pending)
+        assert pending.answer is not None, "a request is answered or fails"
+        for outcome in pending.answer.outcomes.values():
+            if outcome.refused:
+                raise Changed(self._name(_payload(outcome.results[0]), reads))
+
+    def _preliminary(self, plan: Plan, second_half: SecondHalf, patience: Patience, name: str) -> Answer:
+        """Send the first half; return the answer: committed, aborted, or the votes, and the locks are held.
+
+        Raises ``TimedOut`` when it waited for its locks too long.
+        """
+        pending = _pending(plan.operations, plan.writes)
+        pending.second_half = second_half
+        with uninterrupted() if second_half.token else nullcontext():
+            if not self._store.run(pending, patience.deadline):
+                assert pending.request is not None, "it was sent, and waits for locks"
+                timed_out = patience.timed_out(name)
+                self._abort(pending.request, timed_out)
+                if pending.answer is None or not pending.answer.committed:
+                    raise timed_out
+        assert pending.answer is not None, "a request is answered or fails"
+        return pending.answer
+
+    def _conclude(self, preliminary: RequestId, writes: Operations, token: Token | None) -> Answer:
+        pending = _pending(writes)
+        pending.concludes = preliminary
+        pending.token = token
+        with uninterrupted() if token else nullcontext():
+            self._store.run(pending)
+        assert pending.answer is not None, "a request is answered or fails"
+        return pending.answer
+
+    def _abort(self, preliminary: RequestId, error: BaseException) -> None:
+        """Let go of the locks, because of this error. Where that fails too, the lease will end them."""
+        pending = _pending({})
+        pending.concludes, pending.aborts = preliminary, True
+        try:
+            self._store.run(pending)
+        except Error as trouble:
+            error.add_note(f"its locks could not be released: {trouble}")
+
+    # -- what to tell ------------------------------------------------------------------------
+
+    def _changed_key(self, answer: Answer, reads: Reconnaissance) -> Key | None:
+        """One of the keys that had changed when the votes were taken."""
+        for vote in answer.outcomes.values():
+            if vote.refused and vote.results:
+                return self._name(decode_current(_payload(vote.results[0])).changed, reads)
+        return None
+
+    def _name(self, changed: bytes, reads: Reconnaissance) -> Key | None:
+        """The key itself, or, where it is the start of a range, the first in it that is different now."""
+        if changed in reads.versions:
+            return keys.decode(changed)
+        with self._snapshot() as now:
+            found = reads.first_difference(changed, now)
+        return None if found is None else keys.decode(found)
+
+
+def _call(task: Task, transaction: Transaction) -> Any:
+    """Run the function. A ``Conflict`` that it raises is tried again, as if the store had."""
+    try:
+        with running(task.name, transaction):
+            result = task.body(transaction)
+        refuse_unfinished(task.name, result)
+    except Conflict as conflict:
+        raise Changed(conflict.key) from conflict
+    return result
+
+
+def _call_locked(task: Task, transaction: Transaction, locked: LockedReads) -> Any:
+    """Run it on what is locked; if it touched anything else, what comes of it does not count."""
+    try:
+        return _call(task, transaction)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:
+        if locked.touched.is_empty():
+            raise
+        return None
+
+
+def _with_result(token: Token | None, result: Any) -> Token | None:
+    """The idempotency key, with what the function returned. Raises ``ValueNotSupported``."""
+    return None if token is None else msgspec.structs.replace(token, result=values.encode(result))
+
+
+def _writes_of(transaction: Transaction, shards: Iterable[int]) -> Operations:
+    """Each shard's writes, for all of these shards."""
+    writes: dict[ShardId, list[Operation]] = {ShardId(shard): [] for shard in shards}
+    for written in transaction.written.values():
+        writes[written.shard] += written.operations
+    return {shard: tuple(part) for shard, part in writes.items()}
+
+
+def _pending(*halves: Operations) -> Pending:
+    operations = [operation for half in halves for part in half.values() for operation in part]
+    return Pending(halves[0], sum(map(_size, operations)), len(operations))
+
+
+def _size(operation: Operation) -> int:
+    match operation:
+        case Put(key, value):
+            return len(key) + len(value)
+        case CheckRange(start, stop, digest):
+            return len(start) + len(stop) + len(digest)
+        case Check(key) | Reserve(key):
+            return len(key)
+        case _:
+            return 0
+
+
+def _union(*sets: LockSets) -> LockSets:
+    union = LockSets()
+    for one in sets:
+        union.include(one)
+    return union
+
+
+def _payload(result: bytes | bool) -> bytes:
+    assert isinstance(result, bytes)
+    return result
+
+
+def _conflict(changed: Changed, name: str, attempts: int) -> Conflict:
+    times = "once" if attempts == 1 else f"{attempts} times"
+    where = "something it read" if changed.key is None else f"{changed.key!r}"
+    message = f"{where} changed under {name}, which was tried {times}; nothing happened"
+    return Conflict(message, hint="try again", key=changed.key, attempts=attempts)

@@ -1,0 +1,68 @@
+"""How long a caller may hold locks between the halves of its transaction (contracts C2): one second.
+
+Then the store ends the transaction for it, by an Abort through the sequencer. A thread watches the time
+while there is something to watch, and no longer: a store that was forgotten is not kept alive by it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+from kvstore.types import RequestId
+
+LEASE_S = 1.0
+
+
+class Leases:
+    """The preliminaries whose callers are to conclude them, in the order of their deadlines."""
+
+    def __init__(self, expire: Callable[[], None]) -> None:
+        """``expire`` is called on a thread of its own when some may have run out."""
+        self._expire = expire
+        self._held: dict[RequestId, float] = {}
+        self._deadlines: deque[tuple[float, RequestId]] = deque()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def begin(self, preliminary: RequestId) -> None:
+        """Its caller has the votes from now on."""
+        deadline = time.monotonic() + LEASE_S
+        with self._lock:
+            self._held[preliminary] = deadline
+            self._deadlines.append((deadline, preliminary))
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._watch, name="kvstore-leases", daemon=True)
+                self._thread.start()
+
+    def end(self, preliminary: RequestId) -> None:
+        """Its caller concludes it."""
+        self._held.pop(preliminary, None)
+
+    def run_out(self) -> list[RequestId]:
+        """Those whose time is over."""
+        now = time.monotonic()
+        return [preliminary for preliminary, deadline in list(self._held.items()) if deadline <= now]
+
+    def all(self) -> list[RequestId]:
+        return list(self._held)
+
+    def _watch(self) -> None:
+        while (deadline := self._next_deadline()) is not None:
+            time.sleep(max(0.0, deadline - time.monotonic()))
+            if self.run_out():
+                self._expire()
+            if self.run_out():
+                time.sleep(LEASE_S)  # there is no room on the disk for it: later, then
+
+    def _next_deadline(self) -> float | None:
+        """The first deadline that is still to come; None ends the thread."""
+        with self._lock:
+            while self._deadlines and self._deadlines[0][1] not in self._held:
+                self._deadlines.popleft()
+            if self._deadlines:
+                return self._deadlines[0][0]
+            self._thread = None
+            return None

@@ -1,0 +1,263 @@
+"""Executing whole transactions on one host, in the order of its logs or around those that wait.
+
+A host carries replicas of many shards and waits as one (contracts A2): a transaction is executed when
+every replica here that takes part has come to its slot and nothing in the way of any of its pieces is
+left; then on all of them in one step. In the way are earlier transactions that are not resolved and
+touch the same items: preliminaries between their two halves, and what waits for those. All others
+overtake. The slots of what is not resolved are kept with each shard's record (contracts A6), and the
+rest is rebuilt from the log.
+
+INVARIANTS
+    E1  A transaction is executed on all hosted participants in one step, or on none.
+    E2  Two transactions that conflict are executed in the order of the log.
+    E3  Nothing is looked up or claimed while no transaction waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING
+
+from kvstore.eris import general
+from kvstore.eris.effects import Effect
+from kvstore.eris.locks import Footprint, Locks, footprint
+from kvstore.eris.messages import Conclusory, Preliminary, Request, Stamped
+from kvstore.execution.operations import Outcome
+from kvstore.types import ClientId, RequestId, ShardId, Slot, Timestamp
+
+if TYPE_CHECKING:
+    from kvstore.eris.replica import Replica
+
+
+class Unresolved:
+    """A transaction that came to a slot of this host and is not resolved."""
+
+    __slots__ = ("blocked", "blockers", "claims", "clock", "commit", "missing", "slots", "stamped", "votes")
+
+    def __init__(self, stamped: Stamped, hosted: int) -> None:
+        self.stamped = stamped
+        self.clock = stamped.stamp.clock
+        self.missing = hosted
+        """Pieces that are still to come."""
+        self.slots: dict[ShardId, Slot] = {}
+        self.claims: dict[ShardId, Footprint] = {}
+        self.blockers: set[Unresolved] = set()
+        self.blocked: set[Unresolved] = set()
+        self.votes: dict[ShardId, Outcome] | None = None
+        """Of a preliminary that has its locks."""
+        self.commit: Unresolved | None = None
+        """Of a preliminary: its second half, which came before the locks."""
+
+
+class Executor:
+    """The transactions of one host that are under way. Its replicas are added as they are loaded."""
+
+    def __init__(self) -> None:
+        self.replicas: dict[ShardId, Replica] = {}
+        self.touched: set[ShardId] = set()
+        """Shards whose record changed by what came to another."""
+        self._unresolved: dict[Timestamp, Unresolved] = {}
+        self._requests: dict[tuple[ClientId, RequestId], Unresolved] = {}
+        self._locks: dict[ShardId, Locks[Unresolved]] = {}
+        """Of the shards where something is claimed."""
+        self._arriving: Unresolved | None = None
+        """Some of its pieces are here, and nothing came since: it has no claims yet."""
+        self._ready: list[tuple[Timestamp, Unresolved]] = []
+
+    # -- what comes ----------------------------------------------------------------------------
+
+    def arrive(self, replica: Replica, slot: Slot, stamped: Stamped | None) -> list[Effect]:
+        """Take the next slot of a shard, and execute what can be executed now; return the replies."""
+        replica.record.executed = slot
+        if stamped is None:
+            return []
+        request = stamped.request
+        known = replica.known_outcome(request)
+        if known is not None:
+            replica.log.note_effects(slot, {})
+            return replica.reply(request, slot, known)
+        if self._unresolved:
+            first = self._requests.get((request.client, request.request))
+            if first is not None and first.clock != stamped.stamp.clock:
+                return self._copy(replica, slot, first)
+            self._claim_arriving(stamped)
+        if request.half is None and len(request.operations) == 1 and not self._blockers(replica, request):
+            return replica.reply(request, slot, replica.execute(stamped, slot))
+        return self._piece(replica, slot, stamped)
+
+    def _claim_arriving(self, stamped: Stamped) -> None:
+        """Something else came: the other pieces come later, and nothing may pass this transaction."""
+        arriving = self._arriving
+        if arriving is not None and arriving.clock != stamped.stamp.clock:
+            self._claim(arriving)
+            self._arriving = None
+
+    def _blockers(self, replica: Replica, request: Request) -> list[Unresolved]:
+        locks = self._locks.get(replica.address.shard)
+        return [] if locks is None else locks.in_the_way_of(footprint(request, replica.address.shard))
+
+    def _copy(self, replica: Replica, slot: Slot, first: Unresolved) -> list[Effect]:
+        """A copy of a request that is under way: its vote, if there is one; else the first will answer."""
+        replica.log.note_effects(slot, {})
+        vote = None if first.votes is None else first.votes.get(replica.address.shard)
+        return [] if vote is None else replica.reply(first.stamped.request, slot, vote)
+
+    def _piece(self, replica: Replica, slot: Slot, stamped: Stamped) -> list[Effect]:
+        transaction = self._place(replica, slot, stamped)
+        if transaction.missing:
+            return []
+        self._arriving = None
+        self._stand_in_line(transaction)
+        return self._run_ready()
+
+    def _place(self, replica: Replica, slot: Slot, stamped: Stamped) -> Unresolved:
+        """Put a piece to the others of its transaction."""
+        request = stamped.request
+        transaction = self._unresolved.get(stamped.stamp.clock)
+        if transaction is None:
+            hosted = sum(1 for participant in request.operations if participant in self.replicas)
+            transaction = self._arriving = Unresolved(stamped, hosted)
+            self._unresolved[transaction.clock] = transaction
+            self._requests[request.client, request.request] = transaction
+        transaction.slots[replica.address.shard] = slot
+        transaction.missing -= 1
+        if transaction is not self._arriving:
+            self._claim(transaction)
+        return transaction
+
+    def _stand_in_line(self, transaction: Unresolved) -> None:
+        """It is whole now: ready if nothing is in its way, else behind what is."""
+        keeps_locks = type(transaction.stamped.request.half) is Preliminary
+        if keeps_locks or transaction.claims or self._is_blocked(transaction):
+            self._claim(transaction)
+        if not transaction.blockers:
+            self._put_ready(transaction)
+
+    def _is_blocked(self, transaction: Unresolved) -> bool:
+        request = transaction.stamped.request
+        return any(self._blockers(self.replicas[shard], request) for shard in transaction.slots)
+
+    def _claim(self, transaction: Unresolved) -> None:
+        """Stand behind all earlier claims on what the pieces that are here touch."""
+        for shard in transaction.slots:
+            if shard not in transaction.claims:
+                touched = footprint(transaction.stamped.request, shard)
+                transaction.claims[shard] = touched
+                if touched.is_empty():
+                    continue
+                locks = self._locks.setdefault(shard, Locks())
+                for holder in locks.in_the_way_of(touched):
+                    transaction.blockers.add(holder)
+                    holder.blocked.add(transaction)
+                locks.claim(touched, transaction)
+
+    def _release(self, transaction: Unresolved) -> None:
+        for shard, touched in transaction.claims.items():
+            if not touched.is_empty():
+                locks = self._locks[shard]
+                locks.release(touched, transaction)
+                if locks.is_empty():
+                    del self._locks[shard]
+
+    # -- what is executed ----------------------------------------------------------------------
+
+    def _put_ready(self, transaction: Unresolved) -> None:
+        heappush(self._ready, (transaction.clock, transaction))
+
+    def _run_ready(self) -> list[Effect]:
+        replies: list[Effect] = []
+        while self._ready:
+            transaction = heappop(self._ready)[1]
+            match transaction.stamped.request.half:
+                case None:
+                    replies += self._execute(transaction)
+                case Preliminary():
+                    replies += self._vote(transaction)
+                case Conclusory() as conclusory:
+                    replies += self._conclude(transaction, conclusory)
+        return replies
+
+    def _execute(self, transaction: Unresolved) -> list[Effect]:
+        replies: list[Effect] = []
+        stamped = transaction.stamped
+        for shard, slot in transaction.slots.items():
+            replica = self.replicas[shard]
+            replies += replica.reply(stamped.request, slot, replica.execute(stamped, slot))
+        self._resolve(transaction)
+        return replies
+
+    def _vote(self, transaction: Unresolved) -> list[Effect]:
+        """It has all its locks, and keeps them until it is concluded."""
+        request = transaction.stamped.request
+        replicas = self.replicas
+        votes = {shard: general.vote(replicas[shard], request) for shard in transaction.slots}
+        transaction.votes = votes
+        if transaction.commit is not None:
+            self._put_ready(transaction.commit)
+        replies: list[Effect] = []
+        for shard, slot in transaction.slots.items():
+            replies += replicas[shard].reply(request, slot, votes[shard])
+        return replies
+
+    def _conclude(self, transaction: Unresolved, conclusory: Conclusory) -> list[Effect]:
+        """Whichever conclusory comes first in the order wins, here as everywhere."""
+        preliminary = self._requests.get((conclusory.client, conclusory.preliminary))
+        if preliminary is not None and preliminary.votes is None and conclusory.commit:
+            preliminary.commit = transaction  # on this host an earlier transaction is not whole yet
+            return []
+        replies: list[Effect] = []
+        stamped = transaction.stamped
+        for shard, slot in transaction.slots.items():
+            replica = self.replicas[shard]
+            locked = None
+            if preliminary is not None:
+                vote = general.ABORTED if preliminary.votes is None else preliminary.votes[shard]
+                locked = general.Locked(preliminary.slots[shard], vote)
+            outcome = general.conclude(replica, stamped, slot, conclusory, locked)
+            replies += replica.reply(stamped.request, slot, outcome)
+        self._resolve(transaction)
+        if preliminary is not None:
+            self._resolve(preliminary)
+        return replies
+
+    def _resolve(self, transaction: Unresolved) -> None:
+        """It is over; those behind it stand behind what it stood behind, if anything."""
+        request = transaction.stamped.request
+        del self._unresolved[transaction.clock]
+        del self._requests[request.client, request.request]
+        self.touched.update(transaction.slots)
+        self._release(transaction)
+        for earlier in transaction.blockers:
+            earlier.blocked.discard(transaction)
+        for later in transaction.blocked:
+            later.blockers.discard(transaction)
+            for earlier in transaction.blockers:
+                later.blockers.add(earlier)
+                earlier.blocked.add(later)
+            if not later.blockers and not later.missing:
+                self._put_ready(later)
+
+    # -- what is kept --------------------------------------------------------------------------
+
+    def waiting(self, shard: ShardId) -> tuple[Slot, ...]:
+        """A shard's slots that are not resolved, in order."""
+        if not self._unresolved:
+            return ()
+        slots = (transaction.slots.get(shard) for transaction in self._unresolved.values())
+        return tuple(sorted(slot for slot in slots if slot is not None))
+
+    def restore(self, pieces: Iterable[tuple[Replica, Slot, Stamped]]) -> None:
+        """After a host was loaded: take back what was not resolved when it stopped."""
+        for replica, slot, stamped in sorted(pieces, key=lambda piece: piece[2].stamp.clock):
+            self._claim_arriving(stamped)
+            self._piece(replica, slot, stamped)
+        self.touched.clear()
+
+    def outstanding(self) -> list[Stamped]:
+        """The preliminaries that no second half has come for."""
+        return [
+            transaction.stamped
+            for transaction in self._unresolved.values()
+            if type(transaction.stamped.request.half) is Preliminary
+        ]

@@ -1,0 +1,72 @@
+"""General transactions: what their two halves do on one shard (Eris, SOSP 2017, section 7; contracts C2).
+
+    1. The preliminary locks what it names, and votes: is all as it was read? If not, the locks stay and
+       the vote carries what is there now.
+    2. The conclusory writes, or does not, and the locks go. Its place, version and time are those of the
+       preliminary (contracts A1).
+
+Which of several conclusories counts is a matter of the log: the first. It leaves a tombstone, so that a
+later one changes nothing and is told the truth, and a later copy of the preliminary locks nothing. Who
+locks and waits is in ``executor.py``; how a client leads both halves is in ``client.py``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from kvstore.eris.client_window import ClientWindow
+from kvstore.eris.messages import Conclusory, Request, Stamped
+from kvstore.execution.execute import apply, execute
+from kvstore.execution.operations import DONE, REFUSED, Outcome
+from kvstore.execution.validation import current, encode_current, first_changed
+from kvstore.types import Slot
+
+if TYPE_CHECKING:
+    from kvstore.eris.replica import Replica
+
+ABORTED = REFUSED
+"""The vote of a preliminary that was ended before it had its locks."""
+
+
+class Locked(NamedTuple):
+    """A preliminary on one shard: where it stands, and what it voted."""
+
+    slot: Slot
+    vote: Outcome
+
+
+def vote(replica: Replica, request: Request) -> Outcome:
+    """Validate every value and every range that was read; the locks are held."""
+    operations, state = request.operations[replica.address.shard], replica.tables.state
+    changed = first_changed(operations, state)
+    if changed is None:
+        return DONE
+    return Outcome(refused=True, results=(encode_current(current(changed, operations, state)),))
+
+
+def conclude(
+    replica: Replica, stamped: Stamped, slot: Slot, conclusory: Conclusory, locked: Locked | None
+) -> Outcome:
+    """End a preliminary, unless it ended before; the outcome says whether it ended as this one wants."""
+    window = replica.record.windows.setdefault(conclusory.client, ClientWindow())
+    committed = window.tombstones.get(conclusory.preliminary, False)
+    if locked is not None:
+        committed = conclusory.commit
+        if committed:
+            _write(replica, stamped, locked.slot)
+    if conclusory.preliminary not in window.tombstones:
+        window.conclude(
+            conclusory.preliminary, ABORTED if locked is None else locked.vote, committed=committed
+        )
+    outcome = DONE if committed == conclusory.commit else REFUSED
+    replica.remember(stamped, slot, outcome)
+    return outcome
+
+
+def _write(replica: Replica, stamped: Stamped, slot: Slot) -> None:
+    """Carry out the writes in the preliminary's slot, where the chain shows them."""
+    state = replica.tables.state
+    effects = execute(stamped.request.operations[replica.address.shard], state, slot).effects
+    apply(effects, state)
+    if effects:
+        replica.log.note_effects(slot, effects)

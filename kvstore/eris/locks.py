@@ -1,0 +1,112 @@
+"""Locks: what transactions that are not resolved keep others from touching (Eris, section 7).
+
+Claims are made in the order of the log and never refused, so there is no deadlock: whoever claims
+something waits for earlier claims only. Two claims conflict when they meet in a key and one of them
+writes. Nobody looks in here while no transaction waits and none is between its two halves.
+"""
+
+from __future__ import annotations
+
+from typing import Generic, NamedTuple, TypeVar
+
+from kvstore.eris.messages import Conclusory, Request
+from kvstore.execution.operations import Add, Check, CheckRange, Delete, Put, PutIf, Reserve
+from kvstore.types import ShardId
+
+Holder = TypeVar("Holder")
+
+
+class Footprint(NamedTuple):
+    """What a transaction touches on one shard: keys, and ranges; with each whether it writes there."""
+
+    keys: list[tuple[bytes, bool]]
+    ranges: list[tuple[bytes, bytes, bool]]
+
+    def is_empty(self) -> bool:
+        return not self.keys and not self.ranges
+
+
+def footprint(request: Request, shard: ShardId) -> Footprint:
+    """What a request touches there; a procedure all that it declared; a conclusory nothing that its
+    preliminary did not lock already."""
+    found = Footprint([], [])
+    if type(request.half) is Conclusory:
+        return found
+    for operation in request.operations[shard]:
+        match operation:
+            case Put(key) | PutIf(key) | Delete(key) | Add(key) | Reserve(key):
+                found.keys.append((key, True))
+            case Check(key):
+                found.keys.append((key, False))
+            case CheckRange(start, stop):
+                found.ranges.append((start, stop, False))
+    call = request.call
+    if call is not None:
+        found.keys.extend((key, True) for key in call.keys.get(shard, ()))
+        found.ranges.extend((start, stop, True) for start, stop in call.prefixes)
+    return found
+
+
+class Locks(Generic[Holder]):
+    """The claims on one shard, in the order they were made."""
+
+    def __init__(self) -> None:
+        self._keys: dict[bytes, list[tuple[Holder, bool]]] = {}
+        self._ranges: list[tuple[bytes, bytes, bool, Holder]] = []
+
+    def is_empty(self) -> bool:
+        return not self._keys and not self._ranges
+
+    def in_the_way_of(self, touched: Footprint) -> list[Holder]:
+        """Whose claims conflict; of claims on one key only the latest, as they wait for the earlier."""
+        found: list[Holder] = []
+        for key, writes in touched.keys:
+            if (claims := self._keys.get(key)) is not None:
+                found += _latest(claims, writes)
+            if self._ranges:
+                found += [
+                    holder
+                    for start, stop, also_writes, holder in self._ranges
+                    if (writes or also_writes) and start <= key < stop
+                ]
+        for start, stop, writes in touched.ranges:
+            found += self._in_the_way_of_range(start, stop, writes)
+        return found
+
+    def _in_the_way_of_range(self, start: bytes, stop: bytes, writes: bool) -> list[Holder]:
+        found = [
+            holder
+            for low, high, also_writes, holder in self._ranges
+            if (writes or also_writes) and low < stop and start < high
+        ]
+        for key, claims in self._keys.items():
+            if start <= key < stop:
+                found += _latest(claims, writes)
+        return found
+
+    def claim(self, touched: Footprint, holder: Holder) -> None:
+        """Add claims behind all others."""
+        for key, writes in touched.keys:
+            self._keys.setdefault(key, []).append((holder, writes))
+        self._ranges.extend((start, stop, writes, holder) for start, stop, writes in touched.ranges)
+
+    def release(self, touched: Footprint, holder: Holder) -> None:
+        """Take back what ``claim`` added."""
+        for key, writes in touched.keys:
+            claims = self._keys[key]
+            claims.remove((holder, writes))
+            if not claims:
+                del self._keys[key]
+        if touched.ranges:
+            self._ranges = [claim for claim in self._ranges if claim[3] is not holder]
+
+
+def _latest(claims: list[tuple[Holder, bool]], writes: bool) -> list[Holder]:
+    """For a reader the last writer; for a writer also the readers since."""
+    found: list[Holder] = []
+    for holder, also_writes in reversed(claims):
+        if writes or also_writes:
+            found.append(holder)
+        if also_writes:
+            break
+    return found

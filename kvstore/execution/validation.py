@@ -1,0 +1,97 @@
+"""Whether what a transaction read is still so: every value, and every scanned range (contracts C2).
+
+A value is known by its version. A range is known by a digest over the keys and versions in it, so a
+record that came, went or changed shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from hashlib import blake2b
+from typing import Protocol
+
+import msgspec
+
+from kvstore.execution.execute import VERSION_BYTES, Executed, cell_version, execute
+from kvstore.execution.operations import Check, CheckRange, Operation, Outcome, Reserve
+from kvstore.types import Slot
+
+READ_SET_MAX = 10_000
+"""Records one transaction may read (contracts A3)."""
+DIGEST_BYTES = 16
+ROWS_MAX = 512
+
+Row = tuple[bytes, bytes]
+
+
+class ReadableTable(Protocol):
+    """What validation needs of a shard's table."""
+
+    def get(self, key: bytes) -> bytes | None: ...
+    def scan(self, start: bytes, stop: bytes, *, reverse: bool = False, limit: int) -> list[Row]: ...
+
+
+class Current(msgspec.Struct, frozen=True, array_like=True):
+    """What a shard holds now of all that a preliminary named there, when some of it had changed.
+
+    ``changed``: the first key that had; of a range its start. ``ranges``: the rows of each, in order.
+    """
+
+    changed: bytes
+    cells: dict[bytes, bytes | None]
+    ranges: list[tuple[bytes, bytes, list[Row]]]
+
+
+encode_current = msgspec.msgpack.Encoder().encode
+decode_current = msgspec.msgpack.Decoder(Current).decode
+
+
+def digest_of(rows: Iterable[Row]) -> bytes:
+    """What tells the records of a range from others; a row is a key and its cell, or just its version."""
+    digest = blake2b(digest_size=DIGEST_BYTES)
+    for key, cell in rows:
+        digest.update(len(key).to_bytes(4, "big") + key + cell[:VERSION_BYTES])
+    return digest.digest()
+
+
+def first_changed(operations: Iterable[Operation], table: ReadableTable) -> bytes | None:
+    """The first checked key, or start of a checked range, that is not as it was read; None if all are."""
+    for operation in operations:
+        match operation:
+            case Check(key, version):
+                if cell_version(table.get(key)) != version:
+                    return key
+            case CheckRange(start, stop, digest):
+                if digest_of(_rows(table, start, stop)) != digest:
+                    return start
+    return None
+
+
+def execute_validated(operations: tuple[Operation, ...], table: ReadableTable, slot: Slot) -> Executed:
+    """Execute what one shard can validate itself: nothing, and refused, if anything has changed."""
+    changed = first_changed(operations, table)
+    if changed is not None:
+        return Executed({}, Outcome(refused=True, results=(changed,)), plain=False)
+    return execute(operations, table, slot)
+
+
+def current(changed: bytes, operations: Iterable[Operation], table: ReadableTable) -> Current:
+    """Everything that a preliminary's operations name on this shard, as it is now."""
+    cells: dict[bytes, bytes | None] = {}
+    ranges: list[tuple[bytes, bytes, list[Row]]] = []
+    for operation in operations:
+        match operation:
+            case Check(key, _) | Reserve(key):
+                cells[key] = table.get(key)
+            case CheckRange(start, stop):
+                ranges.append((start, stop, list(_rows(table, start, stop))))
+    return Current(changed, cells, ranges)
+
+
+def _rows(table: ReadableTable, start: bytes, stop: bytes) -> Iterator[Row]:
+    """The rows of a range. One more than a transaction may read is enough to tell that it changed."""
+    left = READ_SET_MAX + 1
+    while left > 0 and (rows := table.scan(start, stop, limit=min(left, ROWS_MAX))):
+        yield from rows
+        left -= len(rows)
+        start = rows[-1][0] + b"\x00"

@@ -125,7 +125,9 @@ class Cluster:
         while self.failure is None and (held := self.leases.all()):
             self._conclude_for_callers(held)
             done += self.process([])
-        return done
+        left = list(self._waiting.values())
+        self._waiting.clear()
+        return done + _refused(left, OutcomeUnknown("the database was closed while this waited for locks"))
 
     def _conclude_for_callers(self, held: list[RequestId]) -> None:
         for preliminary in held:

@@ -65,7 +65,9 @@ class ClientWindow(msgspec.Struct, array_like=True):
         newer = request > self.newest
         if newer:
             self.newest = request
-        if answered > self.answered or (newer and answered == self.answered != 0):
+        if answered > self.answered or (
+            newer and answered == self.answered and unanswered != self.unanswered
+        ):
             self.answered, self.unanswered = answered, unanswered
             if self.outcomes:
                 self.outcomes = self._kept(self.outcomes)

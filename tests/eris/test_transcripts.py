@@ -2,6 +2,12 @@
 
     cluster SHARDS REPLICAS       a new cluster; it comes with epoch 1 begun
     submit PART...                a part is SHARD:put:KEY:VALUE, SHARD:add:KEY:AMOUNT or SHARD:delete:KEY
+    general PART... | PART...     what a preliminary locks, also SHARD:check:KEY:VERSION (0: absent) and
+                                  SHARD:reserve:KEY, and what its second half writes; keep PART... | says
+                                  that the client gets the votes if something has changed
+    conclude REQUEST PART...      commit it; abort REQUEST aborts it
+    release                       abort what a dead client left between its halves
+    late REQUEST PART...          the Commit of client 1, which is dead, comes now
     step [COUNT]                  deliver what is on the wire, in one batch for each host
     run                           deliver until nothing is under way, and show only what was answered
     deliver HOST                  deliver what is on the wire for one host
@@ -27,9 +33,11 @@ from kvstore import keys, values
 from kvstore.eris import messages
 from kvstore.eris.effects import Address, ClientAddress, GroupAddress, ReplicaAddress
 from kvstore.eris.messages import (
+    Conclusory,
     EpochChange,
     EpochChangeAck,
     LogEntry,
+    Preliminary,
     Reply,
     Request,
     Stamped,
@@ -38,9 +46,11 @@ from kvstore.eris.messages import (
     SyncCommit,
     SyncReply,
 )
-from kvstore.execution.operations import Add, Delete, Operation, Outcome, Put
-from kvstore.types import ShardId
-from tests.support.cluster import Cluster, Packet, add, delete, put
+from kvstore.execution.execute import cell_value
+from kvstore.execution.operations import Add, Check, Delete, Operation, Outcome, Put, Reserve
+from kvstore.execution.validation import decode_current
+from kvstore.types import ClientId, RequestId, ShardId
+from tests.support.cluster import Cluster, Packet, add, check, delete, put, reserve
 from tests.support.transcript import check_transcript
 
 FILES = sorted((Path(__file__).parent.parent / "transcripts" / "eris").glob("*.txt"))
@@ -70,7 +80,7 @@ class Player:
         return [*lines, *self._new_answers()]
 
     def _new_answers(self) -> list[str]:
-        answers = list(self.cluster.answers.values())
+        answers = self.cluster.answered
         new, self.shown = answers[self.shown :], len(answers)
         return [f"caller <- {shown_answer(answer)}" for answer in new]
 
@@ -80,12 +90,32 @@ class Player:
         return []
 
     def _submit(self, *parts: str) -> list[str]:
-        wanted: dict[int, list[Operation]] = {}
-        for part in parts:
-            shard, verb, key, *value = part.split(":")
-            made: Operation = {"put": put, "add": add, "delete": delete}[verb](key, *map(int, value))  # type: ignore[operator]
-            wanted.setdefault(int(shard), []).append(made)
-        self.cluster.submit(wanted)
+        self.cluster.submit(parsed(parts))
+        return self._wire()
+
+    def _general(self, *parts: str, keeps_locks: bool = False) -> list[str]:
+        middle = parts.index("|")
+        locked, writes = parsed(parts[:middle]), parsed(parts[middle + 1 :])
+        self.cluster.submit_general(locked, writes, keeps_locks=keeps_locks)
+        return self._wire()
+
+    def _keep(self, *parts: str) -> list[str]:
+        return self._general(*parts, keeps_locks=True)
+
+    def _conclude(self, request: str, *parts: str) -> list[str]:
+        self.cluster.conclude(RequestId(int(request)), parsed(parts))
+        return self._wire()
+
+    def _abort(self, request: str) -> list[str]:
+        self.cluster.conclude(RequestId(int(request)), None)
+        return self._wire()
+
+    def _release(self) -> list[str]:
+        self.cluster.release_dead()
+        return self._wire()
+
+    def _late(self, request: str, *parts: str) -> list[str]:
+        self.cluster.conclude_for(ClientId(1), RequestId(int(request)), parsed(parts), commit=True)
         return self._wire()
 
     def _step(self, count: str = "1") -> list[str]:
@@ -125,7 +155,7 @@ class Player:
 
     def _stamp(self) -> list[str]:
         self.cluster.begin_stamping()
-        self.cluster.answers.clear()
+        self.cluster.answered.clear()
         self.shown = 0
         return []
 
@@ -142,10 +172,11 @@ class Player:
     def _status_of(self, host: int, shard: int) -> str:
         record = self.cluster.record(host, shard)
         learner = " learner" if self.cluster.replica(host, shard).is_learner else ""
+        waiting = f" but {', '.join(map(str, record.waiting))}" if record.waiting else ""
         state = ", ".join("=".join(map(str, item)) for item in self.cluster.values(host, shard).items())
         return (
             f"s{shard}.r{host} epoch {record.epoch} view {record.view} log 1..{record.head[1]}"
-            f" stable {record.stable} executed {record.executed}{learner}: {state or 'empty'}"
+            f" stable {record.stable} executed {record.executed}{waiting}{learner}: {state or 'empty'}"
         )
 
     def _log(self) -> list[str]:
@@ -154,6 +185,31 @@ class Player:
             for host in sorted(self.cluster.hosts)
             for shard in range(self.cluster.shards)
         ]
+
+
+def parsed(parts: Iterable[str]) -> dict[int, list[Operation]]:
+    """What is asked of each shard."""
+    made: dict[int, list[Operation]] = {}
+    for part in parts:
+        shard, verb, key, *value = part.split(":")
+        made.setdefault(int(shard), []).append(operation(verb, key, *map(int, value)))
+    return made
+
+
+def operation(verb: str, key: str, value: int = 0) -> Operation:
+    match verb:
+        case "put":
+            return put(key, value)
+        case "add":
+            return add(key, value)
+        case "delete":
+            return delete(key)
+        case "check":
+            return check(key, value or None)
+        case "reserve":
+            return reserve(key)
+        case _:
+            raise AssertionError(f"there is no operation {verb}")
 
 
 def shown_address(address: Address) -> str:
@@ -175,9 +231,7 @@ def shown_packet(packet: Packet) -> str:
 def shown_message(message: msgspec.Struct) -> str:
     match message:
         case Request():
-            return (
-                f"Request {message.request}, answered {message.answered}: {shown_parts(message.operations)}"
-            )
+            return f"{shown_request(message)}: {shown_parts(message.operations)}"
         case Stamped():
             return f"Stamped {shown_stamped(message)}"
         case Reply():
@@ -203,6 +257,19 @@ def shown_message(message: msgspec.Struct) -> str:
             raise AssertionError(f"{message} was never on the wire")
 
 
+def shown_request(request: Request) -> str:
+    match request.half:
+        case None:
+            kind = "Request"
+        case Preliminary():
+            kind = "Preliminary"
+        case Conclusory(_, preliminary, commit):
+            kind = f"{'Commit' if commit else 'Abort'} of {preliminary}, request"
+    ranges = ", ".join(f"{first}-{last}" for first, last in request.unanswered)
+    but = f" but {ranges}" if ranges else ""
+    return f"{kind} {request.request}, answered {request.answered}{but}"
+
+
 def shown_parts(parts: dict[ShardId, tuple[Operation, ...]]) -> str:
     return "; ".join(f"s{shard} {', '.join(map(shown_operation, part))}" for shard, part in parts.items())
 
@@ -215,6 +282,10 @@ def shown_operation(operation: Operation) -> str:
             return f"add {shown_key(key)} {values.decode(amount)}"
         case Delete(key):
             return f"delete {shown_key(key)}"
+        case Check(key, version):
+            return f"check {shown_key(key)} at {version}"
+        case Reserve(key):
+            return f"reserve {shown_key(key)}"
         case _:
             return str(operation)
 
@@ -227,7 +298,9 @@ def shown_stamped(stamped: Stamped | None) -> str:
     if stamped is None:
         return "NO-OP"
     places = " ".join(f"s{shard}#{number}" for shard, number in stamped.stamp.numbers.items())
-    return f"[{places}] of epoch {stamped.stamp.epoch}: request {stamped.request.request}"
+    half = stamped.request.half
+    kind = "request" if half is None else type(half).__name__.lower()
+    return f"[{places}] of epoch {stamped.stamp.epoch}: {kind} {stamped.request.request}"
 
 
 def shown_entries(entries: Iterable[LogEntry]) -> str:
@@ -236,6 +309,10 @@ def shown_entries(entries: Iterable[LogEntry]) -> str:
 
 
 def shown_outcome(outcome: Outcome) -> str:
+    if outcome.refused and outcome.results:
+        now = decode_current(outcome.results[0])  # type: ignore[arg-type]  # a vote has bytes
+        cells = (f"{shown_key(key)}={cell and cell_value(cell)}" for key, cell in now.cells.items())
+        return f"changed: {shown_key(now.changed)}; now {', '.join(cells)}"
     found = ", ".join(
         str(what if isinstance(what, bool) else values.decode(what)) for what in outcome.results
     )
@@ -247,4 +324,5 @@ def shown_answer(answer: messages.Answer) -> str:
         f"s{shard} slot {slot}: {shown_outcome(answer.outcomes[shard])}"
         for shard, slot in sorted(answer.slots.items())
     )
-    return f"Answer {answer.request}, {'; '.join(parts)}"
+    how = {None: "", True: " committed", False: " aborted"}[answer.committed]
+    return f"Answer {answer.request}{how}, {'; '.join(parts)}"

@@ -21,7 +21,7 @@ from kvstore import keys, values
 from kvstore.drivers.host import Host
 from kvstore.drivers.manifest import Manifest
 from kvstore.drivers.verification import verify
-from kvstore.eris.client import Client
+from kvstore.eris.client import Client, SecondHalf
 from kvstore.eris.effects import (
     COORDINATOR,
     SEQUENCER,
@@ -34,7 +34,7 @@ from kvstore.eris.effects import (
 )
 from kvstore.eris.failure_coordinator import CoordinatorRecord, FailureCoordinator
 from kvstore.eris.log import read_body
-from kvstore.eris.messages import Answer, EpochChangeAck, ReplicaMessage, Reply, Request, Stamped
+from kvstore.eris.messages import Answer, Conclusory, EpochChangeAck, ReplicaMessage, Reply, Request, Stamped
 from kvstore.eris.replica import Replica
 from kvstore.eris.sequencer import Sequencer
 from kvstore.eris.shard_state import (
@@ -47,7 +47,7 @@ from kvstore.eris.shard_state import (
     table_name,
 )
 from kvstore.execution.execute import cell_value, cell_version
-from kvstore.execution.operations import Add, Delete, Operation, Put, Token
+from kvstore.execution.operations import Add, Check, Delete, Operation, Put, Reserve, Token
 from kvstore.keys import Key
 from kvstore.ports import View
 from kvstore.storage import MemoryDisk, MemoryEnvironment
@@ -79,6 +79,9 @@ class Cluster:
         """Physical time. It stands still unless a test moves it."""
         self.wire: list[Packet] = []
         self.answers: dict[RequestId, Answer] = {}
+        """The last one of each request: votes that are answered are followed by how it ended."""
+        self.answered: list[Answer] = []
+        """All, in order."""
         self.effects: list[Effect] = []
         """What roles asked for besides sending, and messages that nobody here takes, in order."""
         self.hosts: dict[int, Host] = {number: self._load(number) for number in range(replicas)}
@@ -125,6 +128,39 @@ class Cluster:
         self.carry(self.client.submit(operations, token))
         return self.client.last_request
 
+    def submit_general(self, parts: Parts, writes: Parts, *, keeps_locks: bool = False) -> RequestId:
+        """Have the client send a preliminary; both halves get the same participants."""
+        shards = sorted({*parts, *writes})
+        operations = {ShardId(shard): tuple(parts.get(shard, ())) for shard in shards}
+        second_half = SecondHalf(
+            {ShardId(shard): tuple(writes.get(shard, ())) for shard in shards}, keeps_locks=keeps_locks
+        )
+        self.carry(self.client.submit_general(operations, second_half))
+        return self.client.last_request
+
+    def conclude(self, preliminary: RequestId, writes: Parts | None) -> None:
+        """Have the client commit a preliminary whose votes it has, or abort it (None)."""
+        if writes is None:
+            self.carry(self.client.conclude(preliminary))
+            return
+        waiting = self.client.outstanding.get(preliminary) or self.client.parked[preliminary]
+        shards = waiting.request.operations
+        self.carry(
+            self.client.conclude(preliminary, {shard: tuple(writes.get(shard, ())) for shard in shards})
+        )
+
+    def conclude_for(self, client: ClientId, preliminary: RequestId, writes: Parts, *, commit: bool) -> None:
+        """Have the client send somebody else's second half; ``writes`` has a part for each participant."""
+        half = Conclusory(client, preliminary, commit)
+        self.carry(self.client.submit({ShardId(s): tuple(part) for s, part in writes.items()}, half=half))
+
+    def release_dead(self) -> None:
+        """Have the client abort all that stands between its halves, as an opening does."""
+        for stamped in self.learner.executor.outstanding():
+            request = stamped.request
+            nothing: Parts = dict.fromkeys(request.operations, ())
+            self.conclude_for(request.client, request.request, nothing, commit=False)
+
     def carry(self, effects: Iterable[Effect]) -> None:
         """Lay what is sent on the wire, one packet for each replica of a group."""
         for effect in effects:
@@ -134,6 +170,7 @@ class Cluster:
                     self.wire += [Packet(address, message) for address in group]
                 case Send(_, Answer() as answer):
                     self.answers[answer.request] = answer
+                    self.answered.append(answer)
                 case Send(to, message):
                     self.wire.append(Packet(to, message))
                 case _:
@@ -358,3 +395,11 @@ def add(key: Key, amount: float = 1) -> Add:
 
 def delete(key: Key, *, report: bool = False) -> Delete:
     return Delete(keys.encode(key), report)
+
+
+def check(key: Key, version: int | None) -> Check:
+    return Check(keys.encode(key), version)
+
+
+def reserve(key: Key) -> Reserve:
+    return Reserve(keys.encode(key))

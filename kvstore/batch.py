@@ -126,6 +126,8 @@ class Batch:
     @property
     def route(self) -> Route:
         """How it will run, or ran."""
+        if not self.operations:
+            return Route("independent", (), 0)
         return route_of(set(), set(self.operations))
 
     def finish(self) -> dict[ShardId, tuple[Operation, ...]]:

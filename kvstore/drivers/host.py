@@ -112,6 +112,7 @@ class Host:
     def finish(self) -> list[Send]:
         """Write the records of the shards that were touched; the batch is ready to be committed."""
         outbox: list[Send] = []
+        self.executor.catch_up()
         self._touched |= self.executor.touched
         self.executor.touched.clear()
         for shard in self._touched:

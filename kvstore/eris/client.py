@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 from kvstore.eris.client_window import IdRange
 from kvstore.eris.effects import CALLER, SEQUENCER, CancelTimer, Effect, Send, SetTimer
+from kvstore.eris.general import ABORTED
 from kvstore.eris.messages import Answer, Conclusory, Preliminary, Reply, Request
 from kvstore.execution.operations import Call, Operation, Outcome, Token
 from kvstore.types import ClientId, RequestId, ShardId, Slot, Timestamp
@@ -182,6 +183,9 @@ class Client:
         if waiting.concluded_by is not None:
             return []
         number = waiting.request.request
+        if ABORTED in waiting.outcomes.values():  # by somebody else, before it had its locks
+            answer = Answer(number, waiting.slots, waiting.outcomes, committed=False)
+            return self._answer(number, answer)
         if not any(vote.refused for vote in waiting.outcomes.values()):
             return self.conclude(number, second_half.writes, second_half.token)
         if second_half.keeps_locks:

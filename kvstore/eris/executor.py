@@ -15,8 +15,9 @@ INVARIANTS
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from heapq import heappop, heappush
+from collections.abc import Iterable, Iterator
+from heapq import heappop, heappush, merge
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from kvstore.eris import general
@@ -85,6 +86,16 @@ class Executor:
         if request.half is None and len(request.operations) == 1 and not self._blockers(replica, request):
             return replica.reply(request, slot, replica.execute(stamped, slot))
         return self._piece(replica, slot, stamped)
+
+    def catch_up(self) -> None:
+        """On followers, execute what a quorum holds: over all shards in one order, so that the pieces of a
+        transaction come together."""
+        behind = [replica for replica in self.replicas.values() if replica.is_behind()]
+        if len(behind) == 1:
+            behind[0].execute_up_to(behind[0].record.stable)
+            return
+        for _, replica, slot, stamped in merge(*map(_stable_entries, behind), key=itemgetter(0)):
+            self.arrive(replica, slot, stamped)
 
     def _claim_arriving(self, stamped: Stamped) -> None:
         """Something else came: the other pieces come later, and nothing may pass this transaction."""
@@ -261,3 +272,12 @@ class Executor:
             for transaction in self._unresolved.values()
             if type(transaction.stamped.request.half) is Preliminary
         ]
+
+
+def _stable_entries(replica: Replica) -> Iterator[tuple[Timestamp, Replica, Slot, Stamped | None]]:
+    """What a follower may execute, with its time; a NO-OP goes with what stands before it."""
+    clock = Timestamp(0)
+    for slot, stamped in replica.entries_up_to(replica.record.stable):
+        if stamped is not None:
+            clock = stamped.stamp.clock
+        yield clock, replica, slot, stamped

@@ -14,6 +14,7 @@ INVARIANTS
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import assert_never
 
@@ -136,11 +137,20 @@ class Replica:
 
     def execute_up_to(self, slot: Slot) -> None:
         """Execute the logged slots above ``executed``, up to and including ``slot``."""
-        record = self.record
-        while record.executed < slot:
-            first = Slot(record.executed + 1)
-            for entry in self.log.read(first, min(READ_MAX, slot - record.executed)):
-                self.executor.arrive(self, entry.slot, entry.stamped)
+        for entry, stamped in self.entries_up_to(slot):
+            self.executor.arrive(self, entry, stamped)
+
+    def entries_up_to(self, last: Slot) -> Iterator[tuple[Slot, Stamped | None]]:
+        """The logged slots from ``executed`` on."""
+        first = Slot(self.record.executed + 1)
+        while first <= last:
+            entries = self.log.read(first, min(READ_MAX, last - first + 1))
+            yield from ((entry.slot, entry.stamped) for entry in entries)
+            first = Slot(entries[-1].slot + 1)
+
+    def is_behind(self) -> bool:
+        """Whether it is a follower that may execute something."""
+        return not self.is_learner and self.record.executed < self.record.stable
 
     def known_outcome(self, request: Request) -> Outcome | Answered | None:
         """What became of a request that was executed here before."""

@@ -66,12 +66,11 @@ def _quorum_slot(replica: Replica) -> Slot:
 
 
 def on_sync_commit(replica: Replica, commit: SyncCommit) -> list[Effect]:
-    """Step 3, at a follower."""
+    """Step 3, at a follower; its host has all that became stable executed at the end of the batch."""
     record = replica.record
     if not _is_current(replica, commit) or replica.is_learner:
         return [Dropped(commit, "of another epoch or view")]
     if commit.slot > replica.last_slot:
         return [Dropped(commit, "the log does not reach so far")]
     record.stable = max(record.stable, commit.slot)
-    replica.execute_up_to(record.stable)
     return []

@@ -23,7 +23,7 @@ from kvstore.eris.client import SecondHalf
 from kvstore.eris.messages import Answer
 from kvstore.errors import Conflict, Error
 from kvstore.execution.nesting import refuse_unfinished, running
-from kvstore.execution.operations import Check, CheckRange, Operation, Put, Reserve, Token
+from kvstore.execution.operations import Operation, Reserve, Token
 from kvstore.execution.validation import decode_current
 from kvstore.keys import Key
 from kvstore.reconnaissance import LockedReads, LockSets, Reconnaissance
@@ -34,6 +34,9 @@ from kvstore.types import RequestId, ShardId
 
 UNLOCKED_ATTEMPTS = 3
 """After so many refusals what is on one shard is locked, too, and no longer just validated."""
+
+CHECK_BYTES = 64
+"""About what a key takes in a request."""
 
 Operations = dict[ShardId, tuple[Operation, ...]]
 
@@ -60,6 +63,8 @@ class Plan(NamedTuple):
     operations: Operations
     writes: Operations
     reserved: set[bytes]
+    size: int
+    """Bytes that are written."""
 
 
 class Changed(Exception):  # not an error: an attempt that did not commit; it stays in here
@@ -183,7 +188,7 @@ class Attempts:
         except BaseException as error:
             self._abort(answer.request, error)
             raise
-        if not self._conclude(answer.request, writes, token).committed:
+        if not self._conclude(answer.request, writes, transaction.size, token).committed:
             raise Changed(key)  # it took longer than the lease
         transaction.end("committed", plan.route)
         return result
@@ -209,12 +214,18 @@ class Attempts:
             shards = reads.shards | written | {self._routing.shard_of_encoded(key) for key in reserved}
             route = Route("general", tuple(sorted(shards)), 2)
             writes = _writes_of(transaction, route.shards)
-            return Plan(route, self._first_half(reads, reserved, route.shards), writes, set(reserved))
+            return Plan(
+                route,
+                self._first_half(reads, reserved, route.shards),
+                writes,
+                reserved,
+                transaction.size,
+            )
         writes = _writes_of(transaction, written)
         if route.path == "one-shard":
             shard = ShardId(route.shards[0])
             writes = {shard: (*reads.checks()[shard], *writes[shard])}
-        return Plan(route, writes, {}, set())
+        return Plan(route, writes, {}, set(), transaction.size)
 
     def _first_half(
         self, reads: Reconnaissance, reserved: Iterable[bytes], shards: Iterable[int]
@@ -230,7 +241,7 @@ class Attempts:
         """Nothing for what only read; else one request. Raises ``Changed``."""
         if not plan.operations:
             return
-        pending = _pending(plan.operations)
+        pending = _pending(plan.operations, size=plan.size)
         pending.token = token
         with uninterrupted() if token else nullcontext():
             self._store.run(pending)
@@ -244,7 +255,7 @@ class Attempts:
 
         Raises ``TimedOut`` when it waited for its locks too long.
         """
-        pending = _pending(plan.operations, plan.writes)
+        pending = _pending(plan.operations, plan.writes, size=plan.size)
         pending.second_half = second_half
         with uninterrupted() if second_half.token else nullcontext():
             if not self._store.run(pending, patience.deadline):
@@ -256,8 +267,8 @@ class Attempts:
         assert pending.answer is not None, "a request is answered or fails"
         return pending.answer
 
-    def _conclude(self, preliminary: RequestId, writes: Operations, token: Token | None) -> Answer:
-        pending = _pending(writes)
+    def _conclude(self, preliminary: RequestId, writes: Operations, size: int, token: Token | None) -> Answer:
+        pending = _pending(writes, size=size)
         pending.concludes = preliminary
         pending.token = token
         with uninterrupted() if token else nullcontext():
@@ -328,21 +339,10 @@ def _writes_of(transaction: Transaction, shards: Iterable[int]) -> Operations:
     return {shard: tuple(part) for shard, part in writes.items()}
 
 
-def _pending(*halves: Operations) -> Pending:
-    operations = [operation for half in halves for part in half.values() for operation in part]
-    return Pending(halves[0], sum(map(_size, operations)), len(operations))
-
-
-def _size(operation: Operation) -> int:
-    match operation:
-        case Put(key, value):
-            return len(key) + len(value)
-        case CheckRange(start, stop, digest):
-            return len(start) + len(stop) + len(digest)
-        case Check(key) | Reserve(key):
-            return len(key)
-        case _:
-            return 0
+def _pending(*halves: Operations, size: int = 0) -> Pending:
+    """``size``: bytes of keys and values that are written; what is checked is small."""
+    weight = sum([len(part) for half in halves for part in half.values()])
+    return Pending(halves[0], size + CHECK_BYTES * weight, weight)
 
 
 def _union(*sets: LockSets) -> LockSets:

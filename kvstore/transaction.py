@@ -82,7 +82,8 @@ class Transaction:
         self.written: dict[bytes, Written] = {}
         self._routing = routing
         self._commit = commit
-        self._size = 0
+        self.size = 0
+        """Bytes of keys and values that it wrote."""
         self._state: State = "open"
         self._route: Route | None = None
 
@@ -206,11 +207,11 @@ class Transaction:
         self.reads.allow_write(encoded)
         before = self.written.get(encoded)
         written = Written(self._routing.shard(key, encoded), operations)
-        size = self._size + _size(encoded, written) - (0 if before is None else _size(encoded, before))
+        size = self.size + _size(encoded, written) - (0 if before is None else _size(encoded, before))
         if size > TRANSACTION_BYTES_MAX:
             message = f"a transaction holds at most {TRANSACTION_BYTES_MAX} bytes; {key!r} does not fit"
             raise LimitExceeded(message, key=key, size=size, limit=TRANSACTION_BYTES_MAX)
-        self._size = size
+        self.size = size
         self.written[encoded] = written
 
     def changes(self) -> list[tuple[Key, Any, Any]]:
@@ -231,12 +232,12 @@ class Transaction:
         As a context manager it does so when an exception leaves the block.
         """
         self._check()
-        return Savepoint(self, dict(self.written), self._size)
+        return Savepoint(self, dict(self.written), self.size)
 
     def restore(self, written: dict[bytes, Written], size: int) -> None:
         """Go back to earlier writes; for a savepoint."""
         self._check()
-        self.written, self._size = dict(written), size
+        self.written, self.size = dict(written), size
 
     def commit(self) -> None:
         """Commit it.

@@ -96,10 +96,6 @@ class Pending:
         self.done = False
         self.wake: threading.Lock | None = None
 
-    @property
-    def is_general(self) -> bool:
-        return self.second_half is not None or self.concludes is not None
-
     def finish(self) -> None:
         """Mark it done; whoever waits for that is still to be woken."""
         self.done = True

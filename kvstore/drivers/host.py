@@ -112,11 +112,14 @@ class Host:
     def finish(self) -> list[Send]:
         """Write the records of the shards that were touched; the batch is ready to be committed."""
         outbox: list[Send] = []
-        self.executor.catch_up()
-        self._touched |= self.executor.touched
-        self.executor.touched.clear()
-        for shard in self._touched:
-            self.replicas[shard].record.waiting = self.executor.waiting(shard)
+        executor = self.executor
+        if executor.behind:
+            executor.catch_up()
+        if executor.touched:
+            self._touched |= executor.touched
+            executor.touched.clear()
+            for shard in self._touched:
+                self.replicas[shard].record.waiting = executor.waiting(shard)
         self._retention.trim(self._touched)
         for shard in self._touched:
             replica = self.replicas[shard]

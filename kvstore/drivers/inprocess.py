@@ -150,22 +150,24 @@ class Cluster:
     def _commit_group(self, group: list[Pending]) -> list[Send]:
         """Return the answers for callers, which may leave now."""
         answers: list[Send] = []
+        may_grow = bool(self.client.parked)
         for pending in group:
             self._effects += self._ask(pending)
+            may_grow |= pending.second_half is not None or pending.concludes is not None
         inbox = self._stamp(answers)
-        may_grow = bool(self.client.parked) or any(pending.is_general for pending in group)
-        learner = self.learner
+        learner, followers = self.learner, self.followers
         learner.begin()
-        if not may_grow:
+        if followers and not may_grow:
             self._give_followers(inbox)
         try:
             outbox = learner.handle(inbox)
             if may_grow:
                 outbox += self._second_halves(outbox, inbox, answers)
             outbox += learner.finish()
-            if may_grow:
+            if followers and may_grow:
                 self._give_followers(inbox)
-            self._await_quorum()
+            if followers:
+                self._await_quorum()
         except Exception as error:
             learner.abort()
             raise self._aborted(error) from error
@@ -174,7 +176,7 @@ class Cluster:
         except OutcomeUnknown:
             self.learner_failed = True
             raise
-        return answers + self._answer(outbox + self._take_arrived())
+        return answers + self._answer(outbox + self._take_arrived() if followers else outbox)
 
     def _ask(self, pending: Pending) -> list[Effect]:
         """Have the client send what a caller asks for."""
@@ -238,8 +240,6 @@ class Cluster:
     # -- followers ---------------------------------------------------------------------------
 
     def _give_followers(self, inbox: list[tuple[ShardId, ReplicaMessage]]) -> None:
-        if not self.followers:
-            return
         self._given += 1
         later, self._later = self._later, []
         for follower in self.followers:
@@ -256,8 +256,6 @@ class Cluster:
 
     def _await_quorum(self) -> None:
         """Wait until f followers committed this group (A4). Raises ``OutcomeUnknown``."""
-        if not self.followers:
-            return
         needed = self.replicas // 2
         with self._changed:
             while self._successes() < needed:
@@ -296,7 +294,8 @@ class Cluster:
                 answers += [effect for effect in client.handle(message) if type(effect) is Send]
             elif type(message) is SyncReply:
                 self._later += self._synchronize(message)
-        client.park()
+        if client.outstanding:
+            client.park()
         return answers
 
     def _deliver(self, answers: list[Send]) -> list[Pending]:

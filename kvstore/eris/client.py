@@ -148,7 +148,8 @@ class Client:
 
     def handle(self, reply: Reply) -> list[Effect]:
         """Count the reply; when it was the last one needed, go on or answer the caller."""
-        waiting = self._find(reply.request)
+        number = reply.request
+        waiting = self.outstanding.get(number) or self.parked.get(number)
         if waiting is None or reply.client != self.client or reply.shard in waiting.slots:
             return []
         outcome = reply.outcome if self.replicas == 1 else self._quorum_outcome(waiting, reply)
@@ -168,15 +169,16 @@ class Client:
         return self._take(waiting, reply, reply.outcome)
 
     def _take(self, waiting: Outstanding, reply: Reply, outcome: Outcome) -> list[Effect]:
-        waiting.slots[reply.shard] = reply.slot
-        waiting.outcomes[reply.shard] = outcome
-        if not waiting.is_complete():
+        slots, outcomes = waiting.slots, waiting.outcomes
+        slots[reply.shard] = reply.slot
+        outcomes[reply.shard] = outcome
+        if len(slots) < len(waiting.request.operations):
             return []
         if waiting.second_half is not None:
             return self._on_votes(waiting, waiting.second_half)
         if waiting.concludes is not None:
             return self._on_concluded(waiting, waiting.concludes)
-        return self._answer(reply.request, Answer(reply.request, waiting.slots, waiting.outcomes))
+        return self._answer(reply.request, Answer(reply.request, slots, outcomes))
 
     def _on_votes(self, waiting: Outstanding, second_half: SecondHalf) -> list[Effect]:
         """All participants voted, and hold the locks."""

@@ -52,7 +52,7 @@ class ClientWindow(msgspec.Struct, array_like=True):
     def _is_answered(self, request: RequestId) -> bool:
         if request > self.answered:
             return False
-        return not any(first <= request <= last for first, last in self.unanswered)
+        return not self.unanswered or not any(first <= request <= last for first, last in self.unanswered)
 
     def record(
         self,

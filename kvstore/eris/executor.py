@@ -42,13 +42,18 @@ class Unresolved:
         self.missing = hosted
         """Pieces that are still to come."""
         self.slots: dict[ShardId, Slot] = {}
-        self.claims: dict[ShardId, Footprint] = {}
-        self.blockers: set[Unresolved] = set()
-        self.blocked: set[Unresolved] = set()
+        self.claims: dict[ShardId, Footprint] | None = None
+        """What it claimed, by shard; None while it needs no claims because nothing came after it."""
+        self.blockers: set[Unresolved] = _NOBODY
+        self.blocked: set[Unresolved] = _NOBODY
+        """Who waits for it. Both are shared while they are empty, and never changed then."""
         self.votes: dict[ShardId, Outcome] | None = None
         """Of a preliminary that has its locks."""
         self.commit: Unresolved | None = None
         """Of a preliminary: its second half, which came before the locks."""
+
+
+_NOBODY: set[Unresolved] = set()
 
 
 class Executor:
@@ -57,13 +62,15 @@ class Executor:
     def __init__(self) -> None:
         self.replicas: dict[ShardId, Replica] = {}
         self.touched: set[ShardId] = set()
-        """Shards whose record changed by what came to another."""
+        """Shards where something began or ceased to wait, perhaps by what came to another."""
+        self.behind: list[Replica] = []
+        """Followers that may execute something."""
         self._unresolved: dict[Timestamp, Unresolved] = {}
         self._requests: dict[tuple[ClientId, RequestId], Unresolved] = {}
         self._locks: dict[ShardId, Locks[Unresolved]] = {}
         """Of the shards where something is claimed."""
-        self._arriving: Unresolved | None = None
-        """Some of its pieces are here, and nothing came since: it has no claims yet."""
+        self._unclaimed: list[Unresolved] = []
+        """Those that nothing came after that could get past them: they have no claims yet."""
         self._ready: list[tuple[Timestamp, Unresolved]] = []
 
     # -- what comes ----------------------------------------------------------------------------
@@ -74,7 +81,8 @@ class Executor:
         if stamped is None:
             return []
         request = stamped.request
-        known = replica.known_outcome(request)
+        window = replica.record.windows.get(request.client)
+        known = None if window is None else window.outcome_of(request.request)
         if known is not None:
             replica.log.note_effects(slot, {})
             return replica.reply(request, slot, known)
@@ -82,31 +90,11 @@ class Executor:
             first = self._requests.get((request.client, request.request))
             if first is not None and first.clock != stamped.stamp.clock:
                 return self._copy(replica, slot, first)
-            self._claim_arriving(stamped)
+            if self._unclaimed and type(request.half) is not Conclusory:
+                self._claim_all_but(stamped.stamp.clock)
         if request.half is None and len(request.operations) == 1 and not self._blockers(replica, request):
             return replica.reply(request, slot, replica.execute(stamped, slot))
         return self._piece(replica, slot, stamped)
-
-    def catch_up(self) -> None:
-        """On followers, execute what a quorum holds: over all shards in one order, so that the pieces of a
-        transaction come together."""
-        behind = [replica for replica in self.replicas.values() if replica.is_behind()]
-        if len(behind) == 1:
-            behind[0].execute_up_to(behind[0].record.stable)
-            return
-        for _, replica, slot, stamped in merge(*map(_stable_entries, behind), key=itemgetter(0)):
-            self.arrive(replica, slot, stamped)
-
-    def _claim_arriving(self, stamped: Stamped) -> None:
-        """Something else came: the other pieces come later, and nothing may pass this transaction."""
-        arriving = self._arriving
-        if arriving is not None and arriving.clock != stamped.stamp.clock:
-            self._claim(arriving)
-            self._arriving = None
-
-    def _blockers(self, replica: Replica, request: Request) -> list[Unresolved]:
-        locks = self._locks.get(replica.address.shard)
-        return [] if locks is None else locks.in_the_way_of(footprint(request, replica.address.shard))
 
     def _copy(self, replica: Replica, slot: Slot, first: Unresolved) -> list[Effect]:
         """A copy of a request that is under way: its vote, if there is one; else the first will answer."""
@@ -114,43 +102,68 @@ class Executor:
         vote = None if first.votes is None else first.votes.get(replica.address.shard)
         return [] if vote is None else replica.reply(first.stamped.request, slot, vote)
 
-    def _piece(self, replica: Replica, slot: Slot, stamped: Stamped) -> list[Effect]:
-        transaction = self._place(replica, slot, stamped)
-        if transaction.missing:
-            return []
-        self._arriving = None
-        self._stand_in_line(transaction)
-        return self._run_ready()
+    def catch_up(self) -> None:
+        """On followers, execute what a quorum holds: over all shards in one order, so that the pieces of a
+        transaction come together."""
+        behind, self.behind = self.behind, []
+        if len(behind) == 1:
+            behind[0].execute_up_to(behind[0].record.stable)
+            return
+        for _, replica, slot, stamped in merge(*map(_stable_entries, behind), key=itemgetter(0)):
+            self.arrive(replica, slot, stamped)
 
-    def _place(self, replica: Replica, slot: Slot, stamped: Stamped) -> Unresolved:
-        """Put a piece to the others of its transaction."""
+    # -- who waits for whom --------------------------------------------------------------------
+
+    def _piece(self, replica: Replica, slot: Slot, stamped: Stamped) -> list[Effect]:
+        """Put a piece to the others of its transaction; if it is whole, run it, or have it wait."""
         request = stamped.request
         transaction = self._unresolved.get(stamped.stamp.clock)
         if transaction is None:
-            hosted = sum(1 for participant in request.operations if participant in self.replicas)
-            transaction = self._arriving = Unresolved(stamped, hosted)
+            hosted = len(self.replicas.keys() & request.operations.keys())
+            transaction = Unresolved(stamped, hosted)
             self._unresolved[transaction.clock] = transaction
             self._requests[request.client, request.request] = transaction
-        transaction.slots[replica.address.shard] = slot
+            if type(request.half) is not Conclusory:
+                self._unclaimed.append(transaction)
+        shard = replica.address.shard
+        transaction.slots[shard] = slot
         transaction.missing -= 1
-        if transaction is not self._arriving:
+        self.touched.add(shard)
+        if transaction.claims is not None:
             self._claim(transaction)
-        return transaction
+        if transaction.missing:
+            return []
+        if transaction.claims is None and self._is_blocked(transaction):
+            self._claim(transaction)
+        if transaction.blockers:
+            return []
+        self._put_ready(transaction)
+        return self._run_ready()
 
-    def _stand_in_line(self, transaction: Unresolved) -> None:
-        """It is whole now: ready if nothing is in its way, else behind what is."""
-        keeps_locks = type(transaction.stamped.request.half) is Preliminary
-        if keeps_locks or transaction.claims or self._is_blocked(transaction):
-            self._claim(transaction)
-        if not transaction.blockers:
-            self._put_ready(transaction)
+    def _blockers(self, replica: Replica, request: Request) -> list[Unresolved]:
+        locks = self._locks.get(replica.address.shard)
+        return [] if locks is None else locks.in_the_way_of(footprint(request, replica.address.shard))
 
     def _is_blocked(self, transaction: Unresolved) -> bool:
+        if not self._locks:
+            return False
         request = transaction.stamped.request
         return any(self._blockers(self.replicas[shard], request) for shard in transaction.slots)
 
+    def _claim_all_but(self, clock: Timestamp) -> None:
+        """Something came that could get past those before it; a piece of the one of this time cannot."""
+        unclaimed, self._unclaimed = self._unclaimed, []
+        for transaction in unclaimed:
+            if transaction.clock == clock:
+                self._unclaimed.append(transaction)
+            else:
+                self._claim(transaction)
+
     def _claim(self, transaction: Unresolved) -> None:
         """Stand behind all earlier claims on what the pieces that are here touch."""
+        if transaction.claims is None:
+            transaction.claims = {}
+            transaction.blockers, transaction.blocked = set(), set()
         for shard in transaction.slots:
             if shard not in transaction.claims:
                 touched = footprint(transaction.stamped.request, shard)
@@ -164,7 +177,7 @@ class Executor:
                 locks.claim(touched, transaction)
 
     def _release(self, transaction: Unresolved) -> None:
-        for shard, touched in transaction.claims.items():
+        for shard, touched in (transaction.claims or {}).items():
             if not touched.is_empty():
                 locks = self._locks[shard]
                 locks.release(touched, transaction)
@@ -238,6 +251,10 @@ class Executor:
         del self._unresolved[transaction.clock]
         del self._requests[request.client, request.request]
         self.touched.update(transaction.slots)
+        if transaction.claims is None:
+            if transaction in self._unclaimed:
+                self._unclaimed.remove(transaction)
+            return
         self._release(transaction)
         for earlier in transaction.blockers:
             earlier.blocked.discard(transaction)
@@ -261,7 +278,7 @@ class Executor:
     def restore(self, pieces: Iterable[tuple[Replica, Slot, Stamped]]) -> None:
         """After a host was loaded: take back what was not resolved when it stopped."""
         for replica, slot, stamped in sorted(pieces, key=lambda piece: piece[2].stamp.clock):
-            self._claim_arriving(stamped)
+            self._claim_all_but(stamped.stamp.clock)
             self._piece(replica, slot, stamped)
         self.touched.clear()
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from kvstore.eris.client_window import ClientWindow
 from kvstore.eris.messages import Conclusory, Request, Stamped
 from kvstore.execution.execute import apply, execute
 from kvstore.execution.operations import DONE, REFUSED, Outcome
@@ -48,7 +47,7 @@ def conclude(
     replica: Replica, stamped: Stamped, slot: Slot, conclusory: Conclusory, locked: Locked | None
 ) -> Outcome:
     """End a preliminary, unless it ended before; the outcome says whether it ended as this one wants."""
-    window = replica.record.windows.setdefault(conclusory.client, ClientWindow())
+    window = replica.window_of(conclusory.client)
     committed = window.tombstones.get(conclusory.preliminary, False)
     if locked is not None:
         committed = conclusory.commit

@@ -40,7 +40,7 @@ from kvstore.execution.operations import Call, Check, CheckRange, Expire, Outcom
 from kvstore.execution.outcomes import OutcomeRecord, expire, remember
 from kvstore.execution.part import Owns
 from kvstore.execution.validation import execute_validated
-from kvstore.types import Slot
+from kvstore.types import ClientId, Slot
 
 
 @dataclass(slots=True, kw_only=True)
@@ -148,15 +148,6 @@ class Replica:
             yield from ((entry.slot, entry.stamped) for entry in entries)
             first = Slot(entries[-1].slot + 1)
 
-    def is_behind(self) -> bool:
-        """Whether it is a follower that may execute something."""
-        return not self.is_learner and self.record.executed < self.record.stable
-
-    def known_outcome(self, request: Request) -> Outcome | Answered | None:
-        """What became of a request that was executed here before."""
-        window = self.record.windows.get(request.client)
-        return None if window is None else window.outcome_of(request.request)
-
     def execute(self, stamped: Stamped, slot: Slot) -> Outcome:
         """Carry out this shard's part of an independent transaction."""
         request, state = stamped.request, self.tables.state
@@ -182,13 +173,18 @@ class Replica:
     def remember(self, stamped: Stamped, slot: Slot, outcome: Outcome) -> None:
         """Keep the outcome for copies of the request, and for its idempotency key (contracts C4)."""
         request = stamped.request
-        window = self.record.windows.get(request.client)
-        if window is None:
-            window = self.record.windows[request.client] = ClientWindow()
+        window = self.window_of(request.client)
         window.record(request.request, request.answered, outcome, request.unanswered)
         token = request.token
         if token is not None and not (token.result and outcome.refused):  # then the function runs again
             self._remember_token(token, stamped, slot, outcome)
+
+    def window_of(self, client: ClientId) -> ClientWindow:
+        """What is remembered of a client's requests."""
+        window = self.record.windows.get(client)
+        if window is None:
+            window = self.record.windows[client] = ClientWindow()
+        return window
 
     def _remember_token(self, token: Token, stamped: Stamped, slot: Slot, outcome: Outcome) -> None:
         at_home = token.home == self.address.shard

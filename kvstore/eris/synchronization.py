@@ -73,4 +73,6 @@ def on_sync_commit(replica: Replica, commit: SyncCommit) -> list[Effect]:
     if commit.slot > replica.last_slot:
         return [Dropped(commit, "the log does not reach so far")]
     record.stable = max(record.stable, commit.slot)
+    if replica not in replica.executor.behind:
+        replica.executor.behind.append(replica)
     return []

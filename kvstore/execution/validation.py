@@ -57,13 +57,18 @@ def digest_of(rows: Iterable[Row]) -> bytes:
 def first_changed(operations: Iterable[Operation], table: ReadableTable) -> bytes | None:
     """The first checked key, or start of a checked range, that is not as it was read; None if all are."""
     for operation in operations:
-        match operation:
-            case Check(key, version):
-                if cell_version(table.get(key)) != version:
-                    return key
-            case CheckRange(start, stop, digest):
-                if digest_of(_rows(table, start, stop)) != digest:
-                    return start
+        key = _changed(operation, table)
+        if key is not None:
+            return key
+    return None
+
+
+def _changed(operation: Operation, table: ReadableTable) -> bytes | None:
+    if type(operation) is Check:
+        return None if cell_version(table.get(operation.key)) == operation.version else operation.key
+    if type(operation) is CheckRange:
+        found = digest_of(_rows(table, operation.start, operation.stop))
+        return None if found == operation.digest else operation.start
     return None
 
 

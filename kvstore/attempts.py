@@ -211,16 +211,10 @@ class Attempts:
         route = route_of(reads.shards, written)
         reserved = transaction.written.keys() | wanted.written
         if route.path == "general" or (locks and reads.shards):
-            shards = reads.shards | written | {self._routing.shard_of_encoded(key) for key in reserved}
-            route = Route("general", tuple(sorted(shards)), 2)
-            writes = _writes_of(transaction, route.shards)
-            return Plan(
-                route,
-                self._first_half(reads, reserved, route.shards),
-                writes,
-                reserved,
-                transaction.size,
-            )
+            operations = self._first_half(transaction, reads, wanted.written, written)
+            route = Route("general", tuple(operations), 2)
+            writes = _writes_of(transaction, operations)
+            return Plan(route, operations, writes, reserved, transaction.size)
         writes = _writes_of(transaction, written)
         if route.path == "one-shard":
             shard = ShardId(route.shards[0])
@@ -228,14 +222,17 @@ class Attempts:
         return Plan(route, writes, {}, set(), transaction.size)
 
     def _first_half(
-        self, reads: Reconnaissance, reserved: Iterable[bytes], shards: Iterable[int]
+        self, transaction: Transaction, reads: Reconnaissance, wanted: set[bytes], written: set[ShardId]
     ) -> Operations:
-        operations: dict[ShardId, list[Operation]] = {ShardId(shard): [] for shard in shards}
-        for shard, checks in reads.checks().items():
-            operations[shard] += checks
-        for key in sorted(reserved):
-            operations[self._routing.shard_of_encoded(key)].append(Reserve(key))
-        return {shard: tuple(part) for shard, part in operations.items()}
+        """By shard, in order: what it checks and what it reserves; ``written`` takes part anyway."""
+        operations: dict[ShardId, list[Operation]] = reads.checks()
+        for shard in written:
+            operations.setdefault(shard, [])
+        for key, entry in transaction.written.items():
+            operations[entry.shard].append(Reserve(key))
+        for key in sorted(wanted - transaction.written.keys()):
+            operations.setdefault(self._routing.shard_of_encoded(key), []).append(Reserve(key))
+        return {shard: tuple(operations[shard]) for shard in sorted(operations)}
 
     def _one_round(self, plan: Plan, reads: Reconnaissance, token: Token | None) -> None:
         """Nothing for what only read; else one request. Raises ``Changed``."""

@@ -61,24 +61,27 @@ class Reconnaissance:
         self._routing = routing
         self._snapshot: Snapshot | None = None
         self.shards: set[ShardId] = set()
-        self.versions: dict[bytes, int | None] = {}
-        """Of each key that was read."""
+        self.versions: dict[bytes, tuple[ShardId, int | None]] = {}
+        """Of each key that was read, with its shard."""
         self.ranges: list[ReadRange] = []
         self._count = 0
 
     @property
     def snapshot(self) -> Snapshot:
-        """The moment. Taking it is the store's own work, whatever function is running."""
-        if self._snapshot is None:
-            with own_work():
-                self._snapshot = self._open_snapshot()
+        """The moment."""
+        return self._snapshot or self._take_snapshot()
+
+    def _take_snapshot(self) -> Snapshot:
+        """This is the store's own work, whatever function is running."""
+        with own_work():
+            self._snapshot = self._open_snapshot()
         return self._snapshot
 
     def cell(self, shard: ShardId, key: bytes) -> bytes | None:
-        cell = self.snapshot.cell(shard, key)
+        cell = (self._snapshot or self._take_snapshot()).cell(shard, key)
         if key not in self.versions:
             self._one_more()
-            self.versions[key] = cell_version(cell)
+            self.versions[key] = shard, cell_version(cell)
             self.shards.add(shard)
         return cell
 
@@ -115,8 +118,9 @@ class Reconnaissance:
     def expect(self, keys: Iterable[bytes]) -> None:
         """Have these locked without reading them first: the shards will say what they hold."""
         for key in keys:
-            self.versions[key] = NEVER_READ
-            self.shards.add(self._routing.shard_of_encoded(key))
+            shard = self._routing.shard_of_encoded(key)
+            self.versions[key] = shard, NEVER_READ
+            self.shards.add(shard)
 
     def read_again(self, sets: LockSets) -> None:
         """Read what an earlier attempt locked, or touched without a lock, so that it is locked this time."""
@@ -138,8 +142,8 @@ class Reconnaissance:
     def checks(self) -> dict[ShardId, list[Operation]]:
         """By shard, what is to be as it was read."""
         checks: dict[ShardId, list[Operation]] = {shard: [] for shard in self.shards}
-        for key, version in self.versions.items():
-            checks[self._routing.shard_of_encoded(key)].append(Check(key, version))
+        for key, (shard, version) in self.versions.items():
+            checks[shard].append(Check(key, version))
         for found in self._walked():
             rows: dict[ShardId, list[Row]] = {shard: [] for shard in found.shards}
             for row in sorted(found.rows):
@@ -187,9 +191,9 @@ class LockedReads:
         self._ranges: list[tuple[bytes, bytes, list[Row]]] = []
         for held in changed.values():
             self._cells.update(held.cells)
-        for key in seen.versions:
+        for key, (shard, _) in seen.versions.items():
             if key not in self._cells:
-                self._cells[key] = seen.glimpse(seen._routing.shard_of_encoded(key), key)
+                self._cells[key] = seen.glimpse(shard, key)
         for found in seen._walked():
             self._ranges.append((found.start, found.stop, _rows_now(seen, found, changed)))
 

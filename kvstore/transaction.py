@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 from kvstore import keys, values
 from kvstore.errors import Finished, LimitExceeded, NotFound, UsageError
 from kvstore.execution.execute import VERSION_BYTES, fold
-from kvstore.execution.nesting import refuse_nested, refuse_unfinished, running
+from kvstore.execution.nesting import function_running, refuse_nested, refuse_unfinished, running
 from kvstore.execution.numbers import check_amount, check_number
 from kvstore.execution.operations import Add, Delete, Operation, Put
 from kvstore.keys import Key
@@ -55,11 +55,13 @@ class Written(NamedTuple):
 
     shard: ShardId
     operations: tuple[Operation, ...]
+    size: int
+    """Bytes of key and values."""
 
     @property
     def overwrites(self) -> bool:
         """Whether the value depends on nothing that was there before."""
-        return not isinstance(self.operations[0], Add)
+        return type(self.operations[0]) is not Add
 
 
 class Transaction:
@@ -161,7 +163,7 @@ class Transaction:
         """Set the key. Raises at once if the key or the value cannot be stored."""
         self._check()
         encoded, payload = keys.encode(key), values.encode(value)
-        self._write(key, encoded, (Put(encoded, payload),))
+        self._write(key, encoded, (Put(encoded, payload),), len(payload))
 
     __setitem__ = put
 
@@ -169,7 +171,7 @@ class Transaction:
         """Remove the key; a missing one is fine."""
         self._check()
         encoded = keys.encode(key)
-        self._write(key, encoded, (Delete(encoded),))
+        self._write(key, encoded, (Delete(encoded),), 0)
 
     def __delitem__(self, key: Key) -> None:
         self[key]  # raises NotFound
@@ -186,12 +188,12 @@ class Transaction:
         written = self.written.get(encoded)
         if written is not None and written.overwrites:
             total = check_number(key, fold(None, written.operations), n)
-            self._write(key, encoded, (Put(encoded, total),))
+            self._write(key, encoded, (Put(encoded, total),), len(total))
             return
         earlier = () if written is None else written.operations
         shard = self._routing.shard(key, encoded)
         check_number(key, fold(_payload_of(self.reads.glimpse(shard, encoded)), earlier), n)
-        self._write(key, encoded, (*earlier, Add(encoded, amount)))
+        self._write(key, encoded, (*earlier, Add(encoded, amount)), 0)
 
     def update(self, key: Key, function: Callable[[Any], Any], default: Any = None) -> Any:
         """Set the key to what ``function`` makes of its value, or of ``default``; return that."""
@@ -203,11 +205,11 @@ class Transaction:
         self.put(key, value)
         return value
 
-    def _write(self, key: Key, encoded: bytes, operations: tuple[Operation, ...]) -> None:
+    def _write(self, key: Key, encoded: bytes, operations: tuple[Operation, ...], size: int) -> None:
         self.reads.allow_write(encoded)
         before = self.written.get(encoded)
-        written = Written(self._routing.shard(key, encoded), operations)
-        size = self.size + _size(encoded, written) - (0 if before is None else _size(encoded, before))
+        written = Written(self._routing.shard(key, encoded), operations, len(encoded) + size)
+        size = self.size + written.size - (0 if before is None else before.size)
         if size > TRANSACTION_BYTES_MAX:
             message = f"a transaction holds at most {TRANSACTION_BYTES_MAX} bytes; {key!r} does not fit"
             raise LimitExceeded(message, key=key, size=size, limit=TRANSACTION_BYTES_MAX)
@@ -286,7 +288,8 @@ class Transaction:
         return self._state == "open"
 
     def _check(self) -> None:
-        refuse_nested(self)
+        if function_running() is not None:
+            refuse_nested(self)
         if self._state != "open":
             raise Finished(f"this transaction was {self._state}")
 
@@ -358,9 +361,3 @@ def _payload_of(cell: bytes | None) -> bytes | None:
 
 def _value(payload: bytes | None) -> Any:
     return None if payload is None else values.decode(payload)
-
-
-def _size(encoded: bytes, written: Written) -> int:
-    return len(encoded) + sum(
-        len(operation.value) for operation in written.operations if isinstance(operation, Put)
-    )

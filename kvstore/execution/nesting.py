@@ -22,6 +22,8 @@ class _Running(NamedTuple):
 
 
 _running: ContextVar[_Running | None] = ContextVar("running", default=None)
+function_running = _running.get
+"""What is running, or None: a quick look before ``refuse_nested``."""
 
 
 @contextmanager

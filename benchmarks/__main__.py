@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from benchmarks import transactions
 from benchmarks.measuring import Results, measure
 from benchmarks.workloads import COMPARISONS, FULL, QUICK, VALUE_BYTES, Scale, workloads
 
@@ -24,11 +25,17 @@ def main() -> None:
     scale = QUICK if options.quick else FULL
     with tempfile.TemporaryDirectory(prefix="kvstore-benchmarks-", dir=options.folder) as folder:
         results = measure(Path(folder), scale, _report)
+        amounts = transactions.QUICK if options.quick else transactions.FULL
+        of_transactions = transactions.lines(Path(folder), amounts, _report)
     _report("")
     for line in [*machine().values(), "", *table(results, scale), "", *comparisons(results)]:
         print(line)
+    print()
+    for line in aligned(of_transactions):
+        print(line)
     if options.json:
-        options.json.write_text(json.dumps(as_json(results, scale), indent=1) + "\n")
+        found = as_json(results, scale) | {"transactions": of_transactions}
+        options.json.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def _options() -> argparse.Namespace:

@@ -150,7 +150,7 @@ class Cluster:
     def _commit_group(self, group: list[Pending]) -> list[Send]:
         """Return the answers for callers, which may leave now."""
         answers: list[Send] = []
-        may_grow = bool(self.client.parked)
+        may_grow = bool(self._effects)
         for pending in group:
             self._effects += self._ask(pending)
             may_grow |= pending.second_half is not None or pending.concludes is not None

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Generic, NamedTuple, TypeVar
 
 from kvstore.eris.messages import Conclusory, Request
-from kvstore.execution.operations import Add, Check, CheckRange, Delete, Put, PutIf, Reserve
+from kvstore.execution.operations import Check, CheckRange, Expire
 from kvstore.types import ShardId
 
 Holder = TypeVar("Holder")
@@ -33,13 +33,11 @@ def footprint(request: Request, shard: ShardId) -> Footprint:
     if type(request.half) is Conclusory:
         return found
     for operation in request.operations[shard]:
-        match operation:
-            case Put(key) | PutIf(key) | Delete(key) | Add(key) | Reserve(key):
-                found.keys.append((key, True))
-            case Check(key):
-                found.keys.append((key, False))
-            case CheckRange(start, stop):
-                found.ranges.append((start, stop, False))
+        kind = type(operation)
+        if kind is CheckRange:
+            found.ranges.append((operation.start, operation.stop, False))  # type: ignore[union-attr]  # it is one
+        elif kind is not Expire:
+            found.keys.append((operation.key, kind is not Check))  # type: ignore[union-attr]  # all others have one
     call = request.call
     if call is not None:
         found.keys.extend((key, True) for key in call.keys.get(shard, ()))

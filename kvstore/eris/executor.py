@@ -8,9 +8,9 @@ overtake. The slots of what is not resolved are kept with each shard's record (c
 rest is rebuilt from the log.
 
 INVARIANTS
-    E1  A transaction is executed on all hosted participants in one step, or on none.
-    E2  Two transactions that conflict are executed in the order of the log.
-    E3  Nothing is looked up or claimed while no transaction waits.
+    H1  A transaction is executed on all hosted participants in one step, or on none.
+    H2  Two transactions that conflict are executed in the order of the log.
+    H3  Nothing is claimed, and no lock looked at, while nothing stands in anybody's way.
 """
 
 from __future__ import annotations

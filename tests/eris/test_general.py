@@ -125,7 +125,7 @@ class TestWaitingInOrder:
 
     def test_without_a_general_transaction_nobody_looks_at_locks(self) -> None:
         cluster = opened(shards=3, replicas=3)
-        with mock.patch.object(executor, "footprint", side_effect=AssertionError("E3")):
+        with mock.patch.object(executor, "footprint", side_effect=AssertionError("H3")):
             for number in range(20):
                 cluster.submit({number % 3: [put("x", 1)]})
                 cluster.submit({shard: [add("n")] for shard in range(3)})

@@ -216,14 +216,17 @@ class Transaction:
         self.size = size
         self.written[encoded] = written
 
-    def changes(self) -> list[tuple[Key, Any, Any]]:
-        """What it would change, in key order: ``(key, value before, value after)``, None where missing."""
+    def changes(self, missing: Any = None) -> list[tuple[Key, Any, Any]]:
+        """What it would change, in key order: ``(key, value before, value after)``.
+
+        ``missing`` stands where there is no value.
+        """
         self._check()
         found = []
         for encoded, written in sorted(self.written.items()):
             before = _payload_of(self.reads.glimpse(written.shard, encoded))
             after = fold(before, written.operations)
-            found.append((keys.decode(encoded), _value(before), _value(after)))
+            found.append((keys.decode(encoded), _value(before, missing), _value(after, missing)))
         return found
 
     # -- the end -----------------------------------------------------------------------------
@@ -359,5 +362,5 @@ def _payload_of(cell: bytes | None) -> bytes | None:
     return None if cell is None else cell[VERSION_BYTES:]
 
 
-def _value(payload: bytes | None) -> Any:
-    return None if payload is None else values.decode(payload)
+def _value(payload: bytes | None, missing: Any) -> Any:
+    return missing if payload is None else values.decode(payload)

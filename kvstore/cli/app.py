@@ -28,6 +28,7 @@ from kvstore.cli.import_export import EXPORT, IMPORT
 from kvstore.cli.opening import opened
 from kvstore.cli.parameters import CREATION, STORE, StrictCommand
 from kvstore.cli.restore_command import RESTORE
+from kvstore.cli.session import Session
 from kvstore.cli.shell import Script, run_scripts, say, say_aside, say_error
 
 _SETTINGS = {"help_option_names": ["--help"], "max_content_width": 100}
@@ -93,7 +94,7 @@ def _verb(command: Command) -> click.Command:
             creation["create"] = False
         given = _given(command, terms, options, text)
         with opened(path, writing=command.writes, **creation) as db:
-            command.run(Call(db, given, say, say_aside, sys.stdout.flush))
+            command.run(Call(Session(db), given, say, say_aside, sys.stdout.flush))
 
     created_by = CREATION if command.writes and command.creates else ()
     has_terms = any(parameter.kind in ("key", "value") for parameter in (*command.terms, *command.options))
@@ -169,9 +170,9 @@ def _shell(
         from kvstore.cli.prompt import run_session  # it takes a while, and a script needs none of it
 
         with opened(path, writing=not read_only, **creation) as db:
-            return run_session(db, path, settings)
+            return run_session(Session(db, settings), path)
     with _scripts(commands, file) as scripts, opened(path, writing=not read_only, **creation) as db:
-        return run_scripts(db, scripts, settings, keep_going=keep_going)
+        return run_scripts(Session(db, settings), scripts, keep_going=keep_going)
 
 
 def _is_colored(color: str) -> bool:

@@ -14,16 +14,17 @@ from uuid import UUID
 
 import kvstore
 from kvstore.cli.failures import Misuse
-from kvstore.cli.formats import Settings
+from kvstore.cli.formats import FORMATS, Settings
 from kvstore.cli.grammar import Option, Statement, Term
 from kvstore.cli.printing import show
+from kvstore.cli.session import Session
 
 Kind: TypeAlias = Literal["key", "value", "number", "text", "flag"]
 """What a term is for. On the program's command line a "text" (a path, a name) is never read as a term."""
 
 _NAME_CHARS_MAX: Final = 40
 """Of a mistyped name, what is compared with the right ones."""
-_PLURALS: Final = {"KEY": "keys", "VALUE": "values", "PREFIX": "prefixes", "N": "numbers"}
+_PLURALS: Final = {"KEY": "keys", "VALUE": "values", "PREFIX": "prefixes", "N": "numbers", "NAME": "names"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,8 @@ class Parameter:
         return text
 
 
+FORMAT: Final = Parameter("format", "text", f"one of {', '.join(FORMATS)}", choices=FORMATS)
+
 Given: TypeAlias = dict[str, Any]
 """Values by the names of the parameters; what was not given is missing."""
 
@@ -80,7 +83,7 @@ Given: TypeAlias = dict[str, Any]
 class Call:
     """One command about to run: what it was given, and where its words go."""
 
-    db: kvstore.Database
+    session: Session
     given: Given
     out: Callable[[str], None]
     """Takes a line of the result."""
@@ -88,8 +91,21 @@ class Call:
     """Takes a remark that is not the result."""
     flush: Callable[[], object] = lambda: None
     """Lets what was written so far be seen, where that is long before the end."""
-    settings: Settings = field(default_factory=Settings)
-    """Those of the session; a command that changes them changes them for the commands that follow."""
+
+    @property
+    def db(self) -> kvstore.Database:
+        """The store, as it is committed."""
+        return self.session.db
+
+    @property
+    def records(self) -> kvstore.Database | kvstore.Transaction:
+        """What a command reads and writes: the open transaction, or the store."""
+        return self.session.records
+
+    @property
+    def settings(self) -> Settings:
+        """Those of the session; a command that changes them changes them for the commands that follow."""
+        return self.session.settings
 
     def out_all(self, lines: Iterable[str]) -> None:
         for line in lines:
@@ -118,6 +134,10 @@ class Command:
     creates: bool = True
     """Whether a command that writes makes a store that is missing."""
     shell_only: bool = False
+    in_transaction: Literal["takes part", "beside", "refused"] = "beside"
+    """What it does while a transaction is open. Beside it, it sees what is committed."""
+    tells_time: bool = False
+    """Whether it says itself how long it took."""
     usage: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -213,5 +233,4 @@ def did_you_mean(name: str, names: Sequence[str], before: str = "") -> str:
 
 
 def _term_of(option: Parameter) -> str:
-    names = {"number": "N", "text": "TEXT", "value": "VALUE"}
-    return "NAME" if option.choices else names.get(option.kind, "KEY")
+    return {"number": "N", "text": "NAME", "value": "VALUE"}.get(option.kind, "KEY")

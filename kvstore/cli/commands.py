@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import chain, islice
 from typing import Any, Final
 
 import kvstore
-from kvstore.cli.command import Call, Command, Parameter, did_you_mean
-from kvstore.cli.failures import CommandFailed, EndOfSession, Misuse
+from kvstore.cli.command import FORMAT, Call, Command, Parameter, did_you_mean
+from kvstore.cli.failures import EXPECTED, CommandFailed, EndOfSession, Misuse, sentence
 from kvstore.cli.formats import FORMATS, Settings, fact_lines, row_lines, value_text
+from kvstore.cli.grammar import Statement
 from kvstore.cli.printing import show, type_name
-from kvstore.cli.reports import status_lines, verify_lines
+from kvstore.cli.reports import route_line, status_lines, time_text, verify_lines
+from kvstore.cli.transaction_commands import TRANSACTION_COMMANDS, commit
 
 _KEY: Final = Parameter("KEY", "key")
 _PREFIX: Final = Parameter("PREFIX", "key", required=False)
@@ -19,13 +23,12 @@ _START: Final = Parameter("start", "key", "the first key")
 _STOP: Final = Parameter("stop", "key", "the first key that is left out")
 _RAW: Final = Parameter("raw", "flag", "print text bare, not quoted")
 _JSON: Final = Parameter("json", "flag", "print JSON")
-_FORMAT: Final = Parameter("format", "text", f"one of {', '.join(FORMATS)}", choices=FORMATS)
 
 
 def get(call: Call) -> None:
     key = call.given["KEY"]
     try:
-        value = call.db[key]
+        value = call.records[key]
     except kvstore.NotFound:
         raise CommandFailed(f"no value at {show(key)}") from None
     call.out(value_text(value, call.style()))
@@ -33,19 +36,22 @@ def get(call: Call) -> None:
 
 def put(call: Call) -> None:
     key, value = call.given["KEY"], call.given["VALUE"]
-    call.db.put(key, value)
+    call.records.put(key, value)
     call.out(f"{show(key)} = {show(value, as_stored=True)}  {type_name(value)}")
 
 
 def delete(call: Call) -> None:
     key = call.given["KEY"]
-    call.db.delete(key)
+    call.records.delete(key)
     call.out(f"{show(key)} deleted")
 
 
 def add(call: Call) -> None:
     key, number = call.given["KEY"], call.given.get("N", 1)
-    value = call.db.add(key, number)
+    value = call.records.add(key, number)
+    if call.session.transaction is not None:  # which does not read it, and so does not conflict
+        call.out(f"{show(key)} += {show(number)}  {type_name(number)}")
+        return
     call.out(f"{show(key)} = {show(value)}  {type_name(value)}")
 
 
@@ -58,7 +64,7 @@ def version(call: Call) -> None:
 
 
 def scan(call: Call) -> None:
-    records: Iterator[tuple[Any, Any]] = call.db.scan(
+    records: Iterator[tuple[Any, Any]] = call.records.scan(
         **_range(call), reverse="reverse" in call.given, limit=_limit(call)
     )
     first = list(islice(records, 1))
@@ -68,14 +74,17 @@ def scan(call: Call) -> None:
 
 
 def count(call: Call) -> None:
-    found = call.db.count(**_range(call))
+    found = call.records.count(**_range(call))
     call.out(value_text(found, call.style()))
     if not found:
         _explain_prefix(call, "count")
 
 
 def explain(call: Call) -> None:
-    route = call.db.explain(call.given["KEY"])
+    what = call.given.get("KEY", call.session.transaction)
+    if what is None:
+        raise Misuse("KEY is missing: without it, explain is about an open transaction")
+    route = call.db.explain(what)
     facts = {"path": route.path, "shards": list(route.shards), "rounds": route.rounds}
     call.out_all(fact_lines(facts, call.style()))
 
@@ -157,8 +166,33 @@ def explain_commands(call: Call) -> None:
             call.out(f"  --{option.name}: {option.about}")
         call.out(f"  for example: {command.example}")
         return
+    width = max(len(command.name) for command in COMMANDS)
     for command in COMMANDS:
-        call.out(f"{command.name:8} {command.about}")
+        call.out(f"{command.name:{width}} {command.about}")
+
+
+def retry(call: Call) -> None:
+    session = call.session
+    if not session.to_retry:
+        raise Misuse("nothing to retry: no commit has met a conflict")
+    session.begin()
+    try:
+        _run_again(session.to_retry, call)
+    except KeyboardInterrupt:
+        session.rollback()
+        raise
+    commit(call)
+
+
+def _run_again(statements: Sequence[Statement], call: Call) -> None:
+    for number, statement in enumerate(statements, 1):
+        try:
+            execute(statement, call)
+        except BrokenPipeError:
+            raise
+        except EXPECTED as error:
+            place = f"command {number} of {len(statements)}, {statement.word}"
+            raise CommandFailed(f"{place}: {sentence(error)}; the transaction is open") from error
 
 
 COMMANDS: Final = (
@@ -167,14 +201,16 @@ COMMANDS: Final = (
         about="Print the value of a key.",
         example='get ("acct", "eu", 1)',
         run=get,
+        in_transaction="takes part",
         terms=(_KEY,),
-        options=(_RAW, _FORMAT),
+        options=(_RAW, FORMAT),
     ),
     Command(
         name="put",
         about="Store a value, and print what was understood.",
         example='put ("acct", "eu", 1) 100',
         run=put,
+        in_transaction="takes part",
         terms=(_KEY, Parameter("VALUE", "value")),
         writes=True,
     ),
@@ -183,6 +219,7 @@ COMMANDS: Final = (
         about="Remove a key; a missing one is no error.",
         example='delete ("acct", "eu", 1)',
         run=delete,
+        in_transaction="takes part",
         terms=(_KEY,),
         writes=True,
     ),
@@ -191,6 +228,7 @@ COMMANDS: Final = (
         about="Add a number, 1 if none is given, and print the sum; a missing key counts as 0.",
         example="add hits -2",
         run=add,
+        in_transaction="takes part",
         terms=(_KEY, Parameter("N", "number", required=False)),
         writes=True,
     ),
@@ -199,14 +237,16 @@ COMMANDS: Final = (
         about="Print the slot of the key's last write.",
         example="version hits",
         run=version,
+        in_transaction="refused",
         terms=(_KEY,),
-        options=(_FORMAT,),
+        options=(FORMAT,),
     ),
     Command(
         name="scan",
         about="Print all records, or those whose key begins with PREFIX, in key order.",
         example='scan ("acct",) --limit 10',
         run=scan,
+        in_transaction="takes part",
         terms=(_PREFIX,),
         options=(
             _START,
@@ -214,7 +254,7 @@ COMMANDS: Final = (
             Parameter("reverse", "flag", "the last key first"),
             Parameter("limit", "number", "at most so many records"),
             _RAW,
-            _FORMAT,
+            FORMAT,
         ),
     ),
     Command(
@@ -222,30 +262,31 @@ COMMANDS: Final = (
         about="Print the number of records, of all or of those whose key begins with PREFIX.",
         example='count ("acct",)',
         run=count,
+        in_transaction="takes part",
         terms=(_PREFIX,),
-        options=(_START, _STOP, _FORMAT),
+        options=(_START, _STOP, FORMAT),
     ),
     Command(
         name="explain",
-        about="Print which way a write of the key would take.",
+        about="Print which way a write of the key would take, or without KEY the open transaction.",
         example='explain ("acct", "eu", 1)',
         run=explain,
-        terms=(_KEY,),
-        options=(_FORMAT,),
+        terms=(Parameter("KEY", "key", required=False),),
+        options=(FORMAT,),
     ),
     Command(
         name="status",
         about="Print how the store is doing.",
         example="status --json",
         run=status,
-        options=(_JSON, _FORMAT),
+        options=(_JSON, FORMAT),
     ),
     Command(
         name="verify",
         about="Read everything and check it; damage is a failure.",
         example="verify",
         run=verify,
-        options=(_JSON, _FORMAT),
+        options=(_JSON, FORMAT),
     ),
     Command(
         name="backup",
@@ -263,7 +304,7 @@ COMMANDS: Final = (
         options=(
             Parameter("since", "value", "a change's cursor, or 0 for the oldest; without it, from now on"),
             Parameter("timeout", "number", "end after so many seconds without a change"),
-            _FORMAT,
+            FORMAT,
         ),
     ),
     Command(
@@ -271,8 +312,9 @@ COMMANDS: Final = (
         about="Run a stored procedure, and print what it returned on each shard.",
         example="call bank.settle {day: 7}",
         run=call_procedure,
+        in_transaction="refused",
         terms=(Parameter("NAME", "text"), Parameter("ARGUMENTS", "value", required=False)),
-        options=(_FORMAT,),
+        options=(FORMAT,),
         writes=True,
     ),
     Command(
@@ -280,9 +322,19 @@ COMMANDS: Final = (
         about="Write the store's files anew, without the space that is free in them.",
         example="compact",
         run=compact,
-        options=(_FORMAT,),
+        in_transaction="refused",
+        options=(FORMAT,),
         writes=True,
         creates=False,
+    ),
+    *TRANSACTION_COMMANDS,
+    Command(
+        name="retry",
+        about="Run a transaction again, command by command, that conflicted at its commit.",
+        example="retry",
+        run=retry,
+        tells_time=True,
+        shell_only=True,
     ),
     Command(
         name="format",
@@ -325,6 +377,31 @@ def command_named(name: str) -> Command:
     if name in names:
         return COMMANDS[names.index(name)]
     raise Misuse(f"no command {show(name[:40])}{did_you_mean(name, names) or '; try help'}")
+
+
+def execute(statement: Statement, call: Call) -> None:
+    """Run a statement with this call's session and voice; keep it, if it took part in a transaction.
+
+    Raises:
+        Misuse: it cannot be run so. Whatever else the command raises.
+    """
+    command = command_named(statement.word)
+    call = replace(call, given=command.fit(statement))
+    if call.session.transaction is not None and command.in_transaction == "refused":
+        raise Misuse(f"{command.name} takes no part in a transaction: commit or rollback comes first")
+    began = time.monotonic()
+    command.run(call)
+    if call.settings.timing and not command.tells_time:
+        call.note(_time_line(command, call, time.monotonic() - began))
+    if command.in_transaction == "takes part":
+        call.session.record(statement)
+
+
+def _time_line(command: Command, call: Call, seconds: float) -> str:
+    """A write outside a transaction is one of its own: its route is told, too."""
+    if command.writes and "KEY" in call.given and call.session.transaction is None:
+        return route_line(call.db.explain(call.given["KEY"]), seconds)
+    return time_text(seconds)
 
 
 def _range(call: Call) -> dict[str, Any]:

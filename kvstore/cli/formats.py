@@ -22,6 +22,13 @@ from kvstore.cli.printing import show, show_raw
 
 FORMATS: Final = ("table", "json", "jsonl", "csv", "raw")
 
+
+class Absent:
+    """What stands in a row where there is no value, which is not null: a blank, and no member of JSON."""
+
+
+ABSENT: Final = Absent()
+
 _PAGE_ROWS: Final = 500
 """Rows that become one table: a scan of any length shows something soon, in bounded memory."""
 _LAST_COLUMN_MIN: Final = 20
@@ -64,7 +71,7 @@ def row_lines(columns: Sequence[str], rows: Iterable[Sequence[Any]], settings: S
         case "csv":
             return itertools.chain([_csv_line(columns)], (_csv_line(map(_csv_cell, row)) for row in rows))
         case "raw":
-            return ("\t".join(map(show_raw, row)) for row in rows)
+            return ("\t".join(_shown(field, show_raw) for field in row) for row in rows)
         case _:
             return (_object(columns, row) for row in rows)
 
@@ -98,7 +105,8 @@ def fact_lines(facts: Mapping[str, Any], settings: Settings) -> Iterator[str]:
 
 
 def _object(columns: Sequence[str], row: Sequence[Any]) -> str:
-    return to_json(dict(zip(columns, row, strict=True)))
+    fields = zip(columns, row, strict=True)
+    return to_json({name: field for name, field in fields if field is not ABSENT})
 
 
 def _array(items: Iterator[str]) -> Iterator[str]:
@@ -119,7 +127,11 @@ def _csv_cell(value: Any) -> str:
     """Text is bare where an argument of the program that is typed so would be the same text."""
     if type(value) is str and value.isprintable() and parse_argument(value) == value:
         return value
-    return show(value)
+    return _shown(value)
+
+
+def _shown(field: Any, show: Callable[[Any], str] = show) -> str:
+    return "" if field is ABSENT else show(field)
 
 
 def _csv_line(cells: Iterable[str]) -> str:
@@ -144,7 +156,7 @@ def _tables(
     columns: Sequence[str], rows: Iterator[Sequence[Any]], width: Callable[[], int | None]
 ) -> Iterator[str]:
     cut = False
-    while page := [[show(field) for field in row] for row in itertools.islice(rows, _PAGE_ROWS)]:
+    while page := [[_shown(field) for field in row] for row in itertools.islice(rows, _PAGE_ROWS)]:
         room = _room_for_last(columns, page, width())
         if room is not None and room < _LAST_COLUMN_MIN:
             yield from _blocks(columns, page)
@@ -187,7 +199,7 @@ def _blocks(columns: Sequence[str], page: list[list[str]]) -> Iterator[str]:
     names = max(map(len, columns))
     for row in page:
         for name, cell in zip(columns, row, strict=True):
-            yield f"{name:{names}}  {cell}"
+            yield f"{name:{names}}  {cell}".rstrip()
         yield ""
 
 

@@ -47,6 +47,11 @@ def show_raw(value: Any) -> str:
     return value if type(value) is str else show(value)
 
 
+def counted(count: int, noun: str) -> str:
+    """``1 write``, ``2 writes``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def type_name(value: Any) -> str:
     """The shell's word for what a value is as it comes back."""
     return _TYPE_NAMES.get(type(value), type(value).__name__)

@@ -18,20 +18,19 @@ from prompt_toolkit.output import ColorDepth
 import kvstore
 from kvstore.cli.completion import ShellCompleter
 from kvstore.cli.failures import EndOfSession, sentence
-from kvstore.cli.formats import Settings
 from kvstore.cli.grammar import GrammarError, Reader
 from kvstore.cli.highlighting import PLAIN, STYLE, Highlighter
 from kvstore.cli.history import ShellHistory, history_file
+from kvstore.cli.session import Session
 from kvstore.cli.shell import failures, say_aside, say_error
 
-_PROMPT = "kvstore> "
-_CONTINUATION = "    ...> "
+_CONTINUATION = "...> "
 
 
-def run_session(db: kvstore.Database, path: str, settings: Settings) -> int:
+def run_session(session: Session, path: str) -> int:
     """Take commands until the user has had enough; return the exit code."""
     history = ShellHistory(history_file())
-    prompt = _prompt(db, history, settings)
+    prompt = _prompt(session, history)
     say_aside(f"kvstore {kvstore.__version__} on {path}; help lists the commands, Ctrl-D ends")
     told = False
     while True:
@@ -39,24 +38,32 @@ def run_session(db: kvstore.Database, path: str, settings: Settings) -> int:
             if history.trouble is not None and not told:
                 say_aside(f"the history ends with this session: {sentence(history.trouble)}")
                 told = True
-            run_text(db, prompt.prompt(), settings)
+            run_text(session, prompt.prompt())
         except KeyboardInterrupt:
             continue
         except (EOFError, EndOfSession):
-            return 0
+            break
+    if lost := session.close():
+        say_aside(lost)
+    return 0
 
 
-def run_text(db: kvstore.Database, text: str, settings: Settings) -> None:
-    """Run the lines of a text, each of them whatever became of those before it.
+def run_text(session: Session, text: str) -> None:
+    """Run the lines of a text, each of them whatever became of those before it, unless a transaction is open.
 
     Raises:
         EndOfSession: one of them was ``exit``.
     """
     lines = text.split("\n")
+    coming = (f"{line}\n" for line in lines)
     try:
-        for failure in failures(db, [f"{line}\n" for line in lines], settings):
+        for failure in failures(session, coming):
             place = f"line {failure.line}: " if len(lines) > 1 else ""
-            say_error(place + sentence(failure.error), color=settings.color)
+            say_error(place + sentence(failure.error), color=session.settings.color)
+            if session.transaction is not None:
+                if failure.has_more or any(line.strip() for line in coming):
+                    say_aside("what came behind it was not run: the transaction is open")
+                break
     except KeyboardInterrupt:
         say_aside("interrupted")
     sys.stdout.flush()
@@ -77,23 +84,29 @@ def is_open(text: str) -> bool:
     return False
 
 
-def _prompt(db: kvstore.Database, history: ShellHistory, settings: Settings) -> PromptSession[str]:
+def prompt_text(session: Session) -> str:
+    """``kvstore> ``, and with two writes pending in an open transaction ``kvstore*2> ``."""
+    return "kvstore> " if session.transaction is None else f"kvstore*{session.pending}> "
+
+
+def _prompt(session: Session, history: ShellHistory) -> PromptSession[str]:
+    is_colored = session.settings.color
     return PromptSession(
-        _PROMPT,
+        lambda: prompt_text(session),
         multiline=Condition(lambda: is_open(get_app().current_buffer.text)),
         prompt_continuation=_continuation,
         history=history,
         auto_suggest=AutoSuggestFromHistory(),
         enable_history_search=True,
-        completer=ShellCompleter(db),
+        completer=ShellCompleter(session.db),
         complete_in_thread=True,
         complete_while_typing=False,
-        lexer=Highlighter() if settings.color else None,
-        style=STYLE if settings.color else PLAIN,
+        lexer=Highlighter() if is_colored else None,
+        style=STYLE if is_colored else PLAIN,
         include_default_pygments_style=False,
-        color_depth=ColorDepth.DEPTH_4_BIT if settings.color else ColorDepth.DEPTH_1_BIT,
+        color_depth=ColorDepth.DEPTH_4_BIT if is_colored else ColorDepth.DEPTH_1_BIT,
     )
 
 
 def _continuation(width: int, _line: int, _is_wrapped: int) -> StyleAndTextTuples:
-    return [("class:continuation", _CONTINUATION[-width:])]
+    return [("class:continuation", _CONTINUATION.rjust(width))]

@@ -1,12 +1,13 @@
-"""What ``status`` and ``verify`` print: a sentence for people first, unless a format is asked for."""
+"""What ``status`` and ``verify`` print, a sentence for people first unless a format is asked for. Routes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import kvstore
 from kvstore.cli.formats import Settings, fact_lines
-from kvstore.cli.printing import show_raw
+from kvstore.cli.printing import counted, show_raw
 
 
 def status_lines(status: Mapping[str, Any], settings: Settings) -> Iterator[str]:
@@ -26,3 +27,13 @@ def verify_lines(report: Mapping[str, Any], settings: Settings) -> Iterator[str]
         yield f"ok: {report['records']} records"
     else:
         yield from (show_raw(problem) for problem in report["problems"])
+
+
+def route_line(route: kvstore.Route, seconds: float) -> str:
+    """``independent, 3 shards, 1 round, 0.4 ms``; where nothing was sent, no shard is named."""
+    shards = [counted(len(route.shards), "shard")] if route.rounds else []
+    return ", ".join([route.path, *shards, counted(route.rounds, "round"), time_text(seconds)])
+
+
+def time_text(seconds: float) -> str:
+    return f"{seconds * 1000:.1f} ms"

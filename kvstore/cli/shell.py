@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import functools
 import sys
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Final, NamedTuple
 
-import kvstore
 from kvstore.cli.command import Call
-from kvstore.cli.commands import command_named
-from kvstore.cli.failures import EXPECTED, EndOfSession, exit_code, sentence
-from kvstore.cli.formats import Settings
+from kvstore.cli.commands import execute
+from kvstore.cli.failures import EXPECTED, FAILED, EndOfSession, exit_code, sentence
 from kvstore.cli.grammar import GrammarError, Reader, Statement
 from kvstore.cli.lexer import STATEMENT_CHARS_MAX
+from kvstore.cli.session import Session
 
 _RED: Final = "\x1b[31m"
 _PLAIN: Final = "\x1b[39m"
@@ -37,17 +35,37 @@ class Failure(NamedTuple):
 
     line: int
     error: Exception
+    has_more: bool = False
+    """Whether there are statements behind it in its line."""
 
 
-def run_scripts(db: kvstore.Database, scripts: list[Script], settings: Settings, *, keep_going: bool) -> int:
-    """Run the scripts in order; return the exit code, which is that of the first failure."""
+def run_scripts(session: Session, scripts: list[Script], *, keep_going: bool) -> int:
+    """Run the scripts in order; return the exit code, which is that of the first failure.
+
+    A transaction that is open at the end is rolled back, and that is a failure.
+    """
     code = 0
     try:
+        code = _run_scripts(session, scripts, keep_going=keep_going)
+    finally:
+        lost = session.close()
+        if lost and code:
+            say_aside(lost)
+        elif lost:
+            say_error(lost, color=session.settings.color)
+    return code or (FAILED if lost else 0)
+
+
+def _run_scripts(session: Session, scripts: list[Script], *, keep_going: bool) -> int:
+    """A failure in a transaction ends them in any case: what follows was written to be a part of it."""
+    code = 0
+    color = session.settings.color
+    try:
         for script in scripts:
-            for failure in failures(db, _lines(script.stream), settings):
-                say_error(f"{script.name}:{failure.line}: {sentence(failure.error)}", color=settings.color)
+            for failure in failures(session, _lines(script.stream)):
+                say_error(f"{script.name}:{failure.line}: {sentence(failure.error)}", color=color)
                 code = code or exit_code(failure.error)
-                if not keep_going:
+                if not keep_going or session.transaction is not None:
                     return code
     except EndOfSession:
         pass  # the rest of the scripts is not run: that is what exit says
@@ -69,7 +87,7 @@ def say_error(message: str, *, color: bool = False) -> None:
     say_aside(f"{_RED}error:{_PLAIN} {message}" if color else f"error: {message}")
 
 
-def failures(db: kvstore.Database, lines: Iterable[str], settings: Settings) -> Iterator[Failure]:
+def failures(session: Session, lines: Iterable[str]) -> Iterator[Failure]:
     """Run lines; yield each failure, and go on behind it if asked for more.
 
     Raises:
@@ -82,26 +100,22 @@ def failures(db: kvstore.Database, lines: Iterable[str], settings: Settings) -> 
         except GrammarError as error:
             yield Failure(error.place.line, error)
             continue
-        for statement in statements:
-            if (failure := _run(db, statement, settings)) is not None:
-                yield failure
+        for number, statement in enumerate(statements, 1):
+            if (trouble := _run(session, statement)) is not None:
+                yield Failure(statement.place.line, trouble, has_more=number < len(statements))
     try:
         reader.end()
     except GrammarError as error:
         yield Failure(error.place.line, error)
 
 
-def _run(db: kvstore.Database, statement: Statement, settings: Settings) -> Failure | None:
-    began = time.monotonic()
+def _run(session: Session, statement: Statement) -> Exception | None:
     try:
-        command = command_named(statement.word)
-        command.run(Call(db, command.fit(statement), say, say_aside, sys.stdout.flush, settings))
-        if settings.timing:
-            say_aside(f"{(time.monotonic() - began) * 1000:.1f} ms")
+        execute(statement, Call(session, {}, say, say_aside, sys.stdout.flush))
     except BrokenPipeError:
         raise  # nobody reads any more: not an error of this line
     except EXPECTED as error:
-        return Failure(statement.place.line, error)
+        return error
     return None
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import math
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -16,8 +17,12 @@ import pytest
 
 import kvstore
 from kvstore.cli.app import main
+from kvstore.cli.formats import Settings
 from kvstore.cli.json_notation import from_json, to_json
 from kvstore.cli.printing import show
+from kvstore.cli.prompt import prompt_text, run_text
+from kvstore.cli.session import Session
+from kvstore.cli.shell import Script
 
 ROOT = Path(__file__).parent.parent.parent
 ENVIRONMENT = os.environ | {
@@ -47,6 +52,9 @@ def settle(part, args):
     return settled
 """
 """A module for ``--load``."""
+
+ROUTE = re.compile(r"[a-z-]+(, \d+ shards?)?, \d rounds?, \d+\.\d ms")
+"""What a commit says of its way."""
 
 
 class Done(NamedTuple):
@@ -107,3 +115,51 @@ def content(path: Path) -> str:
     """All that is in a store. As text, in which 1, 1.0 and true differ, and nan is itself."""
     with kvstore.open(path, readonly=True) as db:
         return "\n".join(to_json([key, value]) for key, value in db.scan())
+
+
+class Shell:
+    """What is typed at a prompt, in this process, and what it says."""
+
+    def __init__(self, db: kvstore.Database, capsys: pytest.CaptureFixture[str]) -> None:
+        self.session = Session(db, Settings(format="jsonl"))
+        self._capsys = capsys
+
+    def __call__(self, text: str) -> tuple[str, str]:
+        """Type it; return what stands on standard output and on standard error."""
+        run_text(self.session, text)
+        out, err = self._capsys.readouterr()
+        return out, ROUTE.sub("(route)", err)
+
+    @property
+    def prompt(self) -> str:
+        return prompt_text(self.session)
+
+
+@pytest.fixture
+def db() -> Iterator[kvstore.Database]:
+    with kvstore.open(":memory:") as db:
+        yield db
+
+
+@pytest.fixture
+def shell(db: kvstore.Database, capsys: pytest.CaptureFixture[str]) -> Shell:
+    return Shell(db, capsys)
+
+
+class Lines(io.BytesIO):
+    """A script in whose middle something else happens."""
+
+    def __init__(self, *steps: str | Callable[[], Any]) -> None:
+        super().__init__()
+        self._steps = iter(steps)
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        for step in self._steps:
+            if isinstance(step, str):
+                return f"{step}\n".encode()
+            step()
+        return b""
+
+
+def lines(*steps: str | Callable[[], Any]) -> Script:
+    return Script("script", Lines(*steps))

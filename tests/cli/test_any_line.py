@@ -30,6 +30,7 @@ from kvstore.cli.highlighting import Highlighter
 from kvstore.cli.json_notation import from_json, to_json
 from kvstore.cli.printing import show
 from kvstore.cli.prompt import is_open, run_text
+from kvstore.cli.session import Session
 from tests.cli.test_printing import shape
 
 LINES = int(os.environ.get("KVSTORE_SHELL_LINES", "3000"))
@@ -156,19 +157,22 @@ def test_any_line_is_answered_with_a_result_or_a_sentence(monkeypatch: pytest.Mo
 def said(db: kvstore.Database, line: str, settings: Settings) -> tuple[str, str]:
     """What the shell says to a line, on standard output and on standard error."""
     out, err = io.StringIO(), io.StringIO()
+    session = Session(db, settings)
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            run_text(db, line, settings)
+            run_text(session, line)
     except EndOfSession:
         pass
     except Exception as error:
         raise AssertionError(complaint("a traceback", line)) from error
+    session.close()
     return out.getvalue(), err.getvalue()
 
 
 def is_quiet(line: str) -> bool:
     """Whether nothing to say may be the right answer: comments, settings, scans that find nothing."""
-    return any(word in line for word in ("#", ";", "format", "timing", "scan", "watch", "exit", "quit"))
+    quiet = ("#", ";", "format", "timing", "scan", "watch", "exit", "quit", "begin")
+    return any(word in line for word in quiet)
 
 
 def test_any_half_typed_line_can_be_shown_and_completed() -> None:

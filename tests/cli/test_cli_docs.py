@@ -59,8 +59,9 @@ def test_it_names_every_command_and_option() -> None:
 def test_it_shows_the_usage_of_every_verb() -> None:
     for verb in COMMANDS:
         name, _, rest = verb.usage.partition(" ")
-        if not verb.shell_only:
-            assert f"`{name} PATH {rest}".rstrip() + "`" in PAGE
+        shown = f"`{name} {rest}" if verb.shell_only else f"`{name} PATH {rest}"
+        if not any(term.choices for term in verb.terms) and name != "help":  # whose rows name the choices
+            assert shown.rstrip() + "`" in PAGE
 
 
 def test_it_names_every_exit_code() -> None:

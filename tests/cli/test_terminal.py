@@ -44,7 +44,11 @@ def run(terminal: Terminal, line: str, answer: str) -> None:
 
 
 def at_prompt(text: str) -> bool:
-    return text.rstrip("\n").rpartition("\n")[2] == PROMPT
+    return re.fullmatch(r"kvstore(\*\d+)?>", last_line(text)) is not None
+
+
+def last_line(text: str) -> str:
+    return text.rstrip("\n").rpartition("\n")[2]
 
 
 def leave(terminal: Terminal) -> str:
@@ -116,6 +120,77 @@ class TestASession:
             leave(terminal)
 
             assert db["k"] == 2
+
+
+class TestATransaction:
+    LOST = "the open transaction was rolled back: 1 write undone"
+
+    def test_is_shown_by_the_prompt(self, shell: Open) -> None:
+        terminal = shell()
+        for line, answer, prompt in [
+            ("begin; put a 2", '"a" = 2  int', "kvstore*1>"),
+            ("add b", '"b" += 1  int', "kvstore*2>"),
+            ("get nothing", "error: no value", "kvstore*2>"),
+            ("begin", "error: a transaction is open", "kvstore*2>"),
+            ("rollback", "rolled back: 2 writes undone", "kvstore>"),
+        ]:
+            run(terminal, line, answer)
+            assert last_line(terminal.text) == prompt
+        terminal.press("begin; put list [1," + ENTER)
+        terminal.wait_for("\n    ...>")
+        run(terminal, "2]", '"list" = [1, 2]  list\n')
+        terminal.press("put list [1," + ENTER)
+        terminal.wait_for("\n      ...>")
+        run(terminal, "2]", '"list" = [1, 2]  list\n')
+        run(terminal, "diff", "key     before    after\n")
+        run(terminal, "commit", "independent, ")
+
+        route = r"independent, 1 shard, 1 round, \d+\.\d ms\nkvstore>"
+        assert re.search(rf"^{route}$", leave(terminal), re.MULTILINE)
+
+    def test_is_completed_and_colored(self, shell: Open) -> None:
+        terminal = shell("--color", "always")
+        terminal.press("beg" + TAB)
+        terminal.wait_for("kvstore> begin")
+        terminal.press("; sav" + TAB)
+        terminal.wait_for("kvstore> begin; savepoint")
+        terminal.press(" p; rollb" + TAB)
+        terminal.wait_for("p; rollback")
+        terminal.press(" --" + TAB)
+        terminal.wait_for("rollback --to")
+        run(terminal, " p", "rolled back to p: 0 writes pending")
+        run(terminal, "commit", "read-only, 0 rounds, ")
+        leave(terminal)
+
+        assert "\x1b[0;32;1mcommit" in terminal.written
+
+    def test_survives_an_interrupt(self, shell: Open) -> None:
+        terminal = shell()
+        run(terminal, "begin; put a 1", '"a" = 1  int')
+        terminal.press("put b [1," + ENTER)
+        terminal.wait_for("...>")
+        terminal.interrupt()
+        terminal.wait_for(lambda text: last_line(text) == "kvstore*1>")
+        run(terminal, "rollback", "rolled back: 1 write undone")
+        leave(terminal)
+
+    @pytest.mark.parametrize("end", [CTRL_D, "exit" + ENTER, "put b (x)" + ENTER + "quit" + ENTER])
+    def test_is_rolled_back_at_the_end(self, shell: Open, end: str, tmp_path: Path) -> None:
+        terminal = shell()
+        run(terminal, "begin; put a 1", '"a" = 1  int')
+        terminal.press(end)
+
+        assert terminal.wait_for_end() == 0
+        assert terminal.text.rstrip().endswith(self.LOST)
+        with kvstore.open(tmp_path / "s", readonly=True) as db:
+            assert list(db.scan()) == []
+
+    def test_that_is_pasted_stops_at_an_error(self, shell: Open) -> None:
+        terminal = shell()
+        terminal.press("\x1b[200~begin\nput a 1\nget x\ncommit\x1b[201~")
+        run(terminal, "", 'error: line 3: no value at "x"\nwhat came behind it was not run')
+        assert last_line(terminal.text) == "kvstore*1>"
+        leave(terminal)
 
 
 class TestCompletion:

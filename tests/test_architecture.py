@@ -165,6 +165,14 @@ def test_a_room_imports_only_along_the_arrows(path: Path) -> None:
     assert complaints_about_arrows(path) == []
 
 
+@pytest.mark.parametrize("path", sources("tests/histories"), ids=short)
+def test_the_checkers_know_nothing_of_how_the_store_works(path: Path) -> None:
+    """Whatever they import of ours is theirs, or the public face."""
+    of_ours = [found.name for found in imports(path) if imported_room(found.name) is not None]
+
+    assert [name for name in of_ours if not name.startswith("tests.histories.") and name != "kvstore"] == []
+
+
 @pytest.mark.parametrize("path", sources("kvstore"), ids=short)
 def test_only_drivers_database_and_storage_meet_the_world(path: Path) -> None:
     if room_of(path) in MEETS_THE_WORLD:

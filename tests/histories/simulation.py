@@ -14,8 +14,6 @@ from tests.histories.evidence import Shape
 from tests.histories.history import Operation, Outcome, Transaction, append, read, write
 
 MOMENT = 1000
-_LONGEST = 3 * MOMENT
-"""How long before its moment a transaction is called, and how long after it returns, at most."""
 _WRITES_PER_KEY = 60
 """Then the key is left alone and another takes its place: no list becomes long."""
 
@@ -23,12 +21,16 @@ _NEVER = 10**18
 
 
 class Simulation:
-    """The store, and what has been recorded. Values are unique numbers."""
+    """The store, and what has been recorded. Values are unique numbers.
 
-    def __init__(self, seed: int, shape: Shape, keys: int = 6) -> None:
+    ``spread`` is how many moments before its own a transaction may be called, and how many after it return.
+    """
+
+    def __init__(self, seed: int, shape: Shape, keys: int = 6, spread: int = 3) -> None:
         self.chance = random.Random(seed)
         self.history: list[Transaction] = []
         self._shape = shape
+        self._spread = spread * MOMENT
         self._keys = list(range(keys))
         self._next_key = keys
         self._state: dict[int, Any] = {}
@@ -87,17 +89,19 @@ class Simulation:
                 self.apply(change)
         if not happens:
             self._state = before
-        called = moment - self.chance.randint(1, _LONGEST)
-        returned = moment + self.chance.randint(1, _LONGEST)
+        called = moment - self.chance.randint(1, self._spread)
+        returned = moment + self.chance.randint(1, self._spread)
         self.record(called, returned, *operations, outcome=outcome)
 
 
 Fault = Callable[[Simulation, int], None]
 
 
-def simulate(seed: int, count: int, shape: Shape, fault: Fault | None = None) -> list[Transaction]:
+def simulate(
+    seed: int, count: int, shape: Shape, fault: Fault | None = None, *, keys: int = 6, spread: int = 3
+) -> list[Transaction]:
     """A history of so many transactions by the time of their calls, with a fault at a random place."""
-    simulation = Simulation(seed, shape)
+    simulation = Simulation(seed, shape, keys, spread)
     faulty = simulation.chance.randrange(count // 4, count) if fault else None
     for number in range(count):
         if fault and number == faulty:

@@ -215,8 +215,8 @@ class TestPlume:
     def test_looks_like_this(self) -> None:
         history = [
             Transaction(1, (read(7, None), write(7, 5)), 3, 4),
-            Transaction(0, (write(8, 6),), 1, 2),
             Transaction(0, (write(7, 9), read(8, 6)), 3, 4, Outcome.FAILED),
+            Transaction(0, (write(8, 6),), 1, 2),
         ]
 
         assert write_plume(history).splitlines() == [

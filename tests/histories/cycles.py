@@ -8,7 +8,7 @@ agreement with the order that clients saw.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from typing import NamedTuple
 
 from tests.histories.graph import NAMES, PROCESS, REALTIME, RW, WR, WW, Graph, Label
@@ -30,10 +30,12 @@ class Cycle(NamedTuple):
     name: str
     steps: list[Edge]
 
-    def told(self, describe: Callable[[int], str], name: Callable[[int], str]) -> str:
-        """The transactions one a line, then the circle."""
+    def told(
+        self, describe: Callable[[int], str], name: Callable[[int], str], witnesses: Iterable[int] = ()
+    ) -> str:
+        """The transactions one a line, those in it and those that bear witness to it, then the circle."""
         circle = "".join(f"{name(node)} -[{_meaning(label)}]-> " for node, label in self.steps)
-        lines = [describe(node) for node in dict.fromkeys(node for node, _ in self.steps)]
+        lines = [describe(node) for node in dict.fromkeys([*(node for node, _ in self.steps), *witnesses])]
         return "\n".join([*lines, f"{circle}{name(self.steps[0][0])}"])
 
 
@@ -47,14 +49,15 @@ def worst_cycle(graph: Graph) -> Cycle | None:
         suffix = _SUFFIXES[extra]
         for name, kinds in (("G0", WW), ("G1c", WW | WR)):
             for component in components(graph, kinds | extra):
-                return Cycle(name + suffix, _contracted(graph, _shortest(graph, kinds | extra, component)))
+                steps = shortest_cycle(graph, kinds | extra, component)
+                return Cycle(name + suffix, _contracted(graph, steps))
         found = list(components(graph, WW | WR | RW | extra))
         for component in found:
-            single = _single(graph, extra, component)
+            single = single_cycle(graph, RW, WW | WR | extra, component)
             if single is not None:
                 return Cycle(f"G-single{suffix}", _contracted(graph, single))
         for component in found:
-            steps = _shortest(graph, WW | WR | RW | extra, component)
+            steps = shortest_cycle(graph, WW | WR | RW | extra, component)
             return Cycle(f"G2{suffix}", _contracted(graph, steps))
     return None
 
@@ -102,7 +105,7 @@ def _popped(stack: list[int], node: int) -> list[int]:
     return component
 
 
-def _shortest(graph: Graph, kinds: int, component: list[int]) -> list[Edge]:
+def shortest_cycle(graph: Graph, kinds: int, component: list[int]) -> list[Edge]:
     """A cycle within the component that is as short as any through the nodes it is looked for from."""
     inside, best, steps = set(component), list[Edge](), _STEPS_MAX
     for start in sorted(component):
@@ -115,13 +118,13 @@ def _shortest(graph: Graph, kinds: int, component: list[int]) -> list[Edge]:
     return best
 
 
-def _single(graph: Graph, extra: int, component: list[int]) -> list[Edge] | None:
-    """The shortest cycle found with exactly one edge rw."""
+def single_cycle(graph: Graph, once: int, kinds: int, component: list[int]) -> list[Edge] | None:
+    """The shortest cycle found with exactly one edge of the kind ``once``, and otherwise the other kinds."""
     inside, best, steps = set(component), list[Edge](), _STEPS_MAX
     for source in component:
-        for target, label in graph.edges(source, RW):
-            if label.kind == RW and target in inside and steps > 0:
-                found, taken = way(graph, WW | WR | extra, target, source, steps, inside)
+        for target, label in graph.edges(source, once):
+            if label.kind == once and target in inside and steps > 0:
+                found, taken = way(graph, kinds, target, source, steps, inside)
                 steps -= taken
                 if found is not None and (not best or _length(graph, found) + 1 < _length(graph, best)):
                     best = [(source, label), *found]

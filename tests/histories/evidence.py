@@ -18,6 +18,10 @@ from tests.histories.verdict import Anomaly, Undecidable
 
 Shape = Literal["list", "register"]
 
+_BY_SEVERITY = [
+    "internal", "future-read", "G1a", "G1b", "unwritten-read", "duplicate-elements", "incompatible-order",
+]  # fmt: skip
+
 
 @dataclass
 class KeyEvidence:
@@ -32,7 +36,7 @@ class KeyEvidence:
     writer_of: dict[Any, int] = field(default_factory=dict)
     """Value, or element of a list, and who wrote it."""
     failed: set[Any] = field(default_factory=set)
-    """Values that only transactions wrote which failed."""
+    """What transactions wrote that failed."""
 
 
 @dataclass
@@ -43,6 +47,10 @@ class Evidence:
     numbers: list[int] = field(default_factory=list)
     keys: dict[Any, KeyEvidence] = field(default_factory=dict)
     anomalies: list[Anomaly] = field(default_factory=list)
+
+    def worst_read(self) -> Anomaly | None:
+        """Of the reads that nothing can explain the one that says most."""
+        return min(self.anomalies, key=lambda one: _BY_SEVERITY.index(one.name), default=None)
 
     def name(self, transaction: int) -> str:
         return f"T{self.numbers[transaction]}"
@@ -145,14 +153,29 @@ def _take_writes(of_key: KeyEvidence, number: int, values: list[Any]) -> None:
 
 
 def _take_failed(evidence: Evidence, shapes: dict[Any, Shape], history: History) -> None:
-    """A value that was tried again and then written is that of the one who wrote it."""
     for one in history:
-        if one.outcome is Outcome.FAILED:
-            for key, value in _writes(one):
-                of_key = _of_key(evidence, shapes, key)
-                if value not in of_key.writer_of:
-                    of_key.failed.add(value)
+        for kind, key, value in one.operations if one.outcome is Outcome.FAILED else ():
+            if kind != "read":
+                _of_key(evidence, shapes, key).failed.add(value)
 
 
-def _writes(one: Transaction) -> Iterator[tuple[Any, Any]]:
-    return ((key, value) for kind, key, value in one.operations if kind != "read")
+def misread_values(evidence: Evidence, of_key: KeyEvidence) -> Iterator[Anomaly]:
+    """Reads of what nobody wrote, what failed, what its writer replaced, or what its reader wrote later.
+
+    What failed, was tried again and then written is that of the one who wrote it.
+    """
+    own = {writer: set(values) for writer, values in of_key.writes}
+    replaced = {value for _, values in of_key.writes for value in values[:-1]}
+    for reader, value in of_key.reads:
+        read = value if of_key.shape == "list" else (value,) * (value is not None)
+        told = f"{evidence.described(reader)}\n  read key {of_key.key!r} as {value!r}: "
+        for element in set(read).difference(of_key.writer_of):
+            if element in of_key.failed:
+                yield Anomaly("G1a", f"{told}{element!r} was written by a transaction that failed")
+            else:
+                yield Anomaly("unwritten-read", f"{told}nobody wrote {element!r}")
+        for element in own.get(reader, set()).intersection(read):
+            yield Anomaly("future-read", f"{told}it wrote {element!r} itself, and later")
+        if read and read[-1] in replaced and of_key.writer_of[read[-1]] != reader:
+            writer = evidence.described(of_key.writer_of[read[-1]])
+            yield Anomaly("G1b", f"{told}{read[-1]!r} is not the last that its writer wrote\n{writer}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from tests.histories.causal import check_causal
 from tests.histories.history import History
 from tests.histories.linearizability import check_linearizability
 from tests.histories.plume import read_awdit, read_plume
@@ -30,7 +31,10 @@ def judge(text: str) -> list[tuple[str, Result]]:
 
 
 def _judge_sessions(history: History) -> list[tuple[str, Result]]:
-    return [("serializable in the order of sessions", check(history))]
+    return [
+        ("causally consistent", check_causal(history)),
+        ("serializable in the order of sessions", check(history)),
+    ]
 
 
 def _judge_registers(history: History) -> Result:

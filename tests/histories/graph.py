@@ -27,8 +27,10 @@ PROCESS: Final = 8
 """One process did the source, then the target."""
 REALTIME: Final = 16
 """The source had returned when the target was called."""
+ARBITRATION: Final = 32
+"""Somebody who knew what both had written read that of the target."""
 
-NAMES = {WW: "ww", WR: "wr", RW: "rw", PROCESS: "process", REALTIME: "real time"}
+NAMES = {WW: "ww", WR: "wr", RW: "rw", PROCESS: "process", REALTIME: "real time", ARBITRATION: "arbitration"}
 
 
 class Label(NamedTuple):
@@ -101,7 +103,11 @@ def add_order_of_clients(graph: Graph, transactions: Sequence[Transaction]) -> N
     if is_timed(transactions):
         graph.clients = REALTIME
         _add_real_time(graph, transactions)
-        return
+    else:
+        add_order_of_processes(graph, transactions)
+
+
+def add_order_of_processes(graph: Graph, transactions: Sequence[Transaction]) -> None:
     of_process: defaultdict[int, list[int]] = defaultdict(list)
     for node, one in enumerate(transactions):
         of_process[one.process].append(node)

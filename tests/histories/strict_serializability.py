@@ -25,10 +25,6 @@ from tests.histories.versions import Block, KeyVersions, versions_of
 BUDGET = 50_000_000
 """Steps of the search for the order of writes; a few take a microsecond."""
 
-_BY_SEVERITY = [
-    "internal", "future-read", "G1a", "G1b", "unwritten-read", "duplicate-elements", "incompatible-order",
-]  # fmt: skip
-
 
 def check(history: History, budget: int = BUDGET) -> Result:
     """Judge a history.
@@ -44,8 +40,9 @@ def check(history: History, budget: int = BUDGET) -> Result:
 
 def _judged(evidence: Evidence, budget: int) -> Result:
     keys = [versions_of(evidence, of_key) for of_key in evidence.keys.values()]
-    if evidence.anomalies:
-        return min(evidence.anomalies, key=lambda one: _BY_SEVERITY.index(one.name)).result()
+    misread = evidence.worst_read()
+    if misread is not None:
+        return misread.result()
     graph = _graph_of(evidence, keys)
     order = graph.order(_priorities(evidence, keys, graph))
     if order is None:

@@ -137,7 +137,10 @@ class TestTheProgram:
         path.write_text("r 1 5\n=====\nw 1 5\n")
 
         assert main([str(path)]) == 0
-        assert capsys.readouterr().out == f"{path}: serializable in the order of sessions: ok\n"
+        assert capsys.readouterr().out.splitlines() == [
+            f"{path}: causally consistent: ok",
+            f"{path}: serializable in the order of sessions: ok",
+        ]
 
     def test_ends_with_2_when_it_cannot_say(self, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         path.write_text("w 1 5\n=====\nw 1 5\n")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
-from tests.histories.evidence import Evidence, KeyEvidence
+from tests.histories.evidence import Evidence, KeyEvidence, misread_values
 from tests.histories.verdict import Anomaly
 
 
@@ -60,30 +60,11 @@ class KeyVersions:
 
 def versions_of(evidence: Evidence, of_key: KeyEvidence) -> KeyVersions:
     """The versions of a key. What cannot be in any order is added to the anomalies of the evidence."""
-    evidence.anomalies += _misread_values(evidence, of_key)
+    evidence.anomalies += misread_values(evidence, of_key)
     if of_key.shape == "register":
         return _register_versions(of_key)
     evidence.anomalies += _misread_lists(evidence, of_key)
     return _list_versions(of_key)
-
-
-def _misread_values(evidence: Evidence, of_key: KeyEvidence) -> Iterator[Anomaly]:
-    """Reads of what nobody wrote, what failed, what its writer replaced, or what its reader wrote later."""
-    own = {writer: set(values) for writer, values in of_key.writes}
-    replaced = {value for _, values in of_key.writes for value in values[:-1]}
-    for reader, value in of_key.reads:
-        read = value if of_key.shape == "list" else (value,) * (value is not None)
-        told = f"{evidence.described(reader)}\n  read key {of_key.key!r} as {value!r}: "
-        for element in set(read).difference(of_key.writer_of):
-            if element in of_key.failed:
-                yield Anomaly("G1a", f"{told}{element!r} was written by a transaction that failed")
-            else:
-                yield Anomaly("unwritten-read", f"{told}nobody wrote {element!r}")
-        for element in own.get(reader, set()).intersection(read):
-            yield Anomaly("future-read", f"{told}it wrote {element!r} itself, and later")
-        if read and read[-1] in replaced and of_key.writer_of[read[-1]] != reader:
-            writer = evidence.described(of_key.writer_of[read[-1]])
-            yield Anomaly("G1b", f"{told}{read[-1]!r} is not the last that its writer wrote\n{writer}")
 
 
 def _misread_lists(evidence: Evidence, of_key: KeyEvidence) -> Iterator[Anomaly]:

@@ -8,10 +8,13 @@ initial 0 of every key, which here is ``None``; transaction -1 was aborted. AWDI
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import groupby
+from typing import Any
 
-from tests.histories.history import History, Operation, Outcome, Transaction, read, write
+from tests.histories.history import History, Kind, Operation, Outcome, Transaction, read, write
 
 _PLUME = re.compile(r"([rw])\((-?\d+),(-?\d+),(-?\d+),(-?\d+)\)$")
 _ABORTED = -1
@@ -48,13 +51,28 @@ def write_plume(history: History) -> str:
     """The history without its times. What failed is there by its writes, what is unknown if it was seen.
 
     Raises:
-        ValueError: a key or a value is no integer, a value written is 0, or there are lists.
+        ValueError: a key or a value is no integer, a value written is 0, or there are lists. ``numbered``
+            makes integers of other keys and values.
     """
     keys = sorted({operation.key for one in history for operation in one.operations})
     lines = [f"w({key},0,0,0)\n" for key in keys]
     for number, one in enumerate(_by_process(history), 1):
         lines += _plume_lines(one, _ABORTED if one.outcome is Outcome.FAILED else number)
     return "".join(lines)
+
+
+def numbered(history: History) -> list[Transaction]:
+    """The same history with integers for its keys, from 0 on, and for the values of each key, from 1 on."""
+    keys: dict[Any, int] = {}
+    values: dict[Any, dict[Any, int]] = defaultdict(dict)
+
+    def renamed(kind: Kind, key: Any, value: Any) -> Operation:
+        number = None if value is None else values[key].setdefault(value, len(values[key]) + 1)
+        return Operation(kind, keys.setdefault(key, len(keys)), number)
+
+    return [
+        replace(one, operations=tuple(renamed(*operation) for operation in one.operations)) for one in history
+    ]
 
 
 def _by_process(history: History) -> Iterator[Transaction]:

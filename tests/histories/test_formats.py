@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.histories.edn import EDNError, Keyword, Symbol, parse, printed
 from tests.histories.elle import calls, read_elle, write_elle
 from tests.histories.history import Operation, Outcome, Transaction, append, read, write
-from tests.histories.plume import read_awdit, read_plume, write_plume
+from tests.histories.plume import numbered, read_awdit, read_plume, write_plume
 from tests.histories.register_lines import read_register_lines, write_register_lines
 
 NAMES = st.text(string.ascii_letters, min_size=1).map(Keyword)
@@ -239,6 +239,17 @@ class TestPlume:
     def test_has_only_integers(self, operation: Operation) -> None:
         with pytest.raises(ValueError, match="only integers"):
             write_plume([Transaction(0, (operation,))])
+
+    def test_other_keys_and_values_are_numbered(self) -> None:
+        history = [
+            Transaction(0, (write(("a", 1), "one"), write("b", "one")), 3, 4),
+            Transaction(1, (read("b", "one"), read(("a", 1), None), write(("a", 1), "two")), 5, 6),
+        ]
+
+        assert numbered(history) == [
+            Transaction(0, (write(0, 1), write(1, 1)), 3, 4),
+            Transaction(1, (read(1, 1), read(0, None), write(0, 2)), 5, 6),
+        ]
 
     def test_refuses_another_line(self) -> None:
         with pytest.raises(ValueError, match="no line"):

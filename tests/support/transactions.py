@@ -1,0 +1,124 @@
+"""Scenes of transactions: keys on chosen shards, threads, and a function that stands still with its locks."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from kvstore import Database, Key, Transaction
+
+PATIENCE_S = 60.0
+"""A thread that has not ended by then hangs."""
+
+
+def key_on(db: Database, shard: int, name: str) -> str:
+    """The first of the keys "name 0", "name 1", ... that this shard owns."""
+    names = (f"{name} {number}" for number in itertools.count())
+    return next(key for key in names if db.explain(key).shards == (shard,))
+
+
+def run_all(works: list[Callable[[], object]]) -> None:
+    """Run each on a thread of its own; the first failure is raised, a thread that hangs is one."""
+    failures: list[BaseException] = []
+
+    def guarded(work: Callable[[], object]) -> None:
+        try:
+            work()
+        except BaseException as failure:
+            failures.append(failure)
+
+    threads = [threading.Thread(target=guarded, args=(work,), daemon=True) for work in works]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + PATIENCE_S
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    if failures:
+        raise failures[0]
+    assert not any(thread.is_alive() for thread in threads), "deadlock"
+
+
+class Later:
+    """A call on a thread of its own."""
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        self._call = call
+        self._result: Any = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._result = self._call()
+        except BaseException as error:
+            self._error = error
+
+    @property
+    def is_over(self) -> bool:
+        return not self._thread.is_alive()
+
+    def result(self) -> Any:
+        """Wait for its end; return what the call returned, or raise what it raised."""
+        self._thread.join(PATIENCE_S)
+        assert self.is_over, "it hangs"
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+
+class Stalled:
+    """A function that stands still inside its second run, where it holds the locks of two twin keys.
+
+    It adds 1 to both, which are on two shards. Its first run did not count because the twins were changed
+    meanwhile. ``go_on`` lets it end; until then its lease runs.
+    """
+
+    def __init__(self, db: Database, twins: tuple[Key, Key], **limits: Any) -> None:
+        self._db, self._twins = db, twins
+        self._read, self._changed = threading.Event(), threading.Event()
+        self._holds, self._go_on = threading.Event(), threading.Event()
+        self.runs = 0
+        self.transactions: list[Transaction] = []
+        """One for each run."""
+        self.failure: BaseException | None = None
+        """What its second run is to raise."""
+        self._later = Later(db.transaction(**limits)(self._body))
+        assert self._read.wait(PATIENCE_S)
+        self.set_twins(1000)
+        self._changed.set()
+        assert self._holds.wait(PATIENCE_S)
+
+    def set_twins(self, value: int) -> None:
+        with self._db.batch() as batch:
+            for twin in self._twins:
+                batch.put(twin, value)
+
+    def _body(self, transaction: Transaction) -> int:
+        self.runs += 1
+        self.transactions.append(transaction)
+        value: int = transaction.get(self._twins[0], 0)
+        if self.runs == 1:
+            self._read.set()
+            assert self._changed.wait(PATIENCE_S)
+        elif self.runs == 2:
+            self._holds.set()
+            assert self._go_on.wait(PATIENCE_S)
+            if self.failure is not None:
+                raise self.failure
+        for twin in self._twins:
+            transaction.put(twin, value + 1)
+        return value + 1
+
+    @property
+    def is_over(self) -> bool:
+        return self._later.is_over
+
+    def go_on(self) -> int:
+        """Let it end; return what it returned, or raise what it raised."""
+        self._go_on.set()
+        result: int = self._later.result()
+        return result

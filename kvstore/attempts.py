@@ -176,22 +176,27 @@ class Attempts:
             for shard, vote in answer.outcomes.items()
             if vote.refused
         }
+        transaction = None
         try:
-            locked = LockedReads(reads, held, plan.reserved)
-            transaction = Transaction(locked, self._routing)
-            result = _call_locked(task, transaction, locked)
-            if not locked.touched.is_empty():
-                raise Changed(key, _union(reads.sets(), LockSets(written=plan.reserved), locked.touched))
-            patience.check(task.name)
-            token = _with_result(task.token, result)
-            writes = _writes_of(transaction, plan.operations)
-        except BaseException as error:
-            self._abort(answer.request, error)
-            raise
-        if not self._conclude(answer.request, writes, transaction.size, token).committed:
-            raise Changed(key)  # it took longer than the lease
-        transaction.end("committed", plan.route)
-        return result
+            try:
+                locked = LockedReads(reads, held, plan.reserved)
+                transaction = Transaction(locked, self._routing)
+                result = _call_locked(task, transaction, locked)
+                if not locked.touched.is_empty():
+                    raise Changed(key, _union(reads.sets(), LockSets(written=plan.reserved), locked.touched))
+                patience.check(task.name)
+                token = _with_result(task.token, result)
+                writes = _writes_of(transaction, plan.operations)
+            except BaseException as error:
+                self._abort(answer.request, error)
+                raise
+            if not self._conclude(answer.request, writes, transaction.size, token).committed:
+                raise Changed(key)  # it took longer than the lease
+            transaction.end("committed", plan.route)
+            return result
+        finally:
+            if transaction is not None and transaction.is_open:
+                transaction.end("rolled back")
 
     # -- what is sent ------------------------------------------------------------------------
 

@@ -216,6 +216,9 @@ class TestLockedRuns:
 
         assert stalled.go_on() == 2001
         assert stalled.runs > 2
+        for transaction in stalled.transactions:
+            with pytest.raises(kvstore.Finished):
+                transaction.count()
         assert db.get_many(list(twins)) == [2001, 2001]
 
     def test_or_not_if_there_are_no_more_retries(self, db: Database, twins: tuple[Key, Key]) -> None:

@@ -128,7 +128,7 @@ class TestARun:
         run(db, keep)
 
         assert kept[-1].route.shards == tuple(sorted(db.explain(X).shards + db.explain(Y).shards))
-        for transaction in kept[-1:]:
+        for transaction in kept:
             with pytest.raises(kvstore.Finished):
                 transaction.get(X)
             with pytest.raises(kvstore.Finished):

@@ -143,15 +143,16 @@ class Transaction:
     def _merged(
         self, own: list[Own], stored: Iterator[Row], reverse: bool, limit: int | None
     ) -> Iterator[tuple[Key, Any]]:
+        self._check()  # before anything is read: it may have ended since the call
         left = float("inf") if limit is None else limit
         if left == 0:
             return
         for encoded, payload in _overlaid(stored, own, reverse):
-            self._check()
             yield keys.decode(encoded), values.decode(payload)
             left -= 1
             if left == 0:
                 return
+            self._check()
 
     def count(self, *, prefix: Key | None = None, start: Key | None = None, stop: Key | None = None) -> int:
         """How many keys there are in the range."""

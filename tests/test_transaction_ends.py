@@ -109,6 +109,20 @@ class TestTheEnd:
 
         assert filled.status()["snapshots"]["open"] == 0
 
+    @pytest.mark.parametrize(("rows", "walked"), [(0, 0), (1, 0), (200, 0), (200, 1), (200, 100)])
+    def test_a_scan_ends_with_it(self, db: Database, rows: int, walked: int) -> None:
+        with db.batch() as batch:
+            for number in range(rows):
+                batch.put(row(number), number)
+        transaction = db.begin()
+        found = transaction.scan(prefix=ROWS)
+        assert [next(found)[1] for _ in range(walked)] == list(range(walked))
+        transaction.rollback()
+
+        with pytest.raises(kvstore.Finished):
+            list(found)
+        assert db.status()["snapshots"]["open"] == 0
+
     @pytest.mark.parametrize("end", ENDS)
     def test_nothing_happened_unless_it_was_committed(self, filled: Database, end: str) -> None:
         transaction = filled.begin()

@@ -298,8 +298,6 @@ class Attempts:
 
     def _name(self, changed: bytes, reads: Reconnaissance) -> Key | None:
         """The key itself, or, where it is the start of a range, the first in it that is different now."""
-        if changed in reads.versions:
-            return keys.decode(changed)
         with self._snapshot() as now:
             found = reads.first_difference(changed, now)
         return None if found is None else keys.decode(found)

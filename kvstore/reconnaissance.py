@@ -152,15 +152,21 @@ class Reconnaissance:
                 checks[shard].append(CheckRange(found.start, found.stop, digest_of(rows[shard])))
         return checks
 
-    def first_difference(self, start: bytes, now: Snapshot) -> bytes | None:
-        """The first key that came, went or changed in the range that starts there, or None."""
+    def first_difference(self, changed: bytes, now: Snapshot) -> bytes | None:
+        """Of what was read there, the key itself and ranges that start with it: the first key that came,
+        went or changed. Where all is as it was again the key itself, or None for a range."""
+        if changed in self.versions:
+            shard = self._routing.shard_of_encoded(changed)
+            if cell_version(now.cell(shard, changed)) != self.versions[changed]:
+                return changed
         for found in self._walked():
-            if found.start == start:
+            if found.start == changed:
                 before = {key: cell[:VERSION_BYTES] for key, cell in found.rows}
                 rows = (row for chunk in now.rows(found.start, found.stop, False, None) for row in chunk)
                 after = {key: cell[:VERSION_BYTES] for key, cell in rows}
-                return min((key for key, _ in before.items() ^ after.items()), default=None)
-        return None
+                if before != after:
+                    return min(key for key, _ in before.items() ^ after.items())
+        return changed if changed in self.versions else None
 
     def close(self) -> None:
         if self._snapshot is not None:

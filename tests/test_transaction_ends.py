@@ -314,6 +314,26 @@ class TestConflicts:
 
         assert (found.value.key, found.value.attempts) == (row(change), 1)
 
+    def test_name_the_one_in_the_second_of_two_ranges_that_start_alike(self, filled: Database) -> None:
+        transaction = filled.begin()
+        assert len(list(transaction.scan(prefix=ROWS, limit=2))) == 2
+        transaction.put("out", transaction.count(prefix=ROWS))
+        filled.put(row(7), "changed")
+        with pytest.raises(kvstore.Conflict) as found:
+            transaction.commit()
+
+        assert found.value.key == row(7)
+
+    def test_name_the_one_in_the_range_and_not_the_key_it_starts_with(self, filled: Database) -> None:
+        transaction = filled.begin()
+        transaction.get(row(2))
+        transaction.put("out", transaction.count(start=row(2), stop=row(8)))
+        filled.put(row(6), "changed")
+        with pytest.raises(kvstore.Conflict) as found:
+            transaction.commit()
+
+        assert found.value.key == row(6)
+
     def test_a_transaction_that_reads_only_has_none(self, filled: Database) -> None:
         transaction = filled.begin()
         before = transaction.count(prefix=ROWS)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 from kvstore.errors import LimitExceeded
 from kvstore.execution.execute import VERSION_BYTES, cell_version
@@ -21,7 +22,11 @@ from kvstore.snapshot import Snapshot
 from kvstore.types import ShardId
 
 Row = tuple[bytes, bytes]
+Walk = tuple[bytes, bytes, tuple[ShardId, ...], bool]
+"""A range, from its start up to, not with, its stop, the shards, and whether it is walked in reverse."""
 
+READ_AGAIN_MAX = 1000
+"""Records that an attempt reads besides its function because an earlier attempt touched them."""
 NEVER_READ = 0
 """A version that no key has: what expects it is sent its value."""
 
@@ -33,6 +38,7 @@ class ReadRange:
     start: bytes
     stop: bytes
     shards: list[ShardId]
+    reverse: bool
     rows: list[Row] = field(default_factory=list)
 
 
@@ -41,7 +47,7 @@ class LockSets:
     """What a transaction locks: what it read, and what it may write."""
 
     read: set[bytes] = field(default_factory=set)
-    ranges: set[tuple[bytes, bytes, tuple[ShardId, ...]]] = field(default_factory=set)
+    ranges: set[Walk] = field(default_factory=set)
     written: set[bytes] = field(default_factory=set)
 
     def is_empty(self) -> bool:
@@ -91,7 +97,8 @@ class Reconnaissance:
     def rows(self, start: bytes, stop: bytes, reverse: bool, shards: list[ShardId]) -> Iterator[Row]:
         if start >= stop:
             return
-        found = ReadRange(stop, stop, shards) if reverse else ReadRange(start, start, shards)
+        begin = stop if reverse else start
+        found = ReadRange(begin, begin, shards, reverse)
         self.ranges.append(found)
         self.shards.update(shards)
         for chunk in self.snapshot.rows(start, stop, reverse, None, shards):
@@ -116,24 +123,34 @@ class Reconnaissance:
         """Anything may be written: it is not locked yet."""
 
     def expect(self, keys: Iterable[bytes]) -> None:
-        """Have these locked without reading them first: the shards will say what they hold."""
+        """Have these locked without reading them first: the shards will say what they hold.
+
+        Raises ``LimitExceeded`` when they are too many.
+        """
         for key in keys:
+            self._one_more()
             shard = self._routing.shard_of_encoded(key)
             self.versions[key] = shard, NEVER_READ
             self.shards.add(shard)
 
     def read_again(self, sets: LockSets) -> None:
-        """Read what an earlier attempt locked, or touched without a lock, so that it is locked this time."""
-        for key in sets.read:
-            self.cell(self._routing.shard_of_encoded(key), key)
-        for start, stop, shards in sets.ranges:
-            for _ in self.rows(start, stop, False, list(shards)):
+        """Read what an earlier attempt locked, or touched without a lock, so that it is locked this time.
+
+        Of much only a part, from where it was walked first: a queue may be longer than what one may read.
+        """
+        most = min(self._count + READ_AGAIN_MAX, READ_SET_MAX)
+        for key in sets.read - self.versions.keys():
+            if self._count < most:
+                self.cell(self._routing.shard_of_encoded(key), key)
+        walked = self.sets().ranges
+        for start, stop, shards, reverse in sets.ranges - walked:
+            for _ in islice(self.rows(start, stop, reverse, list(shards)), most - self._count):
                 pass
 
     def sets(self) -> LockSets:
         """What was read."""
-        ranges = {(found.start, found.stop, tuple(found.shards)) for found in self._walked()}
-        return LockSets(set(self.versions), ranges)
+        walks = {(found.start, found.stop, tuple(found.shards), found.reverse) for found in self._walked()}
+        return LockSets(set(self.versions), walks)
 
     def _walked(self) -> list[ReadRange]:
         """Ranges of which anything was looked at."""
@@ -156,8 +173,8 @@ class Reconnaissance:
         """Of what was read there, the key itself and ranges that start with it: the first key that came,
         went or changed. Where all is as it was again the key itself, or None for a range."""
         if changed in self.versions:
-            shard = self._routing.shard_of_encoded(changed)
-            if cell_version(now.cell(shard, changed)) != self.versions[changed]:
+            shard, version = self.versions[changed]
+            if cell_version(now.cell(shard, changed)) != version:
                 return changed
         for found in self._walked():
             if found.start == changed:
@@ -220,7 +237,7 @@ class LockedReads:
         while start < stop:
             covering = self._covering(start, stop, reverse)
             if covering is None:
-                self.touched.ranges.add((start, stop, tuple(shards)))
+                self.touched.ranges.add((start, stop, tuple(shards), reverse))
                 raise OutsideLocks
             low, high, rows = covering
             inside = [row for row in rows if max(low, start) <= row[0] < min(high, stop)]

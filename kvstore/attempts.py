@@ -24,7 +24,7 @@ from kvstore.eris.messages import Answer
 from kvstore.errors import Conflict, Error
 from kvstore.execution.nesting import refuse_unfinished, running
 from kvstore.execution.operations import Operation, Reserve, Token
-from kvstore.execution.validation import decode_current
+from kvstore.execution.validation import Current, decode_current
 from kvstore.keys import Key
 from kvstore.reconnaissance import LockedReads, LockSets, Reconnaissance
 from kvstore.routing import Route, Routing, route_of
@@ -167,36 +167,29 @@ class Attempts:
     def _run_again(
         self, task: Task, plan: Plan, reads: Reconnaissance, answer: Answer, patience: Patience
     ) -> Any:
-        """Run the function on what is locked, and commit that."""
+        """Run the function on what is locked, and commit that; or let go of the locks."""
         key = self._changed_key(answer, reads)
         if answer.committed is not None:
             raise Changed(key)  # somebody aborted it
-        held = {
-            shard: decode_current(_payload(vote.results[0]))
-            for shard, vote in answer.outcomes.items()
-            if vote.refused
-        }
         transaction = None
         try:
-            try:
-                locked = LockedReads(reads, held, plan.reserved)
-                transaction = Transaction(locked, self._routing)
-                result = _call_locked(task, transaction, locked)
-                if not locked.touched.is_empty():
-                    raise Changed(key, _union(reads.sets(), LockSets(written=plan.reserved), locked.touched))
-                patience.check(task.name)
-                token = _with_result(task.token, result)
-                writes = _writes_of(transaction, plan.operations)
-            except BaseException as error:
-                self._abort(answer.request, error)
-                raise
+            locked = LockedReads(reads, _held(answer), plan.reserved)
+            transaction = Transaction(locked, self._routing)
+            result = _call_locked(task, transaction, locked)
+            if not locked.touched.is_empty():
+                raise Changed(key, _union(reads.sets(), LockSets(written=plan.reserved), locked.touched))
+            patience.check(task.name)
+            token = _with_result(task.token, result)
+            writes = _writes_of(transaction, plan.operations)
             if not self._conclude(answer.request, writes, transaction.size, token).committed:
                 raise Changed(key)  # it took longer than the lease
             transaction.end("committed", plan.route)
             return result
-        finally:
-            if transaction is not None and transaction.is_open:
+        except BaseException as error:
+            if transaction is not None:
                 transaction.end("rolled back")
+            self._abort(answer.request, error)
+            raise
 
     # -- what is sent ------------------------------------------------------------------------
 
@@ -312,6 +305,15 @@ def _call(task: Task, transaction: Transaction) -> Any:
     except Conflict as conflict:
         raise Changed(conflict.key) from conflict
     return result
+
+
+def _held(answer: Answer) -> dict[ShardId, Current]:
+    """What the shards hold that voted for a change."""
+    return {
+        shard: decode_current(_payload(vote.results[0]))
+        for shard, vote in answer.outcomes.items()
+        if vote.refused
+    }
 
 
 def _call_locked(task: Task, transaction: Transaction, locked: LockedReads) -> Any:

@@ -63,7 +63,7 @@ class Reconnaissance:
     """Reads of one moment, fixed at the first of them."""
 
     def __init__(self, open_snapshot: Callable[[], Snapshot], routing: Routing) -> None:
-        self._open_snapshot = open_snapshot
+        self.open_snapshot = open_snapshot
         self._routing = routing
         self._snapshot: Snapshot | None = None
         self.shards: set[ShardId] = set()
@@ -80,7 +80,7 @@ class Reconnaissance:
     def _take_snapshot(self) -> Snapshot:
         """This is the store's own work, whatever function is running."""
         with own_work():
-            self._snapshot = self._open_snapshot()
+            self._snapshot = self.open_snapshot()
         return self._snapshot
 
     def cell(self, shard: ShardId, key: bytes) -> bytes | None:
@@ -221,17 +221,28 @@ class LockedReads:
             self._ranges.append((found.start, found.stop, _rows_now(seen, found, changed)))
 
     def cell(self, shard: ShardId, key: bytes) -> bytes | None:
+        held = self._held(key)
+        if held is None:
+            self.touched.read.add(key)
+            raise OutsideLocks
+        return held[0]
+
+    def glimpse(self, shard: ShardId, key: bytes) -> bytes | None:
+        held = self._held(key)
+        if held is not None:
+            return held[0]
+        with own_work(), self._seen.open_snapshot() as now:
+            return now.cell(shard, key)  # it is locked for writing, so it stays as it is
+
+    def _held(self, key: bytes) -> tuple[bytes | None] | None:
+        """What is there, if it is locked as something that was read."""
         if key in self._cells:
-            return self._cells[key]
+            return (self._cells[key],)
         for start, stop, rows in self._ranges:
             if start <= key < stop:
                 at = bisect_left(rows, (key, b""))
-                return rows[at][1] if at < len(rows) and rows[at][0] == key else None
-        self.touched.read.add(key)
-        raise OutsideLocks
-
-    def glimpse(self, shard: ShardId, key: bytes) -> bytes | None:
-        return self._cells[key] if key in self._cells else self._seen.glimpse(shard, key)
+                return (rows[at][1] if at < len(rows) and rows[at][0] == key else None,)
+        return None
 
     def rows(self, start: bytes, stop: bytes, reverse: bool, shards: list[ShardId]) -> Iterator[Row]:
         while start < stop:

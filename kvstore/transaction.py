@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from kvstore import keys, values
 from kvstore.errors import Finished, LimitExceeded, NotFound, UsageError
-from kvstore.execution.execute import VERSION_BYTES, fold
+from kvstore.execution.execute import VERSION_BYTES
 from kvstore.execution.nesting import function_running, refuse_nested, refuse_unfinished, running
 from kvstore.execution.numbers import check_amount, check_number
 from kvstore.execution.operations import Add, Delete, Operation, Put
@@ -55,8 +55,10 @@ class Written(NamedTuple):
 
     shard: ShardId
     operations: tuple[Operation, ...]
+    value: bytes | None
+    """What the transaction sees there now, encoded; None for nothing."""
     size: int
-    """Bytes of key and values."""
+    """In bytes, of the key and of what is written."""
 
     @property
     def overwrites(self) -> bool:
@@ -114,10 +116,9 @@ class Transaction:
         encoded = keys.encode(key)
         written = self.written.get(encoded)
         if written is not None and written.overwrites:
-            return fold(None, written.operations)
-        shard = self._routing.shard(key, encoded)
-        payload = _payload_of(self.reads.cell(shard, encoded))
-        return payload if written is None else fold(payload, written.operations)
+            return written.value
+        cell = self.reads.cell(self._routing.shard(key, encoded), encoded)
+        return _payload_of(cell) if written is None else written.value
 
     def scan(
         self,
@@ -164,7 +165,7 @@ class Transaction:
         """Set the key. Raises at once if the key or the value cannot be stored."""
         self._check()
         encoded, payload = keys.encode(key), values.encode(value)
-        self._write(key, encoded, (Put(encoded, payload),), len(payload))
+        self._write(key, Put(encoded, payload), payload)
 
     __setitem__ = put
 
@@ -172,7 +173,7 @@ class Transaction:
         """Remove the key; a missing one is fine."""
         self._check()
         encoded = keys.encode(key)
-        self._write(key, encoded, (Delete(encoded),), 0)
+        self._write(key, Delete(encoded), None)
 
     def __delitem__(self, key: Key) -> None:
         self[key]  # raises NotFound
@@ -186,15 +187,17 @@ class Transaction:
         """
         self._check()
         encoded, amount = keys.encode(key), check_amount(n)
+        self.reads.allow_write(encoded)
         written = self.written.get(encoded)
+        if written is None:
+            before = _payload_of(self.reads.glimpse(self._routing.shard(key, encoded), encoded))
+        else:
+            before = written.value
+        total = check_number(key, before, n)
         if written is not None and written.overwrites:
-            total = check_number(key, fold(None, written.operations), n)
-            self._write(key, encoded, (Put(encoded, total),), len(total))
-            return
-        earlier = () if written is None else written.operations
-        shard = self._routing.shard(key, encoded)
-        check_number(key, fold(_payload_of(self.reads.glimpse(shard, encoded)), earlier), n)
-        self._write(key, encoded, (*earlier, Add(encoded, amount)), 0)
+            self._write(key, Put(encoded, total), total)
+        else:
+            self._write(key, Add(encoded, amount), total, behind=written)
 
     def update(self, key: Key, function: Callable[[Any], Any], default: Any = None) -> Any:
         """Set the key to what ``function`` makes of its value, or of ``default``; return that."""
@@ -206,16 +209,20 @@ class Transaction:
         self.put(key, value)
         return value
 
-    def _write(self, key: Key, encoded: bytes, operations: tuple[Operation, ...], size: int) -> None:
+    def _write(
+        self, key: Key, operation: Put | Delete | Add, value: bytes | None, behind: Written | None = None
+    ) -> None:
+        encoded = operation.key
         self.reads.allow_write(encoded)
+        earlier, size = ((), len(encoded)) if behind is None else (behind.operations, behind.size)
+        size += _size(operation)
         before = self.written.get(encoded)
-        written = Written(self._routing.shard(key, encoded), operations, len(encoded) + size)
-        size = self.size + written.size - (0 if before is None else before.size)
-        if size > TRANSACTION_BYTES_MAX:
+        total = self.size + size - (0 if before is None else before.size)
+        if total > TRANSACTION_BYTES_MAX:
             message = f"a transaction holds at most {TRANSACTION_BYTES_MAX} bytes; {key!r} does not fit"
-            raise LimitExceeded(message, key=key, size=size, limit=TRANSACTION_BYTES_MAX)
-        self.size = size
-        self.written[encoded] = written
+            raise LimitExceeded(message, key=key, size=total, limit=TRANSACTION_BYTES_MAX)
+        self.size = total
+        self.written[encoded] = Written(self._routing.shard(key, encoded), (*earlier, operation), value, size)
 
     def changes(self, missing: Any = None) -> list[tuple[Key, Any, Any]]:
         """What it would change, in key order: ``(key, value before, value after)``.
@@ -226,8 +233,7 @@ class Transaction:
         found = []
         for encoded, written in sorted(self.written.items()):
             before = _payload_of(self.reads.glimpse(written.shard, encoded))
-            after = fold(before, written.operations)
-            found.append((keys.decode(encoded), _value(before, missing), _value(after, missing)))
+            found.append((keys.decode(encoded), _value(before, missing), _value(written.value, missing)))
         return found
 
     # -- the end -----------------------------------------------------------------------------
@@ -344,19 +350,19 @@ def _overlaid(stored: Iterator[Row], own: list[Own], reverse: bool) -> Iterator[
     own.reverse()  # the next one is the last
     for encoded, cell in stored:
         while own and own[-1][0] != encoded and (own[-1][0] < encoded) != reverse:
-            yield from _present(own[-1][0], None, own.pop()[1])
+            yield from _present(own.pop())
         if own and own[-1][0] == encoded:
-            yield from _present(encoded, cell, own.pop()[1])
+            yield from _present(own.pop())
         else:
             yield encoded, cell[VERSION_BYTES:]
     while own:
-        yield from _present(own[-1][0], None, own.pop()[1])
+        yield from _present(own.pop())
 
 
-def _present(encoded: bytes, cell: bytes | None, written: Written) -> Iterator[Row]:
-    payload = fold(_payload_of(cell), written.operations)
-    if payload is not None:
-        yield encoded, payload
+def _present(own: Own) -> Iterator[Row]:
+    encoded, written = own
+    if written.value is not None:
+        yield encoded, written.value
 
 
 def _payload_of(cell: bytes | None) -> bytes | None:
@@ -365,3 +371,13 @@ def _payload_of(cell: bytes | None) -> bytes | None:
 
 def _value(payload: bytes | None, missing: Any) -> Any:
     return missing if payload is None else values.decode(payload)
+
+
+def _size(operation: Put | Delete | Add) -> int:
+    match operation:
+        case Put(_, value):
+            return len(value)
+        case Add(_, amount):
+            return len(amount)
+        case _:
+            return 0

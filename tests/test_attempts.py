@@ -169,6 +169,83 @@ def locked(transaction: Transaction) -> bool:
     return type(transaction.reads).__name__ == "LockedReads"
 
 
+class TestAddingInALockedRun:
+    """What is there is a number, or not, as of the locks, and not as of the first run."""
+
+    def interfered(self, db: Database, body: Body, change: Callable[[], object]) -> Any:
+        """Run the body; whatever it did at first, the change comes before its commit."""
+        runs = []
+
+        def with_a_change(transaction: Transaction) -> Any:
+            runs.append(transaction)
+            result = body(transaction)
+            if len(runs) == 1:
+                Later(change).result()
+            return result
+
+        return db.run(with_a_change)
+
+    def change(self, db: Database, **values: Any) -> Callable[[], None]:
+        def commit() -> None:
+            with db.batch() as batch:
+                for key, value in values.items():
+                    batch.put(key, value)
+
+        return commit
+
+    def test_to_what_was_scanned(self, db: Database) -> None:
+        db.put("scores 1", 1)
+        db.put("scores 2", "none yet")
+
+        def add_to_all(transaction: Transaction) -> None:
+            for key, value in transaction.scan(prefix="scores"):
+                if type(value) is int:
+                    transaction.add(key)
+
+        self.interfered(db, add_to_all, self.change(db, **{"scores 2": 5}))
+        assert db.get_many(["scores 1", "scores 2"]) == [2, 6]
+
+    def test_to_what_was_not_locked(self, db: Database) -> None:
+        db.put("target", "a number")
+        db.put("a number", 1)
+        db.put("another", "none yet")
+
+        def add_to_target(transaction: Transaction) -> None:
+            transaction.add(transaction["target"])
+            transaction.put(X, 1)
+            transaction.put(Y, 1)
+
+        self.interfered(db, add_to_target, self.change(db, target="another", another=5))
+        assert db.get_many(["a number", "another"]) == [1, 6]
+
+    @pytest.mark.parametrize("shard", range(SHARDS))
+    def test_to_what_was_locked_to_be_overwritten(self, db: Database, shard: int) -> None:
+        """By key on any shard: one that had something to say of its values, or not."""
+        key = key_on(db, shard, "counter")
+        db.put("adding", False)
+        db.put(key, "none yet")
+
+        def add_or_put(transaction: Transaction) -> None:
+            if transaction["adding"]:
+                transaction.add(key)
+            else:
+                transaction.put(key, 0)
+            transaction.put(X, 1)
+            transaction.put(Y, 1)
+
+        self.interfered(db, add_or_put, self.change(db, **{"adding": True, key: 5}))
+        assert db[key] == 6
+
+    def test_to_what_is_no_number_any_more(self, db: Database) -> None:
+        def body(transaction: Transaction) -> None:
+            transaction.put(Y, transaction[X])
+            transaction.add(X)
+
+        with pytest.raises(kvstore.TypeClash):
+            self.interfered(db, body, self.change(db, left="text"))
+        assert db.get_many([X, Y]) == ["text", 20]
+
+
 class TestLockedRuns:
     """The second run, inside the locks. It is the same for the function, but others wait for it."""
 

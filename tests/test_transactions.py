@@ -242,6 +242,17 @@ class TestAdding:
 
         assert db.get_many(["n", "m", "k"]) == [3, 4, 7]
 
+    @pytest.mark.parametrize("amount", [1, 0.5])
+    def test_thousands_of_times(self, db: Database, amount: float) -> None:
+        db.put("n", 1)
+        with db.begin() as transaction:
+            for number in range(5000):
+                transaction.add("n", amount)
+                if number % 2:
+                    assert transaction["n"] == 1 + amount * (number + 1)
+
+        assert db["n"] == 1 + amount * 5000
+
     def test_to_what_is_no_number(self, db: Database) -> None:
         db.put("text", "five")
         with db.begin() as transaction:

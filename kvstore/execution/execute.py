@@ -138,19 +138,6 @@ def _cell(key: bytes, staged: Effects, table: ReadableTable) -> bytes | None:
     return staged[key] if key in staged else table.get(key)
 
 
-def fold(payload: bytes | None, operations: tuple[Operation, ...]) -> bytes | None:
-    """The encoded value that blind writes of one key make of an encoded value; None for a missing one."""
-    for operation in operations:
-        match operation:
-            case Put(_, value):
-                payload = value
-            case Delete():
-                payload = None
-            case Add(_, amount):
-                payload = _sum(None if payload is None else bytes(VERSION_BYTES) + payload, amount)
-    return payload
-
-
 def _sum(cell: bytes | None, amount: bytes) -> bytes:
     """The encoded sum; where there is no such number the value stays as it is, so that all replicas
     agree and a participant never refuses (contracts C1)."""

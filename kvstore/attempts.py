@@ -21,7 +21,7 @@ from kvstore.drivers.patience import Patience
 from kvstore.drivers.store import WritingStore
 from kvstore.eris.client import SecondHalf
 from kvstore.eris.messages import Answer
-from kvstore.errors import Conflict, Error
+from kvstore.errors import Conflict, Error, OutcomeUnknown, TimedOut
 from kvstore.execution.nesting import refuse_unfinished, running
 from kvstore.execution.operations import Operation, Reserve, Token
 from kvstore.execution.validation import Current, decode_current
@@ -254,13 +254,20 @@ class Attempts:
         pending.second_half = second_half
         with uninterrupted() if second_half.token else nullcontext():
             if not self._store.run(pending, patience.deadline):
-                assert pending.request is not None, "it was sent, and waits for locks"
-                timed_out = patience.timed_out(name)
-                self._abort(pending.request, timed_out)
-                if pending.answer is None or not pending.answer.committed:
-                    raise timed_out
+                self._take_back(pending, patience.timed_out(name))
         assert pending.answer is not None, "a request is answered or fails"
         return pending.answer
+
+    def _take_back(self, pending: Pending, timed_out: TimedOut) -> None:
+        """It waited for its locks too long. Raises ``TimedOut``, unless it was committed all the same."""
+        assert pending.request is not None, "it was sent, and waits for locks"
+        ended = self._abort(pending.request, timed_out)
+        if pending.answer is not None and pending.answer.committed:
+            return
+        if not ended and pending.answer is None:
+            message = "it still waits for locks, could not be taken back, and may be committed later"
+            raise OutcomeUnknown(message) from timed_out
+        raise timed_out
 
     def _conclude(self, preliminary: RequestId, writes: Operations, size: int, token: Token | None) -> Answer:
         pending = _pending(writes, size=size)
@@ -271,14 +278,17 @@ class Attempts:
         assert pending.answer is not None, "a request is answered or fails"
         return pending.answer
 
-    def _abort(self, preliminary: RequestId, error: BaseException) -> None:
-        """Let go of the locks, because of this error. Where that fails too, the lease will end them."""
+    def _abort(self, preliminary: RequestId, error: BaseException) -> bool:
+        """Let go of the locks, because of this error. Where that fails too, the lease will end those that
+        are held; return whether it did not fail."""
         pending = _pending({})
         pending.concludes, pending.aborts = preliminary, True
         try:
             self._store.run(pending)
         except Error as trouble:
             error.add_note(f"its locks could not be released: {trouble}")
+            return False
+        return True
 
     # -- what to tell ------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ import copy
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from kvstore.drivers.follower import Follower
 from kvstore.drivers.group_commit import Pending
@@ -39,7 +39,7 @@ from kvstore.eris.messages import (
     SyncReply,
 )
 from kvstore.eris.sequencer import Sequencer
-from kvstore.errors import Error, Failed, OutcomeUnknown
+from kvstore.errors import DiskFull, Error, Failed, OutcomeUnknown
 from kvstore.types import ClientId, RequestId, ShardId, Timestamp
 
 
@@ -115,8 +115,13 @@ class Cluster:
             self._deliver(self._commit_group([]))
 
     def end_leases(self) -> list[Pending]:
-        """Abort whatever was held for too long; return the requests that are done by it."""
-        self._conclude_for_callers(self.leases.run_out())
+        """Abort whatever was held for too long; return the requests that are done by it.
+
+        Where there is no room on the disk for it nothing is done: it is asked for again later.
+        """
+        with suppress(DiskFull):
+            self._expect([])
+            self._conclude_for_callers(self.leases.run_out())
         return self.process([])
 
     def settle(self) -> list[Pending]:

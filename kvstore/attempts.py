@@ -123,7 +123,7 @@ class Attempts:
                 if changed.locks is not None:
                     wanted.include(changed.locks)
                 if attempt > task.max_retries:
-                    raise _conflict(changed, task.name, attempt) from None
+                    raise _conflict(changed, task.name, attempt) from changed.__cause__
             patience.pause(attempt)
             patience.check(task.name)
             attempt += 1

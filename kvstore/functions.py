@@ -9,7 +9,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
 from kvstore.attempts import Task
 from kvstore.errors import LimitExceeded, UsageError
-from kvstore.execution.nesting import refuse_body
+from kvstore.execution.nesting import place, refuse_body
 from kvstore.transaction import Transaction
 
 MAX_RETRIES, TIMEOUT_S = 20, 10.0
@@ -88,7 +88,7 @@ def transactional(
                 return body(where, *args, **kwargs)
             if not hasattr(where, "run_task"):
                 name = type(where).__name__
-                raise UsageError(f"{body.__name__} takes a database or a transaction first, not {name}")
+                raise UsageError(f"{place(body)} takes a database or a transaction first, not {name}")
             return where.run_task(task_of(body, args, kwargs, max_retries, timeout))
 
         return call

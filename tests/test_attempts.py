@@ -109,6 +109,7 @@ class TestChangedSets:
             db.transaction(max_retries=4)(body)()
 
         assert (found.value.key, found.value.attempts, len(runs)) == ("k", 5, 5)
+        assert "mine" in str(found.value.__cause__)
         assert db.get_many([X, Y]) == [10, 20]
 
     def test_what_follows_from_a_changed_value_is_read_in_the_next_attempt(self, db: Database) -> None:

@@ -453,11 +453,11 @@ class TestComposition:
         assert len(runs) == 2
 
     def test_neither_a_database_nor_a_transaction(self, db: Database) -> None:
-        step = kvstore.transactional(move)
         nothing: Any
-        for nothing in (5, None, "db", {}):
-            with pytest.raises(kvstore.UsageError, match="takes a database or a transaction"):
-                step(nothing)
+        for step in (kvstore.transactional(move), kvstore.transactional(functools.partial(move))):
+            for nothing in (5, None, "db", {}):
+                with pytest.raises(kvstore.UsageError, match=r"move.* takes a database or a transaction"):
+                    step(nothing)
 
     def test_what_is_decorated_keeps_its_name(self, db: Database) -> None:
         decorated: Any

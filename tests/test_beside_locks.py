@@ -93,7 +93,6 @@ class TestWatching:
         ]
         assert sorted(numbers) == list(range(30))
 
-    @pytest.mark.xfail(strict=True, reason="a shard that stands behind a lock shows its piece later")
     def test_a_transaction_that_overtakes_is_seen_whole(self, db: Database, stalled: Stalled) -> None:
         """One of its keys is on a shard with a lock, the other is not."""
         cursor = db.cursor()
@@ -108,7 +107,6 @@ class TestWatching:
         assert len(before) in {0, 2}
         assert sorted(len(list(changes)) for _, changes in groupby([*before, *after], _time)) == [2, 2]
 
-    @pytest.mark.xfail(strict=True, reason="a cursor stands between the pieces of what overtook")
     def test_a_cursor_of_now_lies_between_transactions(self, db: Database, stalled: Stalled) -> None:
         with db.batch() as batch:
             batch.put(key_on(db, 0, "other"), 1)

@@ -2,7 +2,8 @@
 
 The shards' logs are merged by the clock of their transactions, which is unique, rises with the slots of
 each shard, and is the same in every piece of a transaction. A commit of the learner is closed (contracts
-A2), so what lies in one view is whole, and all that comes later has a later clock.
+A2), so what lies in one view is whole. It is shown up to the first transaction that is not resolved on any
+shard (contracts D8), so all that comes later has a later clock.
 """
 
 from __future__ import annotations
@@ -68,8 +69,49 @@ def log_record(view: View, shard: ShardId, slot: Slot) -> bytes:
 
 
 def executed(view: View, shards: int) -> Position:
-    """The end of what this view shows."""
-    return [shard_record(view, ShardId(shard)).resolved_end for shard in range(shards)]
+    """The end of what may be shown of this view: before the first transaction that is not resolved."""
+    horizon = _horizon(view, shards)
+    if horizon is None:
+        return [shard_record(view, ShardId(shard)).executed for shard in range(shards)]
+    return [_last_before(view, ShardId(shard), horizon) for shard in range(shards)]
+
+
+def _horizon(view: View, shards: int) -> Timestamp | None:
+    """When the first transaction was stamped that waits, or stands between its halves; None if none does.
+
+    Others overtake it. What did so on two shards, of which only one has something unresolved before it, is
+    shown when it can be shown whole (contracts D8).
+    """
+    clocks = []
+    for shard in map(ShardId, range(shards)):
+        waiting = shard_record(view, shard).waiting
+        if waiting:
+            clocks.append(_clock_at(view, shard, waiting[0], waiting[0]))
+    return min(clocks, default=None)
+
+
+def _last_before(view: View, shard: ShardId, horizon: Timestamp) -> Slot:
+    """The last slot that was stamped before the horizon: clocks rise with the slots."""
+    record = shard_record(view, shard)
+    first = record.head[0]
+    low, high = first - 1, int(record.executed)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if _clock_at(view, shard, Slot(middle), Slot(first)) < horizon:
+            low = middle
+        else:
+            high = middle - 1
+    return Slot(low)
+
+
+def _clock_at(view: View, shard: ShardId, slot: Slot, first: Slot) -> Timestamp:
+    """When the slot was stamped; a NO-OP goes with what stands before it."""
+    while slot >= first:
+        stamped = read_body(log_record(view, shard, slot), partial(log_record, view))
+        if stamped is not None:
+            return stamped.stamp.clock
+        slot = Slot(slot - 1)
+    return Timestamp(0)
 
 
 def oldest(view: View, shards: int) -> Position:
@@ -80,7 +122,8 @@ def oldest(view: View, shards: int) -> Position:
 def committed_after(view: View, position: Position) -> Iterator[Committed]:
     """Walk the transactions behind ``position``, and move it along: it is behind what was yielded."""
     heads: dict[BodyPlace, Stamped] = {}
-    tails = [_ShardTail(view, ShardId(shard), position, heads) for shard in range(len(position))]
+    ends = executed(view, len(position))
+    tails = [_ShardTail(view, ShardId(shard), position, ends, heads) for shard in range(len(position))]
     queue = [(clock, tail.shard) for tail in tails if (clock := tail.clock()) is not None]
     heapify(queue)
     while queue:
@@ -101,14 +144,19 @@ class _ShardTail:
     """
 
     def __init__(
-        self, view: View, shard: ShardId, position: Position, heads: dict[BodyPlace, Stamped]
+        self,
+        view: View,
+        shard: ShardId,
+        position: Position,
+        ends: Position,
+        heads: dict[BodyPlace, Stamped],
     ) -> None:
         self.shard = shard
         self._view = view
         self._position = position
         self._heads = heads
         record = shard_record(view, shard)
-        self._end = record.resolved_end
+        self._end = ends[shard]
         self._log = view.log(log_name(shard), record.head)
         self._effects = view.table(table_name(shard, EFFECTS))
         self._records: deque[tuple[Slot, bytes]] = deque()

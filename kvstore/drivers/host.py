@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from kvstore.drivers.log_retention import LogRetention
-from kvstore.eris.effects import Dropped, Effect, ReplicaAddress, Send
+from kvstore.eris.effects import CancelTimer, Dropped, Effect, ReplicaAddress, Send, SetTimer
 from kvstore.eris.executor import Executor
 from kvstore.eris.failure_coordinator import CoordinatorRecord, decode_record, encode_record
 from kvstore.eris.log import Bodies, TransactionLog
@@ -47,6 +47,8 @@ class Host:
         self._owns = owns
         self.environment = environment
         self.dropped: dict[str, int] = {}
+        self.timers: list[tuple[ReplicaAddress, SetTimer | CancelTimer]] = []
+        """What replicas asked of timers, for the driver to take; nothing where no message is lost."""
         self._bodies = Bodies()
         self._touched: set[ShardId] = set()
         self.executor = Executor()
@@ -97,13 +99,28 @@ class Host:
                 if type(effect) is Send:
                     outbox.append(effect)
                 else:
-                    self._count(effect)
+                    self._note(replicas[shard], effect)
         return outbox
 
-    def _count(self, effect: Effect) -> None:
-        """Only drops are left: no replica sets a timer in one process."""
-        assert type(effect) is Dropped
-        self.dropped[effect.reason] = self.dropped.get(effect.reason, 0) + 1
+    def fire(self, shard: ShardId, name: str) -> list[Send]:
+        """Tell a replica that its timer is over; within a batch, as ``handle``."""
+        replica = self.replicas[shard]
+        self._touched.add(shard)
+        outbox: list[Send] = []
+        for effect in replica.on_timer(name):
+            if type(effect) is Send:
+                outbox.append(effect)
+            else:
+                self._note(replica, effect)
+        return outbox
+
+    def _note(self, replica: Replica, effect: Effect) -> None:
+        """Count a drop; keep what is asked of timers for the driver."""
+        if type(effect) is Dropped:
+            self.dropped[effect.reason] = self.dropped.get(effect.reason, 0) + 1
+        else:
+            assert type(effect) is SetTimer or type(effect) is CancelTimer
+            self.timers.append((replica.address, effect))
 
     def touch_all(self) -> None:
         """Have the next ``finish`` write the records of all shards."""

@@ -15,7 +15,7 @@ from kvstore.eris.effects import COORDINATOR, Dropped, Effect, Send
 from kvstore.eris.log import READ_MAX
 from kvstore.eris.messages import EpochChange, EpochChangeAck, LogEntry, StartEpoch, StartEpochAck
 from kvstore.eris.shard_state import Status
-from kvstore.types import Slot
+from kvstore.types import SequenceNumber, Slot
 
 if TYPE_CHECKING:
     from kvstore.eris.replica import Replica
@@ -73,8 +73,19 @@ def on_start_epoch(replica: Replica, message: StartEpoch) -> list[Effect]:
     replica.execute_up_to(replica.last_slot)
     record.windows.clear()  # every client of an earlier epoch has ended (contracts C4)
     replica.sync_replies.clear()
+    _forget_losses(replica)
     replica.status = Status.NORMAL
     return [Send(COORDINATOR, StartEpochAck(message.epoch, *replica.address))]
+
+
+def _forget_losses(replica: Replica) -> None:
+    """What was lost in the epoch before is in the log that this one begins with, or never happened."""
+    record = replica.record
+    for names in (record.temp_drops, record.perm_drops, record.un_drops):
+        names.clear()
+    replica.held.clear()
+    replica.announced = SequenceNumber(0)
+    replica.missing = replica.reported = None
 
 
 def _take_over_log(replica: Replica, message: StartEpoch) -> None:

@@ -2,7 +2,7 @@
 
 One logical service for all shards. Its record is durable before it speaks: the driver writes
 ``CoordinatorRecord`` to a majority of environments before it carries out the sends that a step
-returned. Its part in single lost messages (section 6.3) is not here.
+returned. Its part in single lost messages (section 6.3) is in ``drop_decisions.py``.
 
 INVARIANTS
     F1  An epoch is started at most once, and with one meaning: START-EPOCH is saved first.
@@ -20,7 +20,15 @@ import msgspec
 
 from kvstore.eris.effects import Effect, ReplicaAddress, Send
 from kvstore.eris.messages import EpochChange, EpochChangeAck, LogEntry, Stamped, StartEpoch
-from kvstore.types import Epoch, SequenceNumber, ShardId, Slot, Timestamp, ViewNumber
+from kvstore.types import (
+    Epoch,
+    SequenceNumber,
+    ShardId,
+    Slot,
+    Timestamp,
+    TransactionId,
+    ViewNumber,
+)
 
 
 class CoordinatorRecord(msgspec.Struct, frozen=True, array_like=True):
@@ -32,6 +40,10 @@ class CoordinatorRecord(msgspec.Struct, frozen=True, array_like=True):
     view: ViewNumber = ViewNumber(0)
     start_epochs: tuple[StartEpoch, ...] = ()
     """The saved START-EPOCH of ``last_started``, one per shard."""
+    found: tuple[Stamped, ...] = ()
+    """Transactions of this epoch that were lost somewhere and happen all the same."""
+    dropped: frozenset[TransactionId] = frozenset()
+    """Names of those that do not."""
 
 
 encode_record = msgspec.msgpack.Encoder().encode
@@ -48,6 +60,36 @@ class FailureCoordinator:
     consulted: frozenset[ReplicaAddress]
     acks: dict[ReplicaAddress, EpochChangeAck] = field(default_factory=dict)
     since: Mapping[ShardId, Slot] = field(default_factory=dict)
+    promises: dict[TransactionId, dict[ReplicaAddress, ViewNumber]] = field(default_factory=dict)
+    """Of the transactions that are asked for, who promised to wait, and in which view."""
+
+    @property
+    def is_normal(self) -> bool:
+        """Whether no epoch change is under way."""
+        return self.record.last_started == self.record.epoch
+
+    def addresses(self, shards: Iterable[int]) -> list[ReplicaAddress]:
+        """All replicas of these shards."""
+        return [
+            ReplicaAddress(ShardId(shard), replica)
+            for shard in sorted(shards)
+            for replica in range(self.replicas)
+        ]
+
+    def decide(
+        self,
+        *,
+        found: tuple[Stamped, ...] | None = None,
+        dropped: frozenset[TransactionId] | None = None,
+    ) -> None:
+        """Put a decision into the record; the driver keeps it before anybody hears of it."""
+        record = self.record
+        self.record = msgspec.structs.replace(
+            record,
+            counter=record.counter + 1,
+            found=record.found if found is None else found,
+            dropped=record.dropped if dropped is None else dropped,
+        )
 
     def begin(self, epoch: Epoch, since: Mapping[ShardId, Slot] | None = None) -> list[Effect]:
         """Ask all consulted replicas to leave the current epoch. ``epoch`` is above all before.
@@ -56,10 +98,9 @@ class FailureCoordinator:
         """
         assert epoch > self.record.epoch, "epochs never go back"
         assert self._has_majorities(self.consulted), "a majority of every shard is needed"
-        self.record = CoordinatorRecord(
-            epoch, 1, self.record.last_started, self.record.view, self.record.start_epochs
-        )
+        self.record = msgspec.structs.replace(self.record, epoch=epoch, counter=1)
         self.acks.clear()
+        self.promises.clear()
         self.since = since or {}
         return [
             Send(address, EpochChange(epoch, self.since.get(address.shard)))
@@ -88,6 +129,7 @@ class FailureCoordinator:
         view = self._next_view(current)
         starts = tuple(self._start_epoch(ShardId(shard), current, view) for shard in range(self.shards))
         epoch = self.record.epoch
+        # What was found or dropped stands in the logs now, and is forgotten.
         self.record = CoordinatorRecord(epoch, self.record.counter + 1, epoch, view, starts)
         return [Send(address, starts[address.shard]) for address in sorted(self.consulted)]
 
@@ -105,7 +147,7 @@ class FailureCoordinator:
         own = [ack for ack in acks if ack.shard == shard]
         stable, base = self._shown_by_all_from(shard, own), own[0].base
         assert all(ack.base == base for ack in own), "all replicas began the epoch with the same log"
-        decided = _combined(acks, shard)
+        decided = self._combined(acks, shard)
         last = max(decided, default=0)
         entries = tuple(
             LogEntry(slot, decided.get(SequenceNumber(slot - base)))
@@ -127,12 +169,16 @@ class FailureCoordinator:
         oldest = Slot(min(whole, default=stable + 1) - 1)
         return min(stable, max(oldest, self.since.get(shard, stable)))
 
+    def _combined(self, acks: list[EpochChangeAck], shard: ShardId) -> dict[SequenceNumber, Stamped]:
+        """This shard's transactions by number: all that any consulted replica of any shard showed, and all
+        that were found, without those that were dropped (F2, F4)."""
+        shown = (entry.stamped for ack in acks for entry in ack.entries if entry.stamped is not None)
+        return {
+            stamped.stamp.numbers[shard]: stamped
+            for stamped in (*shown, *self.record.found)
+            if shard in stamped.stamp.numbers and not self._is_dropped(stamped)
+        }
 
-def _combined(acks: list[EpochChangeAck], shard: ShardId) -> dict[SequenceNumber, Stamped]:
-    """Every transaction of this shard that any consulted replica of any shard showed, by number."""
-    return {
-        entry.stamped.stamp.numbers[shard]: entry.stamped
-        for ack in acks
-        for entry in ack.entries
-        if entry.stamped is not None and shard in entry.stamped.stamp.numbers
-    }
+    def _is_dropped(self, stamped: Stamped) -> bool:
+        dropped = self.record.dropped
+        return bool(dropped) and any(name in dropped for name in stamped.stamp.ids())

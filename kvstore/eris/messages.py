@@ -121,12 +121,16 @@ class SyncReply(msgspec.Struct, frozen=True, array_like=True, tag=5):
 
 
 class SyncCommit(msgspec.Struct, frozen=True, array_like=True, tag=6):
-    """Learner -> followers: a quorum holds the log up to this slot; execute it (section 6.6)."""
+    """Learner -> followers: a quorum holds the log up to this slot; execute it (section 6.6).
+
+    ``dropped``: names in the place of which there are NO-OPs in it.
+    """
 
     shard: ShardId
     epoch: Epoch
     view: ViewNumber
     slot: Slot
+    dropped: tuple[TransactionId, ...] = ()
 
 
 class EpochChange(msgspec.Struct, frozen=True, array_like=True, tag=7):
@@ -190,8 +194,114 @@ class StartEpochAck(msgspec.Struct, frozen=True, array_like=True, tag=10):
     replica: int
 
 
-ReplicaMessage: TypeAlias = Stamped | SyncReply | SyncCommit | EpochChange | StartEpoch
-Message: TypeAlias = ReplicaMessage | Request | Reply | Answer | EpochChangeAck | StartEpochAck
+class Flush(msgspec.Struct, frozen=True, array_like=True, tag=11):
+    """Sequencer -> every replica of a shard, when it has been idle: so far I have numbered this many.
+
+    Without it nobody would miss the last message to a shard (Hydra, NSDI 2023).
+    """
+
+    shard: ShardId
+    epoch: Epoch
+    number: SequenceNumber
+
+
+class ResendRequest(msgspec.Struct, frozen=True, array_like=True, tag=12):
+    """Replica -> sequencer: this number of my shard is missing; do you still have it?"""
+
+    shard: ShardId
+    replica: int
+    epoch: Epoch
+    number: SequenceNumber
+
+
+class SlotRequest(msgspec.Struct, frozen=True, array_like=True, tag=13):
+    """Replica -> its peers: what stands in this slot of our log? (section 6.3, step 0)"""
+
+    shard: ShardId
+    replica: int
+    epoch: Epoch
+    view: ViewNumber
+    slot: Slot
+
+
+class SlotAnswer(msgspec.Struct, frozen=True, array_like=True, tag=14):
+    """Peer -> replica: this does. ``stamped`` is None for a NO-OP, which the coordinator decided."""
+
+    shard: ShardId
+    epoch: Epoch
+    view: ViewNumber
+    slot: Slot
+    stamped: Stamped | None
+
+
+class FindTransaction(msgspec.Struct, frozen=True, array_like=True, tag=15):
+    """Replica -> coordinator: FIND-TXN. Nobody near me has this transaction (section 6.3)."""
+
+    shard: ShardId
+    replica: int
+    id: TransactionId
+
+
+class TransactionRequest(msgspec.Struct, frozen=True, array_like=True, tag=16):
+    """Coordinator -> all replicas of all shards: TXN-REQUEST. Have you a transaction of this id?
+
+    Of all, because who takes part in it is not known.
+    """
+
+    shard: ShardId
+    id: TransactionId
+
+
+class HasTransaction(msgspec.Struct, frozen=True, array_like=True, tag=17):
+    """Replica -> coordinator: HAS-TXN. Here it is."""
+
+    id: TransactionId
+    stamped: Stamped
+
+
+class TempDroppedTransaction(msgspec.Struct, frozen=True, array_like=True, tag=18):
+    """Replica -> coordinator: TEMP-DROPPED-TXN. I have not, and promise to do nothing with it until you
+    decide."""
+
+    shard: ShardId
+    replica: int
+    view: ViewNumber
+    id: TransactionId
+
+
+class TransactionFound(msgspec.Struct, frozen=True, array_like=True, tag=19):
+    """Coordinator -> all replicas of its participants: TXN-FOUND. It happens."""
+
+    shard: ShardId
+    stamped: Stamped
+
+
+class TransactionDropped(msgspec.Struct, frozen=True, array_like=True, tag=20):
+    """Coordinator -> all replicas of all shards: TXN-DROPPED. What has one of these ids never happens."""
+
+    shard: ShardId
+    epoch: Epoch
+    ids: tuple[TransactionId, ...]
+
+
+ReplicaMessage: TypeAlias = (
+    Stamped
+    | SyncReply
+    | SyncCommit
+    | EpochChange
+    | StartEpoch
+    | Flush
+    | SlotRequest
+    | SlotAnswer
+    | TransactionRequest
+    | TransactionFound
+    | TransactionDropped
+)
+CoordinatorMessage: TypeAlias = EpochChangeAck | StartEpochAck | FindTransaction | HasTransaction
+SequencerMessage: TypeAlias = Request | ResendRequest
+Message: TypeAlias = (
+    ReplicaMessage | CoordinatorMessage | TempDroppedTransaction | SequencerMessage | Reply | Answer
+)
 
 encode = msgspec.msgpack.Encoder().encode
 decode_stamped = msgspec.msgpack.Decoder(Stamped).decode

@@ -3,6 +3,7 @@
 It appends stamped transactions in the order of their numbers. The designated learner, replica
 ``view % n``, has each executed at once (``executor.py``) and answers with the outcome; the others log,
 acknowledge, and execute what the learner says a quorum holds (section 6.6, ``synchronization.py``).
+What is lost on the way is in ``dropped_messages.py`` (section 6.3).
 Crossing into a new epoch is in ``epoch_change.py``.
 
 INVARIANTS
@@ -18,20 +19,26 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import assert_never
 
-from kvstore.eris import epoch_change, synchronization
+from kvstore.eris import dropped_messages, epoch_change, synchronization
 from kvstore.eris.client_window import Answered, ClientWindow
 from kvstore.eris.effects import ClientAddress, Dropped, Effect, ReplicaAddress, Send
 from kvstore.eris.executor import Executor
 from kvstore.eris.log import READ_MAX, TransactionLog
 from kvstore.eris.messages import (
     EpochChange,
+    Flush,
     ReplicaMessage,
     Reply,
     Request,
+    SlotAnswer,
+    SlotRequest,
     Stamped,
     StartEpoch,
     SyncCommit,
     SyncReply,
+    TransactionDropped,
+    TransactionFound,
+    TransactionRequest,
 )
 from kvstore.eris.shard_state import ShardRecord, ShardTables, Status
 from kvstore.execution import procedures
@@ -40,7 +47,10 @@ from kvstore.execution.operations import Call, Check, CheckRange, Expire, Outcom
 from kvstore.execution.outcomes import OutcomeRecord, expire, remember
 from kvstore.execution.part import Owns
 from kvstore.execution.validation import execute_validated
-from kvstore.types import ClientId, Slot
+from kvstore.types import ClientId, SequenceNumber, Slot
+
+NONE_ANNOUNCED = SequenceNumber(0)
+_AN = {Status.VIEW_CHANGE: "a", Status.EPOCH_CHANGE: "an"}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -62,6 +72,15 @@ class Replica:
     is_learner: bool = field(init=False)
     sync_replies: dict[int, Slot] = field(default_factory=dict)
     """On the learner: how far each follower's log is durable."""
+    reported: Slot | None = None
+    """On a follower: how far it last told the learner that its log reaches."""
+    held: dict[SequenceNumber, Stamped] = field(default_factory=dict)
+    """What came before its turn, by this shard's number (section 6.3)."""
+    announced: SequenceNumber = NONE_ANNOUNCED
+    """How far the sequencer says it has come."""
+    missing: SequenceNumber | None = None
+    """The number that is asked for, and how often the peers were asked."""
+    asked: int = 0
 
     def __post_init__(self) -> None:
         self.last_slot = self.log.last
@@ -83,13 +102,31 @@ class Replica:
                 return epoch_change.on_epoch_change(self, message)
             case StartEpoch():
                 return epoch_change.on_start_epoch(self, message)
+            case Flush():
+                return dropped_messages.on_flush(self, message)
+            case SlotRequest():
+                return dropped_messages.on_slot_request(self, message)
+            case SlotAnswer():
+                return dropped_messages.on_slot_answer(self, message)
+            case TransactionRequest():
+                return dropped_messages.on_transaction_request(self, message)
+            case TransactionFound():
+                return dropped_messages.on_transaction_found(self, message)
+            case TransactionDropped():
+                return dropped_messages.on_transaction_dropped(self, message)
             case _:
                 assert_never(message)
 
     def on_timer(self, name: str) -> list[Effect]:
-        """The batch is about to be committed ("sync"): a follower says how far its log reaches."""
-        assert name == "sync", name
-        return synchronization.on_batch_end(self)
+        """ "sync": the batch is about to be committed, and a follower says how far its log reaches. "gap":
+        nobody answered who was asked for a missing transaction."""
+        match name:
+            case "sync":
+                return synchronization.on_batch_end(self)
+            case "gap":
+                return dropped_messages.on_gap_timer(self)
+            case _:
+                raise AssertionError(name)
 
     def save(self) -> None:
         """Write the durable record; the host calls it before each commit."""
@@ -98,34 +135,39 @@ class Replica:
 
     def _on_stamped(self, stamped: Stamped) -> list[Effect]:
         record, stamp = self.record, stamped.stamp
-        shard, replica = self.address
-        number = stamp.numbers[shard]
-        next_slot = self.last_slot + 1
-        if (
-            record.base + number != next_slot
-            or stamp.epoch != record.epoch
-            or self.status is not Status.NORMAL
-        ):
+        if stamp.epoch != record.epoch or self.status is not Status.NORMAL:
             return [Dropped(stamped, self._ignore_reason(stamped))]
-        assert stamp.clock > record.clock, "R3"
+        number = stamp.numbers[self.address.shard]
+        if number < self.next_number:
+            return [Dropped(stamped, "received before")]
+        in_order = number == self.next_number and self.missing is None and not self.held
+        if in_order and not record.temp_drops and not record.perm_drops:
+            return self.take(stamped)
+        dropped_messages.hold(self, number, stamped)
+        return dropped_messages.drain(self)
+
+    @property
+    def next_number(self) -> SequenceNumber:
+        """The number of this shard that is to come next."""
+        return SequenceNumber(self.last_slot - self.record.base + 1)
+
+    def take(self, stamped: Stamped | None) -> list[Effect]:
+        """Write the next slot: a transaction, or the NO-OP in place of one that was dropped."""
+        assert stamped is None or stamped.stamp.clock > self.record.clock, "R3"
         slot = self.append(stamped)
         if self.is_learner:
             return self.executor.arrive(self, slot, stamped)
+        if stamped is None:
+            return []
+        record, (shard, replica) = self.record, self.address
         client, request = stamped.request.client, stamped.request.request
         reply = Reply(client, request, shard, replica, record.epoch, record.view, slot)
         return [Send(ClientAddress(client), reply)]
 
     def _ignore_reason(self, stamped: Stamped) -> str:
-        record, stamp = self.record, stamped.stamp
         if self.status is not Status.NORMAL:
-            return "in an epoch change"
-        if stamp.epoch != record.epoch:
-            return f"of epoch {stamp.epoch}, this is epoch {record.epoch}"
-        number = stamp.numbers[self.address.shard]
-        expected = self.last_slot - record.base + 1
-        if number < expected:
-            return "received before"
-        return f"number {number} came before number {expected}"
+            return f"in {_AN[self.status]} {self.status.value}"
+        return f"of epoch {stamped.stamp.epoch}, this is epoch {self.record.epoch}"
 
     def append(self, stamped: Stamped | None) -> Slot:
         """Write the next slot of the log."""

@@ -1,7 +1,9 @@
 """The sequencer: one number per participant shard, all assigned at once (Eris, SOSP 2017, section 5).
 
 Soft state only: an epoch, a clock and a counter per shard. It never stamps a request twice the same
-way; a retry gets a new stamp and a new slot.
+way; a retry gets a new stamp and a new slot. It may keep what it sent of late, and sends that again as it was
+to a replica that missed it; and when it is idle it says how far it has come, so that the loss of a shard's
+last message is noticed (Hydra, NSDI 2023).
 
 INVARIANTS
     S1  Within an epoch each shard's numbers are 1, 2, 3, ... without gap or repeat.
@@ -10,11 +12,14 @@ INVARIANTS
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 
-from kvstore.eris.effects import Effect, GroupAddress, Send
-from kvstore.eris.messages import MultiStamp, Request, Stamped
+from kvstore.eris.effects import Dropped, Effect, GroupAddress, ReplicaAddress, Send, SetTimer
+from kvstore.eris.messages import Flush, MultiStamp, Request, ResendRequest, Stamped
 from kvstore.types import Epoch, SequenceNumber, ShardId, Timestamp
+
+FLUSH_MS = 20
 
 
 @dataclass(slots=True, kw_only=True)
@@ -26,11 +31,15 @@ class Sequencer:
     clock: Timestamp
     """The greatest time in any log when the epoch began, then the last time stamped."""
     sequencer: int = 0
+    kept: int = 0
+    """How many of the last messages to each shard it can send again."""
     numbers: list[SequenceNumber] = field(init=False)
     _groups: list[GroupAddress] = field(init=False)
+    _recent: list[deque[Stamped]] = field(init=False)
 
     def __post_init__(self) -> None:
         self.numbers = [SequenceNumber(0)] * self.shards
+        self._recent: list[deque[Stamped]] = [deque(maxlen=self.kept) for _ in range(self.shards)]
         self._groups = [GroupAddress(ShardId(shard)) for shard in range(self.shards)]
 
     def handle(self, request: Request, now: Timestamp) -> list[Effect]:
@@ -45,4 +54,25 @@ class Sequencer:
         for shard in participants:
             assigned[shard] = numbers[shard] = SequenceNumber(assigned[shard] + 1)
         stamped = Stamped(MultiStamp(self.epoch, self.sequencer, clock, numbers), request)
+        if self.kept:
+            for shard in numbers:
+                self._recent[shard].append(stamped)
         return [Send(groups[shard], stamped) for shard in numbers]
+
+    def on_resend(self, request: ResendRequest) -> list[Effect]:
+        """Send one replica what it missed, as it was; nothing if it is too old, or of another epoch."""
+        if request.epoch != self.epoch:
+            return [Dropped(request, f"of epoch {request.epoch}, this is epoch {self.epoch}")]
+        shard, number = request.shard, request.number
+        found = next((kept for kept in self._recent[shard] if kept.stamp.numbers[shard] == number), None)
+        return [] if found is None else [Send(ReplicaAddress(shard, request.replica), found)]
+
+    def on_timer(self, name: str) -> list[Effect]:
+        """ "flush": say how far it has come, over and over."""
+        assert name == "flush", name
+        flushes: list[Effect] = [
+            Send(group, Flush(group.shard, self.epoch, number))
+            for group, number in zip(self._groups, self.numbers, strict=True)
+            if number
+        ]
+        return [*flushes, SetTimer("flush", FLUSH_MS)]

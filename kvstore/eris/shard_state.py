@@ -20,7 +20,7 @@ import msgspec
 from kvstore import ports
 from kvstore.eris.client_window import ClientWindow
 from kvstore.ports import Head
-from kvstore.types import ClientId, Epoch, ShardId, Slot, Timestamp, ViewNumber
+from kvstore.types import ClientId, Epoch, ShardId, Slot, Timestamp, TransactionId, ViewNumber
 
 REGISTERS, OUTCOMES, EXPIRY, EFFECTS = 0x00, 0x80, 0x81, 0x82
 HOST_TABLE = b"\xff\xff\x80"
@@ -46,6 +46,7 @@ class Status(Enum):
     """Whether transactions are processed."""
 
     NORMAL = "normal"
+    VIEW_CHANGE = "view change"
     EPOCH_CHANGE = "epoch change"
 
 
@@ -63,6 +64,9 @@ class ShardRecord(msgspec.Struct, array_like=True):
     windows             outcomes of requests not yet known to be answered, by client
     waiting             slots up to ``executed`` that are not resolved: preliminaries without their
                         second half, and what waits for their locks; in order
+    temp_drops          names of transactions that the coordinator was promised not to touch
+    perm_drops          names that it decided to drop
+    un_drops            names that it decided to keep
     """
 
     epoch: Epoch = Epoch(0)
@@ -75,6 +79,9 @@ class ShardRecord(msgspec.Struct, array_like=True):
     head: Head = EMPTY_LOG
     windows: dict[ClientId, ClientWindow] = msgspec.field(default_factory=dict)
     waiting: tuple[Slot, ...] = ()
+    temp_drops: set[TransactionId] = msgspec.field(default_factory=set)
+    perm_drops: set[TransactionId] = msgspec.field(default_factory=set)
+    un_drops: set[TransactionId] = msgspec.field(default_factory=set)
 
     @property
     def resolved_end(self) -> Slot:

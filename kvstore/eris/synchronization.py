@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kvstore.eris import dropped_messages
 from kvstore.eris.effects import Dropped, Effect, ReplicaAddress, Send
 from kvstore.eris.messages import SyncCommit, SyncReply
 from kvstore.eris.shard_state import Status
@@ -30,7 +31,10 @@ def on_batch_end(replica: Replica) -> list[Effect]:
     if replica.is_learner:
         if replica.replicas == 1:
             record.stable = replica.last_slot
+        return _advance(replica)  # it may have been the one that was behind
+    if replica.reported == replica.last_slot:
         return []
+    replica.reported = replica.last_slot
     shard, number = replica.address
     learner = ReplicaAddress(shard, record.view % replica.replicas)
     return [Send(learner, SyncReply(shard, number, record.epoch, record.view, replica.last_slot))]
@@ -38,18 +42,28 @@ def on_batch_end(replica: Replica) -> list[Effect]:
 
 def on_sync_reply(replica: Replica, reply: SyncReply) -> list[Effect]:
     """Step 2, at the learner."""
-    record = replica.record
     if not _is_current(replica, reply) or not replica.is_learner:
         return [Dropped(reply, "of another epoch or view")]
-    replica.sync_replies[reply.replica] = reply.slot
-    stable = _quorum_slot(replica)
-    if stable <= record.stable:
+    replica.sync_replies[reply.replica] = max(reply.slot, replica.sync_replies.get(reply.replica, Slot(0)))
+    behind: list[Effect] = [Send(ReplicaAddress(reply.shard, reply.replica), _commit(replica))]
+    return _advance(replica) or behind
+
+
+def _advance(replica: Replica) -> list[Effect]:
+    """Tell all followers of a new stable slot, if there is one."""
+    stable = _quorum_slot(replica) if replica.sync_replies else Slot(0)
+    if stable <= replica.record.stable:
         return []
-    record.stable = stable
-    shard = replica.address.shard
-    commit = SyncCommit(shard, record.epoch, record.view, stable)
-    peers = (number for number in range(replica.replicas) if number != replica.address.replica)
-    return [Send(ReplicaAddress(shard, number), commit) for number in peers]
+    replica.record.stable = stable
+    shard, own = replica.address
+    peers = (number for number in range(replica.replicas) if number != own)
+    return [Send(ReplicaAddress(shard, number), _commit(replica)) for number in peers]
+
+
+def _commit(replica: Replica) -> SyncCommit:
+    record = replica.record
+    dropped = tuple(sorted(record.perm_drops))
+    return SyncCommit(replica.address.shard, record.epoch, record.view, record.stable, dropped)
 
 
 def _is_current(replica: Replica, message: SyncReply | SyncCommit) -> bool:
@@ -70,9 +84,9 @@ def on_sync_commit(replica: Replica, commit: SyncCommit) -> list[Effect]:
     record = replica.record
     if not _is_current(replica, commit) or replica.is_learner:
         return [Dropped(commit, "of another epoch or view")]
-    if commit.slot > replica.last_slot:
-        return [Dropped(commit, "the log does not reach so far")]
-    record.stable = max(record.stable, commit.slot)
+    if commit.dropped:
+        dropped_messages.drop(replica, commit.dropped)  # before it is executed
+    record.stable = max(record.stable, min(commit.slot, replica.last_slot))
     if replica not in replica.executor.behind:
         replica.executor.behind.append(replica)
     return []

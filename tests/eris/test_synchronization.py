@@ -95,10 +95,10 @@ class TestAFollower:
     def test_does_not_execute_beyond_its_own_log(self) -> None:
         cluster = logged(2)
 
-        assert "does not reach" in reason(cluster.give(1, sync_commit(3)))
+        cluster.give(1, sync_commit(3))
 
-        assert cluster.values(1) == {}
-        assert stable(cluster, 1) == 0
+        assert cluster.values(1) == {"n": 2}
+        assert stable(cluster, 1) == 2
 
     @pytest.mark.parametrize("other", [{"epoch": 2}, {"epoch": 0}, {"view": 1}])
     def test_ignores_words_of_another_epoch_or_view(self, other: dict[str, int]) -> None:
@@ -132,8 +132,9 @@ class TestTheLearner:
     def test_of_five_needs_two(self) -> None:
         cluster = logged(5, replicas=5)
 
-        assert cluster.give(0, sync_reply(4, 5)) == []
-        assert cluster.give(0, sync_reply(4, 5)) == []
+        for _ in range(2):
+            cluster.give(0, sync_reply(4, 5))
+            assert stable(cluster, 0) == 0
         effects = cluster.give(0, sync_reply(2, 3))
 
         assert [effect.message for effect in effects if isinstance(effect, Send)] == [sync_commit(3)] * 4
@@ -147,8 +148,8 @@ class TestTheLearner:
         cluster = logged(5)
         cluster.give(0, sync_reply(2, 4))
 
-        assert cluster.give(0, sync_reply(2, 1)) == []
-        assert cluster.give(0, sync_reply(1, 4)) == []
+        cluster.give(0, sync_reply(2, 1))
+        cluster.give(0, sync_reply(1, 4))
 
         assert stable(cluster, 0) == 4
 
@@ -178,7 +179,7 @@ class TestTheLearner:
         cluster.deliver(0)
         assert cluster.replica(0).last_slot == 6
 
-        assert cluster.give(0, sync_reply(1, 5, epoch=2)) == []
+        cluster.give(0, sync_reply(1, 5, epoch=2))
 
         assert stable(cluster, 0) == 5, "only the learner has slot 6"
 

@@ -22,6 +22,7 @@ from kvstore.drivers.host import Host
 from kvstore.drivers.manifest import Manifest
 from kvstore.drivers.verification import verify
 from kvstore.eris.client import Client, SecondHalf
+from kvstore.eris.drop_decisions import on_decision_message
 from kvstore.eris.effects import (
     COORDINATOR,
     SEQUENCER,
@@ -31,10 +32,23 @@ from kvstore.eris.effects import (
     GroupAddress,
     ReplicaAddress,
     Send,
+    SetTimer,
 )
 from kvstore.eris.failure_coordinator import CoordinatorRecord, FailureCoordinator
 from kvstore.eris.log import read_body
-from kvstore.eris.messages import Answer, Conclusory, EpochChangeAck, ReplicaMessage, Reply, Request, Stamped
+from kvstore.eris.messages import (
+    Answer,
+    Conclusory,
+    EpochChangeAck,
+    FindTransaction,
+    HasTransaction,
+    ReplicaMessage,
+    Reply,
+    Request,
+    ResendRequest,
+    Stamped,
+    TempDroppedTransaction,
+)
 from kvstore.eris.replica import Replica
 from kvstore.eris.sequencer import Sequencer
 from kvstore.eris.shard_state import (
@@ -84,6 +98,10 @@ class Cluster:
         """All, in order."""
         self.effects: list[Effect] = []
         """What roles asked for besides sending, and messages that nobody here takes, in order."""
+        self.timers: dict[tuple[ReplicaAddress, str], int] = {}
+        """Those of replicas that are armed, with their milliseconds."""
+        self.kept = 0
+        """How many of its last messages to each shard the sequencer keeps."""
         self.hosts: dict[int, Host] = {number: self._load(number) for number in range(replicas)}
         self.sequencer: Sequencer
         self.client: Client
@@ -221,6 +239,32 @@ class Cluster:
             sends += host.finish()
             host.commit()
             self.carry(sends)
+            self._take_timers(host)
+
+    def _take_timers(self, host: Host) -> None:
+        for address, effect in host.timers:
+            self.effects.append(effect)
+            if isinstance(effect, SetTimer):
+                self.timers[address, effect.name] = effect.after_ms
+            else:
+                self.timers.pop((address, effect.name), None)
+        host.timers.clear()
+
+    def fire(self, host: int, shard: int = 0, name: str = "gap") -> None:
+        """Let a replica's timer run out; it must be armed."""
+        del self.timers[ReplicaAddress(ShardId(shard), host), name]
+        self.hosts[host].begin()
+        sends = self.hosts[host].fire(ShardId(shard), name)
+        sends += self.hosts[host].finish()
+        self.hosts[host].commit()
+        self.carry(sends)
+        self._take_timers(self.hosts[host])
+
+    def fire_all(self) -> None:
+        """Let every timer that is armed now run out."""
+        for address, name in sorted(self.timers):
+            if (address, name) in self.timers and address.replica in self.hosts:
+                self.fire(address.replica, address.shard, name)
 
     def _give_role(self, packet: Packet) -> None:
         match packet:
@@ -230,6 +274,16 @@ class Cluster:
                 self.carry(self.client.handle(reply))
             case Packet(to, EpochChangeAck() as ack) if to == COORDINATOR:
                 self._give_coordinator(ack)
+            case Packet(to, FindTransaction() | HasTransaction() | TempDroppedTransaction() as message) if (
+                to == COORDINATOR
+            ):
+                before = self.coordinator.record
+                effects = on_decision_message(self.coordinator, message)
+                if self.coordinator.record is not before:
+                    self._save_coordinator()
+                self.carry(effects)
+            case Packet(to, ResendRequest() as resend) if to == SEQUENCER:
+                self.carry(self.sequencer.on_resend(resend))
             case _:
                 self.effects.append(Send(packet.to, packet.message))
 
@@ -316,7 +370,7 @@ class Cluster:
         """Let the sequencer and the client of the epoch that was started begin."""
         record = self.coordinator.record
         clock = max(start.clock for start in record.start_epochs)
-        self.sequencer = Sequencer(epoch=record.epoch, shards=self.shards, clock=clock)
+        self.sequencer = Sequencer(epoch=record.epoch, shards=self.shards, clock=clock, kept=self.kept)
         self.client = Client(client=ClientId(record.epoch), replicas=self.replicas)
 
     def change_epoch(self, *consulted: int, complete: bool = False) -> None:

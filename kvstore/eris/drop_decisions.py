@@ -1,0 +1,119 @@
+"""Messages that were lost, at the failure coordinator (Eris, SOSP 2017, section 6.3).
+
+    FIND-TXN          somebody misses a transaction, and knows one of its names
+    TXN-REQUEST       ask all replicas of all shards: who takes part in it is not known
+    HAS-TXN           one has it: it happens, unless one of its names was dropped before
+    TEMP-DROPPED-TXN  one has not, and promises to wait. Promised by a majority of *every* shard, in one
+                      view and with its learner, it can never have been committed, nor be: it is dropped
+
+A decision is part of the coordinator's record, durable before anybody hears of it. It is forgotten when the
+next epoch begins, whose logs have it.
+
+INVARIANT F4: no name is both found and dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from kvstore.eris.effects import Dropped, Effect, ReplicaAddress, Send
+from kvstore.eris.messages import (
+    FindTransaction,
+    HasTransaction,
+    Stamped,
+    TempDroppedTransaction,
+    TransactionDropped,
+    TransactionFound,
+    TransactionRequest,
+)
+from kvstore.types import ShardId, TransactionId
+
+if TYPE_CHECKING:
+    from kvstore.eris.failure_coordinator import FailureCoordinator
+
+DecisionMessage = FindTransaction | HasTransaction | TempDroppedTransaction
+
+
+def on_decision_message(coordinator: FailureCoordinator, message: DecisionMessage) -> list[Effect]:
+    """Take a message about one transaction; those of another epoch, or during a change, are ignored."""
+    if message.id.epoch != coordinator.record.epoch or not coordinator.is_normal:
+        return [Dropped(message, f"of epoch {message.id.epoch}")]
+    match message:
+        case FindTransaction():
+            return _on_find(coordinator, message)
+        case HasTransaction():
+            return _on_has(coordinator, message)
+        case TempDroppedTransaction():
+            return _on_temp_dropped(coordinator, message)
+
+
+def _on_find(coordinator: FailureCoordinator, message: FindTransaction) -> list[Effect]:
+    """Tell what was decided, or ask everybody."""
+    asker = ReplicaAddress(message.shard, message.replica)
+    if message.id in coordinator.record.dropped:
+        ids = (message.id,)
+        return [Send(asker, TransactionDropped(message.shard, message.id.epoch, ids))]
+    stamped = _found(coordinator, message.id)
+    if stamped is not None:
+        return [Send(asker, TransactionFound(message.shard, stamped))]
+    coordinator.promises.setdefault(message.id, {})
+    return [
+        Send(address, TransactionRequest(address.shard, message.id))
+        for address in coordinator.addresses(range(coordinator.shards))
+    ]
+
+
+def _found(coordinator: FailureCoordinator, name: TransactionId) -> Stamped | None:
+    found = coordinator.record.found
+    return next((stamped for stamped in found if name in stamped.stamp.ids()), None)
+
+
+def _on_has(coordinator: FailureCoordinator, message: HasTransaction) -> list[Effect]:
+    """One has it. If any of its names was dropped, so is the whole."""
+    stamped, names = message.stamped, message.stamped.stamp.ids()
+    if any(name in coordinator.record.dropped for name in names):
+        return _drop(coordinator, names)
+    if _found(coordinator, message.id) is not None:
+        return []
+    coordinator.decide(found=(*coordinator.record.found, stamped))
+    for name in names:
+        coordinator.promises.pop(name, None)
+    return [
+        Send(address, TransactionFound(address.shard, stamped))
+        for address in coordinator.addresses(stamped.stamp.numbers)
+    ]
+
+
+def _on_temp_dropped(coordinator: FailureCoordinator, message: TempDroppedTransaction) -> list[Effect]:
+    """Count promises; of each shard those of the newest view."""
+    promises = coordinator.promises.get(message.id)
+    if promises is None:
+        return []  # decided already, or asked for by a coordinator that forgot it
+    promises[ReplicaAddress(message.shard, message.replica)] = message.view
+    if not all(_has_promised(coordinator, ShardId(shard), message.id) for shard in range(coordinator.shards)):
+        return []
+    return _drop(coordinator, [message.id])
+
+
+def _has_promised(coordinator: FailureCoordinator, shard: ShardId, name: TransactionId) -> bool:
+    """Whether a majority of the shard has, in one view, the learner of that view among it."""
+    promises = coordinator.promises[name]
+    views = {address.replica: view for address, view in promises.items() if address.shard == shard}
+    newest = max(views.values(), default=None)
+    if newest is None:
+        return False
+    together = {replica for replica, view in views.items() if view == newest}
+    return 2 * len(together) > coordinator.replicas and newest % coordinator.replicas in together
+
+
+def _drop(coordinator: FailureCoordinator, names: Iterable[TransactionId]) -> list[Effect]:
+    ids = tuple(names)
+    coordinator.decide(dropped=coordinator.record.dropped | set(ids))
+    for name in ids:
+        coordinator.promises.pop(name, None)
+    epoch = coordinator.record.epoch
+    return [
+        Send(address, TransactionDropped(address.shard, epoch, ids))
+        for address in coordinator.addresses(range(coordinator.shards))
+    ]

@@ -1,0 +1,248 @@
+"""Messages that were lost, at a replica (Eris, SOSP 2017, section 6.3).
+
+A gap in the numbers of a shard says that something is missing. It is looked for where it is cheapest: with
+the sequencer, which keeps what it sent of late; with the peers; then with the failure coordinator, which
+asks everybody and decides whether the transaction happens or is dropped, for all its participants alike.
+What comes later is held back meanwhile; other shards go on.
+
+A replica that has not seen a transaction promises the coordinator to do nothing with it before the decision.
+A transaction has one name for each participant, and the coordinator knows only one of them. So a promise or
+a drop is about every transaction that has *any* of its names: looked for in all of them, at every place
+where a transaction enters the log.
+
+INVARIANTS
+    M1  After a promise about any of its names, a transaction enters the log only when it was found.
+    M2  What has a dropped name never enters a log, and leaves it where it had.
+    M3  Promises are made in normal status only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from kvstore.eris.effects import (
+    COORDINATOR,
+    SEQUENCER,
+    CancelTimer,
+    Dropped,
+    Effect,
+    ReplicaAddress,
+    Send,
+    SetTimer,
+)
+from kvstore.eris.log import READ_MAX
+from kvstore.eris.messages import (
+    FindTransaction,
+    Flush,
+    HasTransaction,
+    ResendRequest,
+    SlotAnswer,
+    SlotRequest,
+    Stamped,
+    TempDroppedTransaction,
+    TransactionDropped,
+    TransactionFound,
+    TransactionRequest,
+)
+from kvstore.eris.shard_state import Status
+from kvstore.types import SequenceNumber, Slot, TransactionId
+
+if TYPE_CHECKING:
+    from kvstore.eris.replica import Replica
+
+GAP_MS = 10
+"""How long an answer may take before the next one is asked."""
+PEERS_ASKED_ALONE = 1
+"""Times that only the peers are asked before the coordinator is."""
+
+
+def matches(stamped: Stamped, ids: set[TransactionId]) -> bool:
+    """Whether any name of the transaction is among these."""
+    return bool(ids) and any(name in ids for name in stamped.stamp.ids())
+
+
+# -- what comes out of order -------------------------------------------------------------------
+
+
+def hold(replica: Replica, number: SequenceNumber, stamped: Stamped) -> None:
+    """Keep a transaction whose turn has not come."""
+    replica.held[number] = stamped
+
+
+def drain(replica: Replica) -> list[Effect]:
+    """Append what is held, up to the first gap or promise; ask for what is missing there."""
+    effects: list[Effect] = []
+    record = replica.record
+    while True:
+        number = replica.next_number
+        stamped = replica.held.pop(number, None)
+        if TransactionId(record.epoch, replica.address.shard, number) in record.perm_drops:
+            effects += replica.take(None)
+        elif stamped is None:
+            return effects + _ask_if_missing(replica)
+        elif matches(stamped, record.perm_drops):
+            effects += replica.take(None)
+        elif matches(stamped, record.temp_drops) and not matches(stamped, record.un_drops):
+            replica.held[number] = stamped
+            return effects + _ask(replica, coordinator=True)  # M1
+        else:
+            effects += replica.take(stamped)
+
+
+def _ask_if_missing(replica: Replica) -> list[Effect]:
+    number = replica.next_number
+    if replica.held or replica.announced >= number:
+        return _ask(replica, coordinator=False)
+    if replica.missing is None:
+        return []
+    replica.missing = None
+    return [CancelTimer("gap")]
+
+
+def _ask(replica: Replica, *, coordinator: bool) -> list[Effect]:
+    """Begin to ask for the next number, unless that was begun."""
+    number = replica.next_number
+    if replica.missing == number:
+        return []
+    replica.missing, replica.asked = number, 0
+    record, (shard, own) = replica.record, replica.address
+    if coordinator:
+        question = Send(COORDINATOR, FindTransaction(shard, own, TransactionId(record.epoch, shard, number)))
+    else:
+        question = Send(SEQUENCER, ResendRequest(shard, own, record.epoch, number))
+    return [question, SetTimer("gap", GAP_MS)]
+
+
+def on_gap_timer(replica: Replica) -> list[Effect]:
+    """Nobody answered: ask the peers, and then the coordinator too, again and again."""
+    if replica.missing is None or replica.status is not Status.NORMAL:
+        return []
+    assert replica.missing == replica.next_number, "what is missing is the next"
+    replica.asked += 1
+    record, (shard, own) = replica.record, replica.address
+    effects: list[Effect] = []
+    if replica.asked > PEERS_ASKED_ALONE or replica.replicas == 1:
+        name = TransactionId(record.epoch, shard, replica.missing)
+        effects.append(Send(COORDINATOR, FindTransaction(shard, own, name)))
+    slot = Slot(replica.last_slot + 1)
+    question = SlotRequest(shard, own, record.epoch, record.view, slot)
+    peers = (number for number in range(replica.replicas) if number != own)
+    effects += [Send(ReplicaAddress(shard, number), question) for number in peers]
+    return [*effects, SetTimer("gap", GAP_MS)]
+
+
+def on_flush(replica: Replica, flush: Flush) -> list[Effect]:
+    """The sequencer says how far it has come: the last message to this shard may be lost."""
+    if flush.epoch != replica.record.epoch or replica.status is not Status.NORMAL:
+        return [Dropped(flush, f"of epoch {flush.epoch}, this is epoch {replica.record.epoch}")]
+    replica.announced = max(replica.announced, flush.number)
+    return drain(replica)
+
+
+# -- peers (step 0) ----------------------------------------------------------------------------
+
+
+def on_slot_request(replica: Replica, request: SlotRequest) -> list[Effect]:
+    """Answer from the log, or from what is held; who has neither is silent."""
+    record = replica.record
+    if (request.epoch, request.view) != (record.epoch, record.view) or replica.status is not Status.NORMAL:
+        return [Dropped(request, "of another epoch or view")]
+    slot = request.slot
+    if slot > replica.last_slot:
+        stamped = replica.held.get(SequenceNumber(slot - record.base))
+        if stamped is None:
+            return [Dropped(request, "missing here too")]
+    elif slot < replica.log.first:
+        return [Dropped(request, "cut from the log")]
+    else:
+        stamped = replica.log.read(slot, 1)[0].stamped
+    answer = SlotAnswer(request.shard, record.epoch, record.view, slot, stamped)
+    return [Send(ReplicaAddress(request.shard, request.replica), answer)]
+
+
+def on_slot_answer(replica: Replica, answer: SlotAnswer) -> list[Effect]:
+    """A peer has it. What it brings still has to pass the promises."""
+    record = replica.record
+    if (answer.epoch, answer.view) != (record.epoch, record.view) or replica.status is not Status.NORMAL:
+        return [Dropped(answer, "of another epoch or view")]
+    if answer.slot <= replica.last_slot:
+        return [Dropped(answer, "received before")]
+    number = SequenceNumber(answer.slot - record.base)
+    if answer.stamped is None:
+        record.perm_drops.add(TransactionId(record.epoch, replica.address.shard, number))
+    else:
+        hold(replica, number, answer.stamped)
+    return drain(replica)
+
+
+# -- the coordinator (steps 3 and 5) -----------------------------------------------------------
+
+
+def on_transaction_request(replica: Replica, request: TransactionRequest) -> list[Effect]:
+    """Show it, or promise to do nothing with it until it is decided (M1, M3)."""
+    record, (shard, own) = replica.record, replica.address
+    if request.id.epoch != record.epoch or replica.status is Status.EPOCH_CHANGE:
+        return [Dropped(request, f"of epoch {request.id.epoch}, this is epoch {record.epoch}")]
+    found = _find(replica, request.id)
+    if found is not None:
+        return [Send(COORDINATOR, HasTransaction(request.id, found))]
+    if replica.status is not Status.NORMAL:
+        return [Dropped(request, "promises are made in normal status only")]
+    if request.id.shard == shard and record.base + request.id.sequence <= replica.last_slot:
+        return [Dropped(request, "resolved here")]
+    record.temp_drops.add(request.id)
+    return [Send(COORDINATOR, TempDroppedTransaction(shard, own, record.view, request.id))]
+
+
+def _find(replica: Replica, name: TransactionId) -> Stamped | None:
+    """A transaction of this name, in what is held or in the log of this epoch."""
+    held = (stamped for stamped in replica.held.values() if name in stamped.stamp.ids())
+    found = next(held, None)
+    if found is None:
+        logged = (stamped for _, stamped in _of_this_epoch(replica) if name in stamped.stamp.ids())
+        found = next(logged, None)
+    return found
+
+
+def _of_this_epoch(replica: Replica) -> Iterator[tuple[Slot, Stamped]]:
+    first = Slot(max(replica.log.first, replica.record.base + 1))
+    while first <= replica.last_slot:
+        entries = replica.log.read(first, READ_MAX)
+        for entry in entries:
+            if entry.stamped is not None:
+                yield entry.slot, entry.stamped
+        first = Slot(entries[-1].slot + 1)
+
+
+def on_transaction_found(replica: Replica, found: TransactionFound) -> list[Effect]:
+    """It happens: the promises about it are over."""
+    record, stamp = replica.record, found.stamped.stamp
+    if stamp.epoch != record.epoch or replica.status is Status.EPOCH_CHANGE:
+        return [Dropped(found, f"of epoch {stamp.epoch}, this is epoch {record.epoch}")]
+    record.un_drops.update(stamp.ids())
+    number = stamp.numbers[replica.address.shard]
+    if number >= replica.next_number:
+        hold(replica, number, found.stamped)
+    return drain(replica) if replica.status is Status.NORMAL else []
+
+
+def on_transaction_dropped(replica: Replica, dropped: TransactionDropped) -> list[Effect]:
+    """It never happens; where it stands in the log already, a NO-OP takes its place (M2)."""
+    record = replica.record
+    if dropped.epoch != record.epoch or replica.status is Status.EPOCH_CHANGE:
+        return [Dropped(dropped, f"of epoch {dropped.epoch}, this is epoch {record.epoch}")]
+    drop(replica, dropped.ids)
+    return drain(replica) if replica.status is Status.NORMAL else []
+
+
+def drop(replica: Replica, names: Iterable[TransactionId]) -> None:
+    """Remember what is dropped, and take it out of the log (M2)."""
+    record = replica.record
+    fresh = set(names) - record.perm_drops
+    if not fresh:
+        return
+    record.perm_drops |= fresh
+    for slot in [slot for slot, stamped in _of_this_epoch(replica) if matches(stamped, fresh)]:
+        assert slot > record.executed, "an executed slot was dropped"
+        replica.log.replace(slot, None)

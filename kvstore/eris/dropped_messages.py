@@ -200,12 +200,13 @@ def _find(replica: Replica, name: TransactionId) -> Stamped | None:
     held = (stamped for stamped in replica.held.values() if name in stamped.stamp.ids())
     found = next(held, None)
     if found is None:
-        logged = (stamped for _, stamped in _of_this_epoch(replica) if name in stamped.stamp.ids())
+        logged = (stamped for _, stamped in of_this_epoch(replica) if name in stamped.stamp.ids())
         found = next(logged, None)
     return found
 
 
-def _of_this_epoch(replica: Replica) -> Iterator[tuple[Slot, Stamped]]:
+def of_this_epoch(replica: Replica) -> Iterator[tuple[Slot, Stamped]]:
+    """What was logged in this epoch and not cut yet, by slot."""
     first = Slot(max(replica.log.first, replica.record.base + 1))
     while first <= replica.last_slot:
         entries = replica.log.read(first, READ_MAX)
@@ -243,6 +244,8 @@ def drop(replica: Replica, names: Iterable[TransactionId]) -> None:
     if not fresh:
         return
     record.perm_drops |= fresh
-    for slot in [slot for slot, stamped in _of_this_epoch(replica) if matches(stamped, fresh)]:
-        assert slot > record.executed, "an executed slot was dropped"
+    for slot in [slot for slot, stamped in of_this_epoch(replica) if matches(stamped, fresh)]:
+        if slot <= record.executed:
+            replica.status = Status.DIVERGED  # it was a learner, and executed what no quorum had
+            return
         replica.log.replace(slot, None)

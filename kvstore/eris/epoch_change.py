@@ -66,7 +66,7 @@ def on_start_epoch(replica: Replica, message: StartEpoch) -> list[Effect]:
         return [Dropped(message, f"log ends at {replica.last_slot}, not at {message.stable} or later")]
     _take_over_log(replica, message)
     record.epoch = record.last_normal_epoch = message.epoch
-    record.view = message.view
+    record.view = record.normal_view = message.view
     record.clock = max(record.clock, message.clock)
     record.base = record.stable = replica.last_slot
     replica.is_learner = message.view % replica.replicas == replica.address.replica
@@ -86,6 +86,7 @@ def _forget_losses(replica: Replica) -> None:
     replica.held.clear()
     replica.announced = SequenceNumber(0)
     replica.missing = replica.reported = None
+    replica.view_changes.clear()
 
 
 def _take_over_log(replica: Replica, message: StartEpoch) -> None:

@@ -284,6 +284,45 @@ class TransactionDropped(msgspec.Struct, frozen=True, array_like=True, tag=20):
     ids: tuple[TransactionId, ...]
 
 
+class ViewChangeRequest(msgspec.Struct, frozen=True, array_like=True, tag=21):
+    """Replica -> its shard: leave your view for this one. From the learner-to-be, ``last`` is the end of its
+    log, so that nobody shows less than it lacks (section 6.4)."""
+
+    shard: ShardId
+    replica: int
+    epoch: Epoch
+    view: ViewNumber
+    last: Slot | None = None
+
+
+class ViewChange(msgspec.Struct, frozen=True, array_like=True, tag=22):
+    """Replica -> learner of a new view: what I hold above ``since``, and what I promised and heard."""
+
+    shard: ShardId
+    replica: int
+    epoch: Epoch
+    view: ViewNumber
+    since: Slot
+    last: Slot
+    entries: tuple[LogEntry, ...]
+    temp_drops: frozenset[TransactionId]
+    perm_drops: frozenset[TransactionId]
+    un_drops: frozenset[TransactionId]
+
+
+class StartView(msgspec.Struct, frozen=True, array_like=True, tag=23):
+    """Learner of a new view -> its shard: it began, with this log above ``since`` (section 6.4)."""
+
+    shard: ShardId
+    epoch: Epoch
+    view: ViewNumber
+    since: Slot
+    entries: tuple[LogEntry, ...]
+    temp_drops: frozenset[TransactionId]
+    perm_drops: frozenset[TransactionId]
+    un_drops: frozenset[TransactionId]
+
+
 ReplicaMessage: TypeAlias = (
     Stamped
     | SyncReply
@@ -296,6 +335,9 @@ ReplicaMessage: TypeAlias = (
     | TransactionRequest
     | TransactionFound
     | TransactionDropped
+    | ViewChangeRequest
+    | ViewChange
+    | StartView
 )
 CoordinatorMessage: TypeAlias = EpochChangeAck | StartEpochAck | FindTransaction | HasTransaction
 SequencerMessage: TypeAlias = Request | ResendRequest

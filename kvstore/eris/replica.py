@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import assert_never
 
-from kvstore.eris import dropped_messages, epoch_change, synchronization
+from kvstore.eris import dropped_messages, epoch_change, synchronization, view_change
 from kvstore.eris.client_window import Answered, ClientWindow
 from kvstore.eris.effects import ClientAddress, Dropped, Effect, ReplicaAddress, Send
 from kvstore.eris.executor import Executor
@@ -34,11 +34,14 @@ from kvstore.eris.messages import (
     SlotRequest,
     Stamped,
     StartEpoch,
+    StartView,
     SyncCommit,
     SyncReply,
     TransactionDropped,
     TransactionFound,
     TransactionRequest,
+    ViewChange,
+    ViewChangeRequest,
 )
 from kvstore.eris.shard_state import ShardRecord, ShardTables, Status
 from kvstore.execution import procedures
@@ -81,16 +84,24 @@ class Replica:
     missing: SequenceNumber | None = None
     """The number that is asked for, and how often the peers were asked."""
     asked: int = 0
+    view_changes: dict[int, ViewChange] = field(default_factory=dict)
+    """On the learner of a view that has not begun: who joined it (section 6.4)."""
 
     def __post_init__(self) -> None:
         self.last_slot = self.log.last
-        self.is_learner = self.record.view % self.replicas == self.address.replica
+        record = self.record
+        began = record.view == record.normal_view
+        self.is_learner = began and record.view % self.replicas == self.address.replica
         self.executor.replicas[self.address.shard] = self
-        if self.record.epoch != self.record.last_normal_epoch:
+        if record.epoch != record.last_normal_epoch:
             self.status = Status.EPOCH_CHANGE  # it crashed between EPOCH-CHANGE and START-EPOCH
+        elif not began:
+            self.status = Status.VIEW_CHANGE
 
     def handle(self, message: ReplicaMessage) -> list[Effect]:
         """Take one message and return the effects it causes, in order."""
+        if self.status is Status.DIVERGED:
+            return [Dropped(message, "this replica executed what was dropped, and must be made anew")]
         match message:
             case Stamped():
                 return self._on_stamped(message)
@@ -111,20 +122,38 @@ class Replica:
             case TransactionRequest():
                 return dropped_messages.on_transaction_request(self, message)
             case TransactionFound():
-                return dropped_messages.on_transaction_found(self, message)
+                return dropped_messages.on_transaction_found(self, message) + view_change.resume(self)
             case TransactionDropped():
-                return dropped_messages.on_transaction_dropped(self, message)
+                return dropped_messages.on_transaction_dropped(self, message) + view_change.resume(self)
+            case ViewChangeRequest():
+                return view_change.on_view_change_request(self, message)
+            case ViewChange():
+                return view_change.on_view_change(self, message)
+            case StartView():
+                return view_change.on_start_view(self, message)
             case _:
                 assert_never(message)
 
     def on_timer(self, name: str) -> list[Effect]:
-        """ "sync": the batch is about to be committed, and a follower says how far its log reaches. "gap":
-        nobody answered who was asked for a missing transaction."""
+        """What is to be done when a timer runs out, or the driver says so.
+
+        sync        the batch is about to be committed: a follower says how far its log reaches
+        gap         nobody answered who was asked for a missing transaction
+        heartbeat   a learner says that it is there
+        suspect     nothing was heard of the learner for long
+        view        a view that was joined has not begun
+        """
         match name:
             case "sync":
                 return synchronization.on_batch_end(self)
             case "gap":
                 return dropped_messages.on_gap_timer(self)
+            case "heartbeat":
+                return synchronization.on_heartbeat(self)
+            case "suspect":
+                return view_change.on_suspicion(self)
+            case "view":
+                return view_change.on_view_timer(self)
             case _:
                 raise AssertionError(name)
 
@@ -157,6 +186,10 @@ class Replica:
         slot = self.append(stamped)
         if self.is_learner:
             return self.executor.arrive(self, slot, stamped)
+        return self.acknowledge(slot, stamped)
+
+    def acknowledge(self, slot: Slot, stamped: Stamped | None) -> list[Effect]:
+        """A follower's reply: the transaction stands in this slot of its log."""
         if stamped is None:
             return []
         record, (shard, replica) = self.record, self.address

@@ -48,6 +48,7 @@ class Status(Enum):
     NORMAL = "normal"
     VIEW_CHANGE = "view change"
     EPOCH_CHANGE = "epoch change"
+    DIVERGED = "diverged"
 
 
 class ShardRecord(msgspec.Struct, array_like=True):
@@ -67,6 +68,8 @@ class ShardRecord(msgspec.Struct, array_like=True):
     temp_drops          names of transactions that the coordinator was promised not to touch
     perm_drops          names that it decided to drop
     un_drops            names that it decided to keep
+    normal_view         the last view of this epoch that this replica was in; ``view`` is one it has
+                        joined, but that may not have begun
     """
 
     epoch: Epoch = Epoch(0)
@@ -82,6 +85,7 @@ class ShardRecord(msgspec.Struct, array_like=True):
     temp_drops: set[TransactionId] = msgspec.field(default_factory=set)
     perm_drops: set[TransactionId] = msgspec.field(default_factory=set)
     un_drops: set[TransactionId] = msgspec.field(default_factory=set)
+    normal_view: ViewNumber = ViewNumber(0)
 
     @property
     def resolved_end(self) -> Slot:

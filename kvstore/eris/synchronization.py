@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kvstore.eris import dropped_messages
+from kvstore.eris import dropped_messages, view_change
 from kvstore.eris.effects import Dropped, Effect, ReplicaAddress, Send
 from kvstore.eris.messages import SyncCommit, SyncReply
 from kvstore.eris.shard_state import Status
@@ -44,9 +44,21 @@ def on_sync_reply(replica: Replica, reply: SyncReply) -> list[Effect]:
     """Step 2, at the learner."""
     if not _is_current(replica, reply) or not replica.is_learner:
         return [Dropped(reply, "of another epoch or view")]
-    replica.sync_replies[reply.replica] = max(reply.slot, replica.sync_replies.get(reply.replica, Slot(0)))
-    behind: list[Effect] = [Send(ReplicaAddress(reply.shard, reply.replica), _commit(replica))]
-    return _advance(replica) or behind
+    known = replica.sync_replies.get(reply.replica, Slot(0))
+    replica.sync_replies[reply.replica] = max(reply.slot, known)
+    advanced = _advance(replica)
+    if not advanced and known < replica.record.stable:  # it was behind when the others were told
+        return [Send(ReplicaAddress(reply.shard, reply.replica), _commit(replica))]
+    return advanced
+
+
+def on_heartbeat(replica: Replica) -> list[Effect]:
+    """The learner says how far it has come, whatever was lost of that before, and that it lives."""
+    if not replica.is_learner or replica.status is not Status.NORMAL:
+        return []
+    shard, own = replica.address
+    peers = (number for number in range(replica.replicas) if number != own)
+    return [Send(ReplicaAddress(shard, number), _commit(replica)) for number in peers]
 
 
 def _advance(replica: Replica) -> list[Effect]:
@@ -82,8 +94,16 @@ def _quorum_slot(replica: Replica) -> Slot:
 def on_sync_commit(replica: Replica, commit: SyncCommit) -> list[Effect]:
     """Step 3, at a follower; its host has all that became stable executed at the end of the batch."""
     record = replica.record
+    if (
+        commit.epoch == record.epoch
+        and commit.view > record.view
+        and replica.status is not Status.EPOCH_CHANGE
+    ):
+        return view_change.join(replica, commit.view)  # it began without this replica
     if not _is_current(replica, commit) or replica.is_learner:
         return [Dropped(commit, "of another epoch or view")]
+    if replica.last_slot > commit.slot:
+        replica.reported = None  # its word of that may have been lost
     if commit.dropped:
         dropped_messages.drop(replica, commit.dropped)  # before it is executed
     record.stable = max(record.stable, min(commit.slot, replica.last_slot))

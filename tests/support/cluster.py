@@ -251,8 +251,8 @@ class Cluster:
         host.timers.clear()
 
     def fire(self, host: int, shard: int = 0, name: str = "gap") -> None:
-        """Let a replica's timer run out; it must be armed."""
-        del self.timers[ReplicaAddress(ShardId(shard), host), name]
+        """Let a replica's timer run out, which is armed, or one that is the driver's."""
+        self.timers.pop((ReplicaAddress(ShardId(shard), host), name), None)
         self.hosts[host].begin()
         sends = self.hosts[host].fire(ShardId(shard), name)
         sends += self.hosts[host].finish()

@@ -1,0 +1,245 @@
+"""A shard goes on under another learner (Eris, SOSP 2017, section 6.4).
+
+    1. Who suspects the learner takes the next view and says so to the shard; who hears of a later view joins
+       it. Nobody logs or promises anything until it begins.
+    2. VIEW-CHANGE: everybody shows the learner of the new view its log above what is stable, its promises,
+       and what it heard of decisions.
+    3. With those of a majority, itself included, the new learner has everything that was committed and every
+       promise that counted: the union of all promises, and the longest log. In that every dropped
+       transaction becomes a NO-OP, and for one that is promised away it waits for the coordinator.
+    4. START-VIEW: the others take that over, and all go on.
+
+The longest log is enough, because a slot holds the transaction of its number or a NO-OP, and a NO-OP was
+decided by the coordinator. A follower that has more than the new learner keeps it: it is what the learner
+will ask for. An old learner that executed what is dropped afterwards has diverged; it must be made anew.
+
+INVARIANT V1: views of an epoch never go back, and a view begins with all that was committed before it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kvstore.eris import dropped_messages
+from kvstore.eris.effects import COORDINATOR, CancelTimer, Dropped, Effect, ReplicaAddress, Send, SetTimer
+from kvstore.eris.log import READ_MAX
+from kvstore.eris.messages import FindTransaction, LogEntry, StartView, ViewChange, ViewChangeRequest
+from kvstore.eris.shard_state import Status
+from kvstore.types import Slot, TransactionId, ViewNumber
+
+if TYPE_CHECKING:
+    from kvstore.eris.replica import Replica
+
+VIEW_MS = 50
+"""How long a view may take to begin before everything about it is said again."""
+
+
+def on_suspicion(replica: Replica) -> list[Effect]:
+    """Nothing was heard of the learner for long: join the next view (step 1)."""
+    if replica.status is Status.EPOCH_CHANGE or replica.replicas == 1:
+        return []
+    return join(replica, ViewNumber(replica.record.view + 1))
+
+
+def on_view_timer(replica: Replica) -> list[Effect]:
+    """The view has not begun: say everything again."""
+    return _announce(replica) if replica.status is Status.VIEW_CHANGE else []
+
+
+def on_view_change_request(replica: Replica, request: ViewChangeRequest) -> list[Effect]:
+    """Join a later view, or show the learner of this one what it lacks."""
+    record = replica.record
+    if request.epoch != record.epoch or replica.status is Status.EPOCH_CHANGE or request.view < record.view:
+        return [Dropped(request, "of another epoch, or an older view")]
+    effects = join(replica, request.view) if request.view > record.view else []
+    is_learners = request.replica == record.view % replica.replicas
+    if request.last is not None and is_learners and replica.status is Status.VIEW_CHANGE:
+        effects.append(_show(replica, min(request.last, record.stable)))
+    return effects
+
+
+def join(replica: Replica, view: ViewNumber) -> list[Effect]:
+    """Leave the view for a later one; its learner says when it begins."""
+    replica.record.view = view
+    replica.status = Status.VIEW_CHANGE
+    replica.is_learner = False
+    replica.missing = replica.reported = None
+    replica.sync_replies.clear()
+    replica.view_changes.clear()
+    return [CancelTimer("gap"), *_announce(replica)]
+
+
+def _announce(replica: Replica) -> list[Effect]:
+    record, (shard, own) = replica.record, replica.address
+    learner = record.view % replica.replicas
+    last = replica.last_slot if own == learner else None
+    request = ViewChangeRequest(shard, own, record.epoch, record.view, last)
+    peers = (number for number in range(replica.replicas) if number != own)
+    effects: list[Effect] = [Send(ReplicaAddress(shard, number), request) for number in peers]
+    if own != learner:
+        effects.append(_show(replica, record.stable))
+    else:
+        effects += _begin_if_possible(replica)
+    return effects if replica.status is Status.NORMAL else [*effects, SetTimer("view", VIEW_MS)]
+
+
+def _show(replica: Replica, since: Slot) -> Effect:
+    """VIEW-CHANGE: everything above a slot (step 2)."""
+    record, (shard, own) = replica.record, replica.address
+    since = Slot(max(since, replica.log.first - 1))
+    message = ViewChange(
+        shard,
+        own,
+        record.epoch,
+        record.view,
+        since,
+        replica.last_slot,
+        _entries(replica, since),
+        frozenset(record.temp_drops),
+        frozenset(record.perm_drops),
+        frozenset(record.un_drops),
+    )
+    return Send(ReplicaAddress(shard, record.view % replica.replicas), message)
+
+
+def _entries(replica: Replica, since: Slot) -> tuple[LogEntry, ...]:
+    entries: list[LogEntry] = []
+    first = Slot(since + 1)
+    while first <= replica.last_slot:
+        entries += replica.log.read(first, READ_MAX)
+        first = Slot(entries[-1].slot + 1)
+    return tuple(entries)
+
+
+# -- the learner of the new view ---------------------------------------------------------------
+
+
+def on_view_change(replica: Replica, message: ViewChange) -> list[Effect]:
+    """Collect those who joined (step 3)."""
+    record = replica.record
+    if message.epoch != record.epoch or replica.status is Status.EPOCH_CHANGE:
+        return [Dropped(message, "of another epoch")]
+    effects = join(replica, message.view) if message.view > record.view else []
+    if message.view == record.view and replica.is_learner:
+        return [Send(ReplicaAddress(message.shard, message.replica), _start_view(replica, message.since))]
+    if message.view < record.view or replica.status is not Status.VIEW_CHANGE:
+        return [*effects, Dropped(message, "this view began, or is over")]
+    if message.since > replica.last_slot:  # it shows what is stable to it, and we are far behind
+        request = ViewChangeRequest(*replica.address, record.epoch, record.view, replica.last_slot)
+        return [*effects, Send(ReplicaAddress(message.shard, message.replica), request)]
+    replica.view_changes[message.replica] = message
+    return effects + _begin_if_possible(replica)
+
+
+def _begin_if_possible(replica: Replica) -> list[Effect]:
+    """With a majority, and no promise about anything that is logged, the view begins."""
+    record = replica.record
+    if 2 * (len(replica.view_changes) + 1) <= replica.replicas:
+        return []
+    for message in replica.view_changes.values():
+        record.temp_drops |= message.temp_drops
+        record.un_drops |= message.un_drops
+        dropped_messages.drop(replica, message.perm_drops)
+    if replica.status is Status.DIVERGED:
+        return []
+    longest = max(replica.view_changes.values(), key=lambda message: message.last)
+    _append_all(replica, longest.entries)
+    undecided = _undecided(replica)
+    if undecided:
+        shard, own = replica.address
+        return [Send(COORDINATOR, FindTransaction(shard, own, name)) for name in undecided]
+    return _begin(replica)
+
+
+def resume(replica: Replica) -> list[Effect]:
+    """The coordinator decided something: it may be what the view waits for."""
+    is_learners = replica.record.view % replica.replicas == replica.address.replica
+    return _begin_if_possible(replica) if is_learners and replica.status is Status.VIEW_CHANGE else []
+
+
+def _append_all(replica: Replica, entries: tuple[LogEntry, ...]) -> None:
+    """Append what lies beyond the own log; what was dropped as a NO-OP."""
+    for entry in entries:
+        if entry.slot > replica.last_slot:
+            stamped = entry.stamped
+            gone = stamped is not None and dropped_messages.matches(stamped, replica.record.perm_drops)
+            replica.append(None if gone else stamped)
+
+
+def _undecided(replica: Replica) -> list[TransactionId]:
+    """Names of logged transactions that somebody promised away, and that were not found."""
+    record = replica.record
+    if not record.temp_drops:
+        return []
+    logged = dropped_messages.of_this_epoch(replica)
+    return [
+        name
+        for _, stamped in logged
+        if not dropped_messages.matches(stamped, record.un_drops)
+        for name in stamped.stamp.ids()
+        if name in record.temp_drops
+    ]
+
+
+def _begin(replica: Replica) -> list[Effect]:
+    shard, own = replica.address
+    since = min(message.since for message in replica.view_changes.values())
+    start = _start_view(replica, min(since, replica.record.stable))
+    peers = (number for number in range(replica.replicas) if number != own)
+    effects: list[Effect] = [Send(ReplicaAddress(shard, number), start) for number in peers]
+    effects += _be_normal(replica)
+    for slot, stamped in replica.entries_up_to(replica.last_slot):
+        effects += replica.executor.arrive(replica, slot, stamped)
+    return effects + dropped_messages.drain(replica)
+
+
+def _start_view(replica: Replica, since: Slot) -> StartView:
+    record = replica.record
+    since = Slot(max(since, replica.log.first - 1))
+    return StartView(
+        replica.address.shard,
+        record.epoch,
+        record.view,
+        since,
+        _entries(replica, since),
+        frozenset(record.temp_drops),
+        frozenset(record.perm_drops),
+        frozenset(record.un_drops),
+    )
+
+
+def _be_normal(replica: Replica) -> list[Effect]:
+    record = replica.record
+    record.normal_view = record.view
+    replica.status = Status.NORMAL
+    replica.is_learner = record.view % replica.replicas == replica.address.replica
+    replica.missing = replica.reported = None
+    replica.sync_replies.clear()
+    replica.view_changes.clear()
+    return [CancelTimer("view")]
+
+
+# -- the others --------------------------------------------------------------------------------
+
+
+def on_start_view(replica: Replica, message: StartView) -> list[Effect]:
+    """Take over the log that the view begins with (step 4)."""
+    record = replica.record
+    if message.epoch != record.epoch or replica.status is Status.EPOCH_CHANGE:
+        return [Dropped(message, "of another epoch")]
+    began = message.view == record.view and replica.status is Status.NORMAL
+    if message.view < record.view or began:
+        return [Dropped(message, "this view began, or is over")]
+    if message.since > replica.last_slot:
+        return [Dropped(message, f"begins after slot {message.since}, this log ends at {replica.last_slot}")]
+    record.view = message.view
+    record.temp_drops |= message.temp_drops
+    record.un_drops |= message.un_drops
+    dropped_messages.drop(replica, message.perm_drops)
+    if replica.status is Status.DIVERGED:
+        return []
+    _append_all(replica, message.entries)
+    effects = _be_normal(replica)
+    for entry in message.entries:  # a client may wait for a quorum in this view
+        effects += replica.acknowledge(entry.slot, entry.stamped)
+    return effects + dropped_messages.drain(replica)

@@ -383,6 +383,8 @@ class Database:
         """
         refuse_body(body)
         check_limits(max_retries, timeout)
+        if isinstance(reads, str | bytes) or not isinstance(reads, Iterable):
+            raise UsageError(f"reads is a list of keys, not {type(reads).__name__}")
         expected = tuple(dict.fromkeys(keys.encode(key) for key in reads))
         task = task_of(body, (), {}, max_retries, timeout)._replace(expected=expected)
         result: R = self._run_once(task, (place(body), list(expected)), idempotency_key)

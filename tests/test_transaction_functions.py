@@ -472,3 +472,19 @@ class TestComposition:
         assert db.transaction(body)(1, two=2) == ((1,), {"two": 2})
         assert kvstore.transactional(body)(db, 1, two=2) == ((1,), {"two": 2})
         assert db.run(body, 1, [2]) == ((1, [2]), {})
+
+
+@pytest.mark.parametrize("body", [5, None, "name"])
+def test_what_is_no_function_is_refused(body: Any) -> None:
+    with kvstore.open(":memory:") as db:
+        for decorate in (db.transaction, kvstore.transactional, db.run, lambda it: db.general(["k"], it)):
+            if body is None and decorate in (db.transaction, kvstore.transactional):
+                continue  # None is what stands there for parentheses
+            with pytest.raises(kvstore.UsageError, match="is a function, not"):
+                decorate(body)
+
+
+@pytest.mark.parametrize("reads", ["key", b"key", 5])
+def test_known_reads_are_a_list_of_keys(reads: Any) -> None:
+    with kvstore.open(":memory:") as db, pytest.raises(kvstore.UsageError, match="a list of keys"):
+        db.general(reads, lambda tx: None)

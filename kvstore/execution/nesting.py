@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
-from kvstore.errors import BodyRefused, NestedCall
+from kvstore.errors import BodyRefused, NestedCall, UsageError
 
 
 class _Running(NamedTuple):
@@ -54,7 +54,10 @@ def refuse_nested(transaction: object = None) -> None:
 
 
 def refuse_body(body: Callable[..., Any]) -> None:
-    """Raise ``BodyRefused`` for a function that would not be over when it returns."""
+    """Raise ``BodyRefused`` for a function that would not be over when it returns, ``UsageError`` for what
+    is no function."""
+    if not callable(body):
+        raise UsageError(f"the body of a transaction is a function, not {type(body).__name__}")
     kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
     if any(is_kind(body) for is_kind in kinds):
         raise BodyRefused(f"{place(body)} is async or a generator: it would run after its transaction")

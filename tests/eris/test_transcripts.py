@@ -13,6 +13,10 @@
     deliver HOST                  deliver what is on the wire for one host
     lose KIND [host=N] [shard=N]  take messages off the wire
     fire                          the client's retry timer
+    gap HOST [SHARD]              nobody answered a replica that misses a number
+    suspect HOST [SHARD]          nothing was heard of the learner for long
+    heartbeat HOST [SHARD]        a learner says that it is there
+    flush                         the sequencer says how far it has come
     crash HOST... | restart HOST...
     epoch [HOST...]               begin an epoch change; only these hosts are consulted
     stamp                         the sequencer and the client of the new epoch begin
@@ -36,20 +40,33 @@ from kvstore.eris.messages import (
     Conclusory,
     EpochChange,
     EpochChangeAck,
+    FindTransaction,
+    Flush,
+    HasTransaction,
     LogEntry,
     Preliminary,
     Reply,
     Request,
+    ResendRequest,
+    SlotAnswer,
+    SlotRequest,
     Stamped,
     StartEpoch,
     StartEpochAck,
+    StartView,
     SyncCommit,
     SyncReply,
+    TempDroppedTransaction,
+    TransactionDropped,
+    TransactionFound,
+    TransactionRequest,
+    ViewChange,
+    ViewChangeRequest,
 )
 from kvstore.execution.execute import cell_value
 from kvstore.execution.operations import Add, Check, Delete, Operation, Outcome, Put, Reserve
 from kvstore.execution.validation import decode_current
-from kvstore.types import ClientId, RequestId, ShardId
+from kvstore.types import ClientId, RequestId, ShardId, TransactionId
 from tests.support.cluster import Cluster, Packet, add, check, delete, put, reserve
 from tests.support.transcript import check_transcript
 
@@ -138,6 +155,23 @@ class Player:
 
     def _fire(self) -> list[str]:
         self.cluster.carry(self.cluster.client.on_timer("retry"))
+        return self._wire()
+
+    def _gap(self, host: str, shard: str = "0") -> list[str]:
+        return self._fire_replica(host, shard, "gap")
+
+    def _suspect(self, host: str, shard: str = "0") -> list[str]:
+        return self._fire_replica(host, shard, "suspect")
+
+    def _heartbeat(self, host: str, shard: str = "0") -> list[str]:
+        return self._fire_replica(host, shard, "heartbeat")
+
+    def _fire_replica(self, host: str, shard: str, name: str) -> list[str]:
+        self.cluster.fire(int(host), int(shard), name)
+        return self._wire()
+
+    def _flush(self) -> list[str]:
+        self.cluster.carry(self.cluster.sequencer.on_timer("flush"))
         return self._wire()
 
     def _crash(self, *hosts: str) -> list[str]:
@@ -254,7 +288,57 @@ def shown_message(message: msgspec.Struct) -> str:
         case StartEpochAck():
             return f"StartEpochAck {message.epoch} of s{message.shard}.r{message.replica}"
         case _:
+            return shown_loss(message)
+
+
+def shown_loss(message: msgspec.Struct) -> str:
+    """Messages about what was lost, and about views."""
+    match message:
+        case Flush():
+            return f"Flush number {message.number}"
+        case ResendRequest():
+            return f"ResendRequest of s{message.shard}.r{message.replica}, number {message.number}"
+        case SlotRequest():
+            return f"SlotRequest of s{message.shard}.r{message.replica}, slot {message.slot}"
+        case SlotAnswer():
+            return f"SlotAnswer slot {message.slot} {shown_stamped(message.stamped)}"
+        case FindTransaction():
+            return f"FindTransaction of s{message.shard}.r{message.replica}, {shown_name(message.id)}"
+        case TransactionRequest():
+            return f"TransactionRequest {shown_name(message.id)}"
+        case HasTransaction():
+            return f"HasTransaction {shown_stamped(message.stamped)}"
+        case TempDroppedTransaction():
+            who = f"s{message.shard}.r{message.replica} in view {message.view}"
+            return f"TempDroppedTransaction of {who}, {shown_name(message.id)}"
+        case TransactionFound():
+            return f"TransactionFound {shown_stamped(message.stamped)}"
+        case TransactionDropped():
+            return f"TransactionDropped {', '.join(map(shown_name, message.ids))}"
+        case ViewChangeRequest():
+            last = "" if message.last is None else f", the learner's log ends at {message.last}"
+            return f"ViewChangeRequest of r{message.replica}, view {message.view}{last}"
+        case ViewChange():
+            log = f"log {message.since + 1}..{message.last}"
+            return f"ViewChange of r{message.replica}, view {message.view}, {log}{shown_drops(message)}"
+        case StartView():
+            entries = shown_entries(message.entries)
+            return f"StartView {message.view}, after slot {message.since}{entries}{shown_drops(message)}"
+        case _:
             raise AssertionError(f"{message} was never on the wire")
+
+
+def shown_name(name: TransactionId) -> str:
+    return f"s{name.shard}#{name.sequence}"
+
+
+def shown_drops(message: ViewChange | StartView) -> str:
+    kinds = (
+        ("promised", message.temp_drops),
+        ("dropped", message.perm_drops),
+        ("found", message.un_drops),
+    )
+    return "".join(f", {kind} {' '.join(map(shown_name, sorted(names)))}" for kind, names in kinds if names)
 
 
 def shown_request(request: Request) -> str:

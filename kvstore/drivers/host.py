@@ -132,6 +132,7 @@ class Host:
         executor = self.executor
         if executor.behind:
             executor.catch_up()
+        executor.settle_arriving()
         if executor.touched:
             self._touched |= executor.touched
             executor.touched.clear()

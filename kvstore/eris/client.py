@@ -153,7 +153,12 @@ class Client:
         if waiting is None or reply.client != self.client or reply.shard in waiting.slots:
             return []
         outcome = reply.outcome if self.replicas == 1 else self._quorum_outcome(waiting, reply)
-        return [] if outcome is None else self._take(waiting, reply, outcome)
+        if outcome is None:
+            return []
+        slots, outcomes = waiting.slots, waiting.outcomes
+        slots[reply.shard] = reply.slot
+        outcomes[reply.shard] = outcome
+        return [] if len(slots) < len(waiting.request.operations) else self._on_complete(waiting)
 
     def on_vote(self, reply: Reply) -> list[Effect]:
         """Take the learner's word for its shard's vote, before the commit that both halves share.
@@ -166,19 +171,18 @@ class Client:
             return []
         if reply.outcome is None or reply.shard in waiting.slots:
             return []
-        return self._take(waiting, reply, reply.outcome)
+        waiting.slots[reply.shard] = reply.slot
+        waiting.outcomes[reply.shard] = reply.outcome
+        return self._on_complete(waiting) if waiting.is_complete() else []
 
-    def _take(self, waiting: Outstanding, reply: Reply, outcome: Outcome) -> list[Effect]:
-        slots, outcomes = waiting.slots, waiting.outcomes
-        slots[reply.shard] = reply.slot
-        outcomes[reply.shard] = outcome
-        if len(slots) < len(waiting.request.operations):
-            return []
+    def _on_complete(self, waiting: Outstanding) -> list[Effect]:
+        """Every participant has answered."""
         if waiting.second_half is not None:
             return self._on_votes(waiting, waiting.second_half)
         if waiting.concludes is not None:
             return self._on_concluded(waiting, waiting.concludes)
-        return self._answer(reply.request, Answer(reply.request, slots, outcomes))
+        number = waiting.request.request
+        return self._answer(number, Answer(number, waiting.slots, waiting.outcomes))
 
     def _on_votes(self, waiting: Outstanding, second_half: SecondHalf) -> list[Effect]:
         """All participants voted, and hold the locks."""

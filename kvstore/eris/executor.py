@@ -21,6 +21,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from kvstore.eris import general
+from kvstore.eris.client_window import Answered
 from kvstore.eris.effects import Effect
 from kvstore.eris.locks import Footprint, Locks, footprint
 from kvstore.eris.messages import Conclusory, Preliminary, Request, Stamped
@@ -69,6 +70,8 @@ class Executor:
         self._requests: dict[tuple[ClientId, RequestId], Unresolved] = {}
         self._locks: dict[ShardId, Locks[Unresolved]] = {}
         """Of the shards where something is claimed."""
+        self._arriving: Unresolved | None = None
+        """Its pieces are coming just now, and nothing else came since: nobody needs to know of it yet."""
         self._unclaimed: list[Unresolved] = []
         """Those that nothing came after that could get past them: they have no claims yet."""
         self._ready: list[tuple[Timestamp, Unresolved]] = []
@@ -80,21 +83,29 @@ class Executor:
         replica.record.executed = slot
         if stamped is None:
             return []
+        if self._arriving is not None:
+            if self._arriving.clock == stamped.stamp.clock:
+                return self._next_piece(self._arriving, replica, slot)
+            self.settle_arriving()
         request = stamped.request
         window = replica.record.windows.get(request.client)
         known = None if window is None else window.outcome_of(request.request)
         if known is not None:
             replica.log.note_effects(slot, {})
-            return replica.reply(request, slot, known)
+            return [] if isinstance(known, Answered) else replica.reply(request, slot, known)
         if self._unresolved:
             first = self._requests.get((request.client, request.request))
             if first is not None and first.clock != stamped.stamp.clock:
                 return self._copy(replica, slot, first)
             if self._unclaimed and type(request.half) is not Conclusory:
-                self._claim_all_but(stamped.stamp.clock)
+                self._claim_all()
+            if first is not None:
+                return self._late_piece(first, replica, slot)
         if request.half is None and len(request.operations) == 1 and not self._blockers(replica, request):
             return replica.reply(request, slot, replica.execute(stamped, slot))
-        return self._piece(replica, slot, stamped)
+        hosted = len(self.replicas.keys() & request.operations.keys())
+        self._arriving = Unresolved(stamped, hosted)
+        return self._next_piece(self._arriving, replica, slot)
 
     def _copy(self, replica: Replica, slot: Slot, first: Unresolved) -> list[Effect]:
         """A copy of a request that is under way: its vote, if there is one; else the first will answer."""
@@ -114,31 +125,50 @@ class Executor:
 
     # -- who waits for whom --------------------------------------------------------------------
 
-    def _piece(self, replica: Replica, slot: Slot, stamped: Stamped) -> list[Effect]:
-        """Put a piece to the others of its transaction; if it is whole, run it, or have it wait."""
-        request = stamped.request
-        transaction = self._unresolved.get(stamped.stamp.clock)
-        if transaction is None:
-            hosted = len(self.replicas.keys() & request.operations.keys())
-            transaction = Unresolved(stamped, hosted)
-            self._unresolved[transaction.clock] = transaction
-            self._requests[request.client, request.request] = transaction
-            if type(request.half) is not Conclusory:
-                self._unclaimed.append(transaction)
+    def _next_piece(self, transaction: Unresolved, replica: Replica, slot: Slot) -> list[Effect]:
+        """Put a piece to those that just came; a transaction that is whole runs, or waits."""
+        transaction.slots[replica.address.shard] = slot
+        transaction.missing -= 1
+        if transaction.missing:
+            return []
+        self._arriving = None
+        if not self._unresolved and transaction.stamped.request.half is None:
+            return self._execute(transaction)
+        self._register(transaction)
+        return self._whole(transaction)
+
+    def _late_piece(self, transaction: Unresolved, replica: Replica, slot: Slot) -> list[Effect]:
+        """The same, where something else came between."""
         shard = replica.address.shard
         transaction.slots[shard] = slot
         transaction.missing -= 1
         self.touched.add(shard)
         if transaction.claims is not None:
             self._claim(transaction)
-        if transaction.missing:
-            return []
+        return [] if transaction.missing else self._whole(transaction)
+
+    def _whole(self, transaction: Unresolved) -> list[Effect]:
         if transaction.claims is None and self._is_blocked(transaction):
+            self._unclaimed.remove(transaction)
             self._claim(transaction)
         if transaction.blockers:
             return []
         self._put_ready(transaction)
         return self._run_ready()
+
+    def settle_arriving(self) -> None:
+        """Something else came, or the batch ends: what misses pieces is one of those that wait."""
+        if self._arriving is not None:
+            self._register(self._arriving)
+            self._arriving = None
+
+    def _register(self, transaction: Unresolved) -> None:
+        request = transaction.stamped.request
+        self._unresolved[transaction.clock] = transaction
+        self._requests[request.client, request.request] = transaction
+        self.touched.update(transaction.slots)
+        if type(request.half) is not Conclusory:
+            self._unclaimed.append(transaction)
 
     def _blockers(self, replica: Replica, request: Request) -> list[Unresolved]:
         locks = self._locks.get(replica.address.shard)
@@ -150,14 +180,11 @@ class Executor:
         request = transaction.stamped.request
         return any(self._blockers(self.replicas[shard], request) for shard in transaction.slots)
 
-    def _claim_all_but(self, clock: Timestamp) -> None:
-        """Something came that could get past those before it; a piece of the one of this time cannot."""
+    def _claim_all(self) -> None:
+        """Something came that could get past those before it."""
         unclaimed, self._unclaimed = self._unclaimed, []
         for transaction in unclaimed:
-            if transaction.clock == clock:
-                self._unclaimed.append(transaction)
-            else:
-                self._claim(transaction)
+            self._claim(transaction)
 
     def _claim(self, transaction: Unresolved) -> None:
         """Stand behind all earlier claims on what the pieces that are here touch."""
@@ -196,6 +223,7 @@ class Executor:
             match transaction.stamped.request.half:
                 case None:
                     replies += self._execute(transaction)
+                    self._resolve(transaction)
                 case Preliminary():
                     replies += self._vote(transaction)
                 case Conclusory() as conclusory:
@@ -208,7 +236,6 @@ class Executor:
         for shard, slot in transaction.slots.items():
             replica = self.replicas[shard]
             replies += replica.reply(stamped.request, slot, replica.execute(stamped, slot))
-        self._resolve(transaction)
         return replies
 
     def _vote(self, transaction: Unresolved) -> list[Effect]:
@@ -278,8 +305,13 @@ class Executor:
     def restore(self, pieces: Iterable[tuple[Replica, Slot, Stamped]]) -> None:
         """After a host was loaded: take back what was not resolved when it stopped."""
         for replica, slot, stamped in sorted(pieces, key=lambda piece: piece[2].stamp.clock):
-            self._claim_all_but(stamped.stamp.clock)
-            self._piece(replica, slot, stamped)
+            if self._arriving is None or self._arriving.clock != stamped.stamp.clock:
+                self.settle_arriving()
+                self._claim_all()
+                hosted = len(self.replicas.keys() & stamped.request.operations.keys())
+                self._arriving = Unresolved(stamped, hosted)
+            self._next_piece(self._arriving, replica, slot)
+        self.settle_arriving()
         self.touched.clear()
 
     def outstanding(self) -> list[Stamped]:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import assert_never
 
 from kvstore.eris import dropped_messages, epoch_change, synchronization, view_change
-from kvstore.eris.client_window import Answered, ClientWindow
+from kvstore.eris.client_window import ClientWindow
 from kvstore.eris.effects import ClientAddress, Dropped, Effect, ReplicaAddress, Send
 from kvstore.eris.executor import Executor
 from kvstore.eris.log import READ_MAX, TransactionLog
@@ -248,7 +248,7 @@ class Replica:
     def remember(self, stamped: Stamped, slot: Slot, outcome: Outcome) -> None:
         """Keep the outcome for copies of the request, and for its idempotency key (contracts C4)."""
         request = stamped.request
-        window = self.window_of(request.client)
+        window = self.record.windows.get(request.client) or self.window_of(request.client)
         window.record(request.request, request.answered, outcome, request.unanswered)
         token = request.token
         if token is not None and not (token.result and outcome.refused):  # then the function runs again
@@ -270,9 +270,9 @@ class Replica:
         tables = self.tables
         remember(token, memory, at_home=at_home, outcomes=tables.outcomes, expiry=tables.expiry)
 
-    def reply(self, request: Request, slot: Slot, outcome: Outcome | Answered) -> list[Effect]:
+    def reply(self, request: Request, slot: Slot, outcome: Outcome) -> list[Effect]:
         """The learner's reply; a follower replied when it logged the transaction."""
-        if not self.is_learner or isinstance(outcome, Answered):
+        if not self.is_learner:
             return []
         record, (shard, replica) = self.record, self.address
         client, number = request.client, request.request

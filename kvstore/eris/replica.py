@@ -166,10 +166,10 @@ class Replica:
         record, stamp = self.record, stamped.stamp
         if stamp.epoch != record.epoch or self.status is not Status.NORMAL:
             return [Dropped(stamped, self._ignore_reason(stamped))]
-        number = stamp.numbers[self.address.shard]
-        if number < self.next_number:
+        number, expected = stamp.numbers[self.address.shard], self.last_slot + 1 - record.base
+        if number < expected:
             return [Dropped(stamped, "received before")]
-        in_order = number == self.next_number and self.missing is None and not self.held
+        in_order = number == expected and self.missing is None and not self.held
         if in_order and not record.temp_drops and not record.perm_drops:
             return self.take(stamped)
         dropped_messages.hold(self, number, stamped)

@@ -31,6 +31,7 @@ def on_batch_end(replica: Replica) -> list[Effect]:
     if replica.is_learner:
         if replica.replicas == 1:
             record.stable = replica.last_slot
+            return []
         return _advance(replica)  # it may have been the one that was behind
     if replica.reported == replica.last_slot:
         return []

@@ -10,7 +10,14 @@ import pytest
 
 import kvstore
 from kvstore import Database, Key, Route, Transaction
-from tests.support.transactions import PATIENCE_S, Later, Stalled, key_on
+from tests.support.transactions import (
+    PATIENCE_S,
+    Later,
+    Stalled,
+    key_on,
+    unresolved,
+    until_it_waits_or_is_over,
+)
 
 SHARDS = 3
 X, Y = "left", "right"
@@ -134,6 +141,43 @@ class TestChangedSets:
         assert runs == [first, second, second]
         assert first in db
         assert second not in db
+
+    def test_what_an_earlier_attempt_touched_stays_locked(self, db: Database) -> None:
+        """The pointer goes to and fro between two keys, one at each run."""
+        left, right = key_on(db, 0, "target"), key_on(db, 1, "target")
+        db.put("pointer", left)
+        runs: list[str] = []
+
+        def follow(transaction: Transaction) -> None:
+            target = transaction["pointer"]
+            runs.append(target)
+            if not locked(transaction):
+                Later(lambda: db.put("pointer", right if target == left else left)).result()
+            transaction.put(target, transaction.get(target, 0) + 1)
+
+        db.transaction(max_retries=1)(follow)()
+        assert runs == [left, right, right, left]
+        assert db.get_many([left, right]) == [1, None]
+
+    def test_who_handles_everything_does_not_commit_what_it_did_not_lock(self, db: Database) -> None:
+        db.put("pointer", "first")
+        runs = []
+
+        def follow(transaction: Transaction) -> str:
+            target: str = transaction["pointer"]
+            runs.append(target)
+            if len(runs) == 1:
+                Later(lambda: db.put("pointer", "second")).result()
+            try:
+                transaction.put(X, transaction.get(target, 0))
+                transaction.put(Y, 0)
+                return "done"
+            except BaseException:
+                return "handled"
+
+        assert db.run(follow) == "done"
+        assert runs == ["first", "second", "second"]
+        assert db.get_many([X, Y]) == [0, 0]
 
     def test_of_a_known_read_set_it_runs_once(self, db: Database) -> None:
         runs = []
@@ -331,6 +375,90 @@ class TestLockedRuns:
                 pass
         with pytest.raises(kvstore.Closed):
             stalled.go_on()
+
+
+class TestLockedRanges:
+    """A range that a function read is locked too, and what it locked keeps others from reading ranges."""
+
+    ROWS: Key = ("row",)
+
+    def count(self, transaction: Transaction) -> None:
+        transaction.put("rows", transaction.count(prefix=self.ROWS))
+
+    def stand_still(
+        self, transaction: Transaction, runs: list[Transaction], events: list[threading.Event]
+    ) -> None:
+        """Count; what was read first is changed before the first run ends, and the second stands still."""
+        looked, changed, holds, go_on = events
+        transaction.get(X)
+        self.count(transaction)
+        runs.append(transaction)
+        if len(runs) == 1:
+            looked.set()
+            assert changed.wait(PATIENCE_S)
+        elif len(runs) == 2:
+            holds.set()
+            assert go_on.wait(PATIENCE_S)
+
+    @pytest.mark.parametrize("by", ["function", "put", "batch"])
+    def test_nobody_adds_to_it(self, db: Database, by: str) -> None:
+        """Who saw a new row and not yet the count would have to see a count that has it."""
+        for number in range(5):
+            db.put(("row", number), number)
+        looked, changed, holds, go_on = events = [threading.Event() for _ in range(4)]
+        stands = Later(lambda: db.run(self.stand_still, [], events))
+        assert looked.wait(PATIENCE_S)
+        db.put(X, 11)
+        changed.set()
+        assert holds.wait(PATIENCE_S)
+
+        def insert() -> None:
+            if by == "function":
+                db.run(lambda transaction: transaction.put(("row", "new"), transaction[Y]))
+            elif by == "put":
+                db.put(("row", "new"), 1)
+            else:
+                with db.batch() as batch:
+                    batch.put(("row", "new"), 1)
+                    batch.put(X, 12)
+
+        before = unresolved(db)
+        inserts = Later(insert)
+        until_it_waits_or_is_over(db, inserts, before)
+        assert not inserts.is_over
+        assert db.count(prefix=self.ROWS) == 5
+        go_on.set()
+        stands.result()
+        inserts.result()
+
+        assert (db["rows"], db.count(prefix=self.ROWS)) == (5, 6)
+
+    def test_nobody_reads_it_while_a_key_in_it_is_to_be_written(
+        self, db: Database, twins: tuple[Key, Key]
+    ) -> None:
+        """Else what it read would be old, when it has its other locks and runs again."""
+
+        def add_up(transaction: Transaction, runs: list[Transaction]) -> None:
+            runs.append(transaction)
+            values = [value for _, value in transaction.scan(prefix="twin")]
+            if len(runs) == 1:
+                Later(lambda: db.put(X, 11)).result()
+            elif len(runs) == 2 and not stalled.is_over:
+                in_its_second_run.set()
+                assert the_other_is_through.wait(PATIENCE_S)
+            transaction.put("sum", sum(values) + transaction[X])
+
+        stalled = Stalled(db, twins)
+        in_its_second_run, the_other_is_through = threading.Event(), threading.Event()
+        before = unresolved(db)
+        adds = Later(lambda: db.run(add_up, []))
+        until_it_waits_or_is_over(db, adds, before)
+        in_its_second_run.wait(0.05)  # it is not to come there
+        assert stalled.go_on() == 1001
+        the_other_is_through.set()
+        adds.result()
+
+        assert db["sum"] == 2 * 1001 + 11
 
 
 def move_twins(transaction: Transaction, twins: tuple[Key, Key]) -> None:

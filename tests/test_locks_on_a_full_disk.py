@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -13,7 +13,14 @@ from kvstore.drivers import leases
 from kvstore.drivers.group_commit import Pending
 from kvstore.drivers.inprocess import Cluster
 from kvstore.storage import MemoryEnvironment
-from tests.support.transactions import PATIENCE_S, Later, Stalled, key_on
+from tests.support.transactions import (
+    PATIENCE_S,
+    Later,
+    Stalled,
+    key_on,
+    unresolved,
+    until_it_waits_or_is_over,
+)
 
 
 class Scene:
@@ -28,20 +35,17 @@ class Scene:
         transaction.put(self.twins[1], transaction[self.twins[0]])
         transaction.put("copied", transaction[self.twins[0]])
 
-    def wait(self) -> Later:
+    def wait(self, call: Callable[[], object]) -> Later:
         """Another that waits for the locks."""
-        queued = self.slots()
-        later = Later(lambda: self.copy_by_hand())
-        while self.slots() == queued:
-            self.db.put("elsewhere", 1)  # so that somebody leads
+        before = unresolved(self.db)
+        later = Later(call)
+        until_it_waits_or_is_over(self.db, later, before)
+        assert not later.is_over
         return later
 
     def copy_by_hand(self) -> None:
         with self.db.begin() as transaction:
             self.copy(transaction)
-
-    def slots(self) -> int:
-        return len(self.db._store.cluster.learner.executor.waiting(0))  # type: ignore[attr-defined]
 
     def fill(self, full: bool) -> None:
         environment = self.db._store.environments[0]
@@ -58,9 +62,7 @@ def scene() -> Iterator[Scene]:
 def test_who_could_not_be_taken_back_does_not_know_its_outcome(scene: Scene) -> None:
     """It is committed when there is room again, and the locks are free."""
     scene.stalled.failure = ZeroDivisionError()
-    waiting = Later(lambda: scene.db.transaction(timeout=0.2)(scene.copy)())
-    while scene.slots() < 2:
-        scene.db.put("elsewhere", 1)
+    waiting = scene.wait(scene.db.transaction(timeout=0.2)(scene.copy))
     scene.fill(True)
     with pytest.raises(kvstore.OutcomeUnknown, match="may be committed later"):
         waiting.result()
@@ -83,7 +85,7 @@ def test_a_lease_ends_when_there_is_room_again(scene: Scene, monkeypatch: pytest
         return done
 
     monkeypatch.setattr(Cluster, "end_leases", end_and_tell)
-    waiting = scene.wait()
+    waiting = scene.wait(scene.copy_by_hand)
     scene.fill(True)
     assert tried.wait(PATIENCE_S)
     assert not waiting.is_over
@@ -95,16 +97,14 @@ def test_a_lease_ends_when_there_is_room_again(scene: Scene, monkeypatch: pytest
 
 
 def test_closing_leaves_nobody_waiting(scene: Scene) -> None:
-    waiting = scene.wait()
-    put = Later(lambda: scene.db.put(scene.twins[1], 5))
-    while scene.slots() < 2:
-        scene.db.put("elsewhere", 1)
+    waiting = scene.wait(scene.copy_by_hand)
+    put = scene.wait(lambda: scene.db.put(scene.twins[1], 5))
     scene.fill(True)
     Later(scene.db.close).result()
 
     with pytest.raises(kvstore.OutcomeUnknown):
         waiting.result()
-    with pytest.raises((kvstore.OutcomeUnknown, kvstore.Closed)):
+    with pytest.raises(kvstore.OutcomeUnknown):
         put.result()
     with pytest.raises(kvstore.Closed):
         scene.stalled.go_on()

@@ -20,6 +20,15 @@ def key_on(db: Database, shard: int, name: str) -> str:
     return next(key for key in names if db.explain(key).shards == (shard,))
 
 
+def unresolved(db: Database) -> int:
+    """How many slots hold locks or wait for some, over all shards; looked at between two groups."""
+    store: Any = db._store
+    executor = store.cluster.learner.executor
+    found: list[tuple[int, ...]] = []
+    store.commits.exclusively(lambda: found.extend(map(executor.waiting, executor.replicas)))
+    return sum(map(len, found))
+
+
 def run_all(works: list[Callable[[], object]]) -> None:
     """Run each on a thread of its own; the first failure is raised, a thread that hangs is one."""
     failures: list[BaseException] = []
@@ -68,6 +77,14 @@ class Later:
         if self._error is not None:
             raise self._error
         return self._result
+
+
+def until_it_waits_or_is_over(db: Database, later: Later, unresolved_before: int) -> None:
+    """Return when a call stands in line for locks, or did not have to."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not later.is_over and unresolved(db) <= unresolved_before:
+        assert time.monotonic() < deadline, "it does neither"
+        db.put("elsewhere", 1)  # so that somebody leads
 
 
 class Stalled:

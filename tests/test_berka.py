@@ -24,7 +24,7 @@ import kvstore
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "docs" / "berka.py"
 BERKA = ROOT.parent / "shared" / "data" / "berka"
-KILLS = int(os.environ.get("KVSTORE_BERKA_KILLS", "4"))
+KILLS = int(os.environ.get("KVSTORE_BERKA_KILLS", "2"))
 
 Balances = dict[Any, int]
 

@@ -4,9 +4,9 @@ With three replicas nothing is lost, whatever the damage does to the process tha
 majority holds is there at the next opening, or the one after it. How that is tried stands in
 ``tests/support/programs/flipper.py``.
 
-``KVSTORE_FLIPS`` says how many single bits are flipped on one replica, and half as many on three; 140 by
+``KVSTORE_FLIPS`` says how many single bits are flipped on one replica, and half as many on three; 70 by
 default.
-``KVSTORE_CUTS`` says at how many lengths a small store is cut; 40 by default, and all of them when there are
+``KVSTORE_CUTS`` says at how many lengths a small store is cut; 20 by default, and all of them when there are
 no more.
 """
 
@@ -26,8 +26,8 @@ from kvstore.storage.records import LOG, TABLE
 from tests.support.pages import KINDS
 from tests.support.programs import flipper, running
 
-FLIPS = int(os.environ.get("KVSTORE_FLIPS", "140"))
-CUTS = int(os.environ.get("KVSTORE_CUTS", "40"))
+FLIPS = int(os.environ.get("KVSTORE_FLIPS", "70"))
+CUTS = int(os.environ.get("KVSTORE_CUTS", "20"))
 CRASHES_MAX = 0.1
 """Share of flips that may end the process: LMDB itself follows damaged page pointers (contracts B4)."""
 

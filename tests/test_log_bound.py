@@ -19,7 +19,7 @@ import pytest
 import kvstore
 from kvstore import Database
 
-OVERWRITES = int(os.environ.get("KVSTORE_OVERWRITES", "60000"))
+OVERWRITES = int(os.environ.get("KVSTORE_OVERWRITES", "40000"))
 LONG = OVERWRITES >= 1_000_000
 RETENTION = 64 << 20 if LONG else 512 << 10
 KEYS, VALUE_BYTES, BATCH_MAX = 500, 100, 40

@@ -6,7 +6,7 @@ that: each page and each name that was not synced may be there or not (``tests/s
 never a later one nor half of one (contracts B3). Each replica's files are hit by themselves. A third of the
 openings that follow are cut off by another power failure.
 
-``KVSTORE_POWER_CUTS`` says how many images are made, over all kinds of stores; 120 by default.
+``KVSTORE_POWER_CUTS`` says how many images are made, over all kinds of stores; 60 by default.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.support import disk
 from tests.support.programs import running
 
 KINDS = [(durability, replicas) for durability in ("commit", "interval") for replicas in (1, 3)]
-IMAGES = -(-int(os.environ.get("KVSTORE_POWER_CUTS", "120")) // len(KINDS))
+IMAGES = -(-int(os.environ.get("KVSTORE_POWER_CUTS", "60")) // len(KINDS))
 SECONDS_MAX = 60 + IMAGES
 
 pytestmark = pytest.mark.timeout(SECONDS_MAX)

@@ -20,7 +20,7 @@ from kvstore import Commit, Database
 from kvstore.drivers import group_commit
 from kvstore.storage import LmdbEnvironment
 
-SECONDS = float(os.environ.get("KVSTORE_THREAD_SECONDS", "4"))
+SECONDS = float(os.environ.get("KVSTORE_THREAD_SECONDS", "3"))
 THREADS = 16
 ACCOUNTS = 64
 PATIENCE_S = 60

@@ -1,6 +1,6 @@
 """Eight writers and who watches them: each change is seen exactly once, in an order that folds to the store.
 
-``KVSTORE_WATCHED`` says how many numbers the writers write; 4,000 by default.
+``KVSTORE_WATCHED`` says how many numbers the writers write; 2,400 by default.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import kvstore
 from tests.support.programs import running
 from tests.support.programs.watched import WRITERS, Seen, run, seen_in
 
-NUMBERS = int(os.environ.get("KVSTORE_WATCHED", "4000"))
+NUMBERS = int(os.environ.get("KVSTORE_WATCHED", "2400"))
 KILLS = 6
 
 

@@ -3,7 +3,7 @@
 Memory is what a process allocates. The pages of the store's file that the system maps are not counted: they
 are its cache, grow into what is free, and are given back when something else needs room.
 
-``KVSTORE_ROWS`` says how many rows; 60,000 by default.
+``KVSTORE_ROWS`` says how many rows; 40,000 by default.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pytest
 
 from tests.support.programs import running
 
-ROWS = int(os.environ.get("KVSTORE_ROWS", "60000"))
+ROWS = int(os.environ.get("KVSTORE_ROWS", "40000"))
 BYTES_MAX = {"reading": 16 << 20, "writing": 40 << 20}
 """Besides the interpreter; threads' stacks count. The promise is 200 MB; with less, few rows show what many
 would need."""

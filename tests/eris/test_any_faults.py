@@ -129,7 +129,7 @@ class Told:
         assert db.verify()["ok"]
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(lives)
 def test_nothing_acknowledged_is_lost_in_any_life(story: list[Life]) -> None:
     told = Told()

@@ -148,17 +148,11 @@ class Client:
 
     def handle(self, reply: Reply) -> list[Effect]:
         """Count the reply; when it was the last one needed, go on or answer the caller."""
-        number = reply.request
-        waiting = self.outstanding.get(number) or self.parked.get(number)
+        waiting = self._find(reply.request)
         if waiting is None or reply.client != self.client or reply.shard in waiting.slots:
             return []
         outcome = reply.outcome if self.replicas == 1 else self._quorum_outcome(waiting, reply)
-        if outcome is None:
-            return []
-        slots, outcomes = waiting.slots, waiting.outcomes
-        slots[reply.shard] = reply.slot
-        outcomes[reply.shard] = outcome
-        return [] if len(slots) < len(waiting.request.operations) else self._on_complete(waiting)
+        return [] if outcome is None else self._take(waiting, reply, outcome)
 
     def on_vote(self, reply: Reply) -> list[Effect]:
         """Take the learner's word for its shard's vote, before the commit that both halves share.
@@ -171,12 +165,14 @@ class Client:
             return []
         if reply.outcome is None or reply.shard in waiting.slots:
             return []
-        waiting.slots[reply.shard] = reply.slot
-        waiting.outcomes[reply.shard] = reply.outcome
-        return self._on_complete(waiting) if waiting.is_complete() else []
+        return self._take(waiting, reply, reply.outcome)
 
-    def _on_complete(self, waiting: Outstanding) -> list[Effect]:
-        """Every participant has answered."""
+    def _take(self, waiting: Outstanding, reply: Reply, outcome: Outcome) -> list[Effect]:
+        """A shard has answered; when it was the last one, go on."""
+        waiting.slots[reply.shard] = reply.slot
+        waiting.outcomes[reply.shard] = outcome
+        if not waiting.is_complete():
+            return []
         if waiting.second_half is not None:
             return self._on_votes(waiting, waiting.second_half)
         if waiting.concludes is not None:

@@ -66,13 +66,13 @@ def _on_find(coordinator: FailureCoordinator, message: FindTransaction) -> list[
 
 def _found(coordinator: FailureCoordinator, name: TransactionId) -> Stamped | None:
     found = coordinator.record.found
-    return next((stamped for stamped in found if name in stamped.stamp.ids()), None)
+    return next((stamped for stamped in found if stamped.stamp.matches([name])), None)
 
 
 def _on_has(coordinator: FailureCoordinator, message: HasTransaction) -> list[Effect]:
     """One has it. If any of its names was dropped, so is the whole."""
     stamped, names = message.stamped, message.stamped.stamp.ids()
-    if any(name in coordinator.record.dropped for name in names):
+    if stamped.stamp.matches(coordinator.record.dropped):
         return _drop(coordinator, names)
     if _found(coordinator, message.id) is not None:
         return []

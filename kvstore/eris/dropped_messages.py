@@ -31,7 +31,6 @@ from kvstore.eris.effects import (
     Send,
     SetTimer,
 )
-from kvstore.eris.log import READ_MAX
 from kvstore.eris.messages import (
     FindTransaction,
     Flush,
@@ -57,17 +56,7 @@ PEERS_ASKED_ALONE = 1
 """Times that only the peers are asked before the coordinator is."""
 
 
-def matches(stamped: Stamped, ids: set[TransactionId]) -> bool:
-    """Whether any name of the transaction is among these."""
-    return bool(ids) and any(name in ids for name in stamped.stamp.ids())
-
-
 # -- what comes out of order -------------------------------------------------------------------
-
-
-def hold(replica: Replica, number: SequenceNumber, stamped: Stamped) -> None:
-    """Keep a transaction whose turn has not come."""
-    replica.held[number] = stamped
 
 
 def drain(replica: Replica) -> list[Effect]:
@@ -81,9 +70,9 @@ def drain(replica: Replica) -> list[Effect]:
             effects += replica.take(None)
         elif stamped is None:
             return effects + _ask_if_missing(replica)
-        elif matches(stamped, record.perm_drops):
+        elif stamped.stamp.matches(record.perm_drops):
             effects += replica.take(None)
-        elif matches(stamped, record.temp_drops) and not matches(stamped, record.un_drops):
+        elif stamped.stamp.matches(record.temp_drops) and not stamped.stamp.matches(record.un_drops):
             replica.held[number] = stamped
             return effects + _ask(replica, coordinator=True)  # M1
         else:
@@ -127,8 +116,7 @@ def on_gap_timer(replica: Replica) -> list[Effect]:
         effects.append(Send(COORDINATOR, FindTransaction(shard, own, name)))
     slot = Slot(replica.last_slot + 1)
     question = SlotRequest(shard, own, record.epoch, record.view, slot)
-    peers = (number for number in range(replica.replicas) if number != own)
-    effects += [Send(ReplicaAddress(shard, number), question) for number in peers]
+    effects += [Send(peer, question) for peer in replica.peers()]
     return [*effects, SetTimer("gap", GAP_MS)]
 
 
@@ -172,7 +160,7 @@ def on_slot_answer(replica: Replica, answer: SlotAnswer) -> list[Effect]:
     if answer.stamped is None:
         record.perm_drops.add(TransactionId(record.epoch, replica.address.shard, number))
     else:
-        hold(replica, number, answer.stamped)
+        replica.held[number] = answer.stamped
     return drain(replica)
 
 
@@ -197,10 +185,10 @@ def on_transaction_request(replica: Replica, request: TransactionRequest) -> lis
 
 def _find(replica: Replica, name: TransactionId) -> Stamped | None:
     """A transaction of this name, in what is held or in the log of this epoch."""
-    held = (stamped for stamped in replica.held.values() if name in stamped.stamp.ids())
+    held = (stamped for stamped in replica.held.values() if stamped.stamp.matches([name]))
     found = next(held, None)
     if found is None:
-        logged = (stamped for _, stamped in of_this_epoch(replica) if name in stamped.stamp.ids())
+        logged = (stamped for _, stamped in of_this_epoch(replica) if stamped.stamp.matches([name]))
         found = next(logged, None)
     return found
 
@@ -208,12 +196,9 @@ def _find(replica: Replica, name: TransactionId) -> Stamped | None:
 def of_this_epoch(replica: Replica) -> Iterator[tuple[Slot, Stamped]]:
     """What was logged in this epoch and not cut yet, by slot."""
     first = Slot(max(replica.log.first, replica.record.base + 1))
-    while first <= replica.last_slot:
-        entries = replica.log.read(first, READ_MAX)
-        for entry in entries:
-            if entry.stamped is not None:
-                yield entry.slot, entry.stamped
-        first = Slot(entries[-1].slot + 1)
+    for entry in replica.log.walk(first, replica.last_slot):
+        if entry.stamped is not None:
+            yield entry.slot, entry.stamped
 
 
 def on_transaction_found(replica: Replica, found: TransactionFound) -> list[Effect]:
@@ -224,7 +209,7 @@ def on_transaction_found(replica: Replica, found: TransactionFound) -> list[Effe
     record.un_drops.update(stamp.ids())
     number = stamp.numbers[replica.address.shard]
     if number >= replica.next_number:
-        hold(replica, number, found.stamped)
+        replica.held[number] = found.stamped
     return drain(replica) if replica.status is Status.NORMAL else []
 
 
@@ -244,7 +229,7 @@ def drop(replica: Replica, names: Iterable[TransactionId]) -> None:
     if not fresh:
         return
     record.perm_drops |= fresh
-    for slot in [slot for slot, stamped in of_this_epoch(replica) if matches(stamped, fresh)]:
+    for slot in [slot for slot, stamped in of_this_epoch(replica) if stamped.stamp.matches(fresh)]:
         if slot <= record.executed:
             replica.status = Status.DIVERGED  # it was a learner, and executed what no quorum had
             return

@@ -12,7 +12,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kvstore.eris.effects import COORDINATOR, Dropped, Effect, Send
-from kvstore.eris.log import READ_MAX
 from kvstore.eris.messages import EpochChange, EpochChangeAck, LogEntry, StartEpoch, StartEpochAck
 from kvstore.eris.shard_state import Status
 from kvstore.types import SequenceNumber, Slot
@@ -47,11 +46,7 @@ def _shown(replica: Replica, since: Slot | None) -> list[LogEntry]:
     stable = replica.record.stable
     wanted = 1 + (stable if since is None else min(since, stable))
     first = Slot(max(wanted, replica.log.first))  # what was cut off cannot complete anybody
-    entries: list[LogEntry] = []
-    while first <= replica.last_slot:
-        entries += replica.log.read(first, READ_MAX)
-        first = Slot(entries[-1].slot + 1)
-    return entries
+    return list(replica.log.walk(first, replica.last_slot))
 
 
 def on_start_epoch(replica: Replica, message: StartEpoch) -> list[Effect]:
@@ -72,7 +67,6 @@ def on_start_epoch(replica: Replica, message: StartEpoch) -> list[Effect]:
     replica.is_learner = message.view % replica.replicas == replica.address.replica
     replica.execute_up_to(replica.last_slot)
     record.windows.clear()  # every client of an earlier epoch has ended (contracts C4)
-    replica.sync_replies.clear()
     _forget_losses(replica)
     replica.status = Status.NORMAL
     return [Send(COORDINATOR, StartEpochAck(message.epoch, *replica.address))]
@@ -85,8 +79,7 @@ def _forget_losses(replica: Replica) -> None:
         names.clear()
     replica.held.clear()
     replica.announced = SequenceNumber(0)
-    replica.missing = replica.reported = None
-    replica.view_changes.clear()
+    replica.forget_view()
 
 
 def _take_over_log(replica: Replica, message: StartEpoch) -> None:

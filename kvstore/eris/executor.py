@@ -103,9 +103,7 @@ class Executor:
                 return self._late_piece(first, replica, slot)
         if request.half is None and len(request.operations) == 1 and not self._blockers(replica, request):
             return replica.reply(request, slot, replica.execute(stamped, slot))
-        hosted = len(self.replicas.keys() & request.operations.keys())
-        self._arriving = Unresolved(stamped, hosted)
-        return self._next_piece(self._arriving, replica, slot)
+        return self._next_piece(self._begin(stamped), replica, slot)
 
     def _copy(self, replica: Replica, slot: Slot, first: Unresolved) -> list[Effect]:
         """A copy of a request that is under way: its vote, if there is one; else the first will answer."""
@@ -124,6 +122,11 @@ class Executor:
             self.arrive(replica, slot, stamped)
 
     # -- who waits for whom --------------------------------------------------------------------
+
+    def _begin(self, stamped: Stamped) -> Unresolved:
+        hosted = len(self.replicas.keys() & stamped.request.operations.keys())
+        self._arriving = transaction = Unresolved(stamped, hosted)
+        return transaction
 
     def _next_piece(self, transaction: Unresolved, replica: Replica, slot: Slot) -> list[Effect]:
         """Put a piece to those that just came; a transaction that is whole runs, or waits."""
@@ -308,8 +311,8 @@ class Executor:
             if self._arriving is None or self._arriving.clock != stamped.stamp.clock:
                 self.settle_arriving()
                 self._claim_all()
-                hosted = len(self.replicas.keys() & stamped.request.operations.keys())
-                self._arriving = Unresolved(stamped, hosted)
+                self._begin(stamped)
+            assert self._arriving is not None
             self._next_piece(self._arriving, replica, slot)
         self.settle_arriving()
         self.touched.clear()
@@ -326,7 +329,7 @@ class Executor:
 def _stable_entries(replica: Replica) -> Iterator[tuple[Timestamp, Replica, Slot, Stamped | None]]:
     """What a follower may execute, with its time; a NO-OP goes with what stands before it."""
     clock = Timestamp(0)
-    for slot, stamped in replica.entries_up_to(replica.record.stable):
-        if stamped is not None:
-            clock = stamped.stamp.clock
-        yield clock, replica, slot, stamped
+    for entry in replica.entries_up_to(replica.record.stable):
+        if entry.stamped is not None:
+            clock = entry.stamped.stamp.clock
+        yield clock, replica, entry.slot, entry.stamped

@@ -176,9 +176,5 @@ class FailureCoordinator:
         return {
             stamped.stamp.numbers[shard]: stamped
             for stamped in (*shown, *self.record.found)
-            if shard in stamped.stamp.numbers and not self._is_dropped(stamped)
+            if shard in stamped.stamp.numbers and not stamped.stamp.matches(self.record.dropped)
         }
-
-    def _is_dropped(self, stamped: Stamped) -> bool:
-        dropped = self.record.dropped
-        return bool(dropped) and any(name in dropped for name in stamped.stamp.ids())

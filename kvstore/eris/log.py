@@ -15,7 +15,7 @@ and go when the slot goes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -112,6 +112,13 @@ class TransactionLog:
         """Return up to ``count_max`` entries from ``first`` on. Raises ``Corrupt``."""
         records = self._log.read(first, count_max)
         return [LogEntry(Slot(slot), read_body(record, self._referred)) for slot, record in records]
+
+    def walk(self, first: Slot, last: Slot) -> Iterator[LogEntry]:
+        """Yield the entries from ``first`` to ``last``, both included; some are read ahead."""
+        while first <= last:
+            entries = self.read(first, min(READ_MAX, last - first + 1))
+            yield from entries
+            first = Slot(entries[-1].slot + 1)
 
     def _referred(self, shard: ShardId, slot: Slot) -> bytes:
         return self._bodies.logs[shard].read(slot, 1)[0][1]

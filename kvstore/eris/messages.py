@@ -7,6 +7,7 @@ where a message is made for every transaction: values of values cannot form cycl
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TypeAlias
 
 import msgspec
@@ -41,6 +42,10 @@ class MultiStamp(msgspec.Struct, frozen=True, array_like=True, gc=False):
     def ids(self) -> list[TransactionId]:
         """Every name of the transaction: one per participant."""
         return [TransactionId(self.epoch, shard, number) for shard, number in self.numbers.items()]
+
+    def matches(self, names: Collection[TransactionId]) -> bool:
+        """Whether *any* name of the transaction is among these (section 6.3)."""
+        return bool(names) and any(name in names for name in self.ids())
 
 
 class Preliminary(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):

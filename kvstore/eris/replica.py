@@ -23,10 +23,11 @@ from kvstore.eris import dropped_messages, epoch_change, synchronization, view_c
 from kvstore.eris.client_window import ClientWindow
 from kvstore.eris.effects import ClientAddress, Dropped, Effect, ReplicaAddress, Send
 from kvstore.eris.executor import Executor
-from kvstore.eris.log import READ_MAX, TransactionLog
+from kvstore.eris.log import TransactionLog
 from kvstore.eris.messages import (
     EpochChange,
     Flush,
+    LogEntry,
     ReplicaMessage,
     Reply,
     Request,
@@ -172,7 +173,7 @@ class Replica:
         in_order = number == expected and self.missing is None and not self.held
         if in_order and not record.temp_drops and not record.perm_drops:
             return self.take(stamped)
-        dropped_messages.hold(self, number, stamped)
+        self.held[number] = stamped
         return dropped_messages.drain(self)
 
     @property
@@ -212,16 +213,23 @@ class Replica:
 
     def execute_up_to(self, slot: Slot) -> None:
         """Execute the logged slots above ``executed``, up to and including ``slot``."""
-        for entry, stamped in self.entries_up_to(slot):
-            self.executor.arrive(self, entry, stamped)
+        for entry in self.entries_up_to(slot):
+            self.executor.arrive(self, entry.slot, entry.stamped)
 
-    def entries_up_to(self, last: Slot) -> Iterator[tuple[Slot, Stamped | None]]:
+    def entries_up_to(self, last: Slot) -> Iterator[LogEntry]:
         """The logged slots from ``executed`` on."""
-        first = Slot(self.record.executed + 1)
-        while first <= last:
-            entries = self.log.read(first, min(READ_MAX, last - first + 1))
-            yield from ((entry.slot, entry.stamped) for entry in entries)
-            first = Slot(entries[-1].slot + 1)
+        return self.log.walk(Slot(self.record.executed + 1), last)
+
+    def peers(self) -> list[ReplicaAddress]:
+        """The other replicas of this shard."""
+        shard, own = self.address
+        return [ReplicaAddress(shard, number) for number in range(self.replicas) if number != own]
+
+    def forget_view(self) -> None:
+        """A view is left, or another begins: what was asked and said in the last one is void."""
+        self.missing = self.reported = None
+        self.sync_replies.clear()
+        self.view_changes.clear()
 
     def execute(self, stamped: Stamped, slot: Slot) -> Outcome:
         """Carry out this shard's part of an independent transaction."""

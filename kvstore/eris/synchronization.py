@@ -57,9 +57,7 @@ def on_heartbeat(replica: Replica) -> list[Effect]:
     """The learner says how far it has come, whatever was lost of that before, and that it lives."""
     if not replica.is_learner or replica.status is not Status.NORMAL:
         return []
-    shard, own = replica.address
-    peers = (number for number in range(replica.replicas) if number != own)
-    return [Send(ReplicaAddress(shard, number), _commit(replica)) for number in peers]
+    return [Send(peer, _commit(replica)) for peer in replica.peers()]
 
 
 def _advance(replica: Replica) -> list[Effect]:
@@ -68,9 +66,7 @@ def _advance(replica: Replica) -> list[Effect]:
     if stable <= replica.record.stable:
         return []
     replica.record.stable = stable
-    shard, own = replica.address
-    peers = (number for number in range(replica.replicas) if number != own)
-    return [Send(ReplicaAddress(shard, number), _commit(replica)) for number in peers]
+    return [Send(peer, _commit(replica)) for peer in replica.peers()]
 
 
 def _commit(replica: Replica) -> SyncCommit:

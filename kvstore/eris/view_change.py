@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING
 
 from kvstore.eris import dropped_messages
 from kvstore.eris.effects import COORDINATOR, CancelTimer, Dropped, Effect, ReplicaAddress, Send, SetTimer
-from kvstore.eris.log import READ_MAX
 from kvstore.eris.messages import FindTransaction, LogEntry, StartView, ViewChange, ViewChangeRequest
 from kvstore.eris.shard_state import Status
 from kvstore.types import Slot, TransactionId, ViewNumber
@@ -63,9 +62,7 @@ def join(replica: Replica, view: ViewNumber) -> list[Effect]:
     replica.record.view = view
     replica.status = Status.VIEW_CHANGE
     replica.is_learner = False
-    replica.missing = replica.reported = None
-    replica.sync_replies.clear()
-    replica.view_changes.clear()
+    replica.forget_view()
     return [CancelTimer("gap"), *_announce(replica)]
 
 
@@ -74,8 +71,7 @@ def _announce(replica: Replica) -> list[Effect]:
     learner = record.view % replica.replicas
     last = replica.last_slot if own == learner else None
     request = ViewChangeRequest(shard, own, record.epoch, record.view, last)
-    peers = (number for number in range(replica.replicas) if number != own)
-    effects: list[Effect] = [Send(ReplicaAddress(shard, number), request) for number in peers]
+    effects: list[Effect] = [Send(peer, request) for peer in replica.peers()]
     if own != learner:
         effects.append(_show(replica, record.stable))
     else:
@@ -94,21 +90,12 @@ def _show(replica: Replica, since: Slot) -> Effect:
         record.view,
         since,
         replica.last_slot,
-        _entries(replica, since),
+        tuple(replica.log.walk(Slot(since + 1), replica.last_slot)),
         frozenset(record.temp_drops),
         frozenset(record.perm_drops),
         frozenset(record.un_drops),
     )
     return Send(ReplicaAddress(shard, record.view % replica.replicas), message)
-
-
-def _entries(replica: Replica, since: Slot) -> tuple[LogEntry, ...]:
-    entries: list[LogEntry] = []
-    first = Slot(since + 1)
-    while first <= replica.last_slot:
-        entries += replica.log.read(first, READ_MAX)
-        first = Slot(entries[-1].slot + 1)
-    return tuple(entries)
 
 
 # -- the learner of the new view ---------------------------------------------------------------
@@ -162,7 +149,7 @@ def _append_all(replica: Replica, entries: tuple[LogEntry, ...]) -> None:
     for entry in entries:
         if entry.slot > replica.last_slot:
             stamped = entry.stamped
-            gone = stamped is not None and dropped_messages.matches(stamped, replica.record.perm_drops)
+            gone = stamped is not None and stamped.stamp.matches(replica.record.perm_drops)
             replica.append(None if gone else stamped)
 
 
@@ -175,21 +162,19 @@ def _undecided(replica: Replica) -> list[TransactionId]:
     return [
         name
         for _, stamped in logged
-        if not dropped_messages.matches(stamped, record.un_drops)
+        if not stamped.stamp.matches(record.un_drops)
         for name in stamped.stamp.ids()
         if name in record.temp_drops
     ]
 
 
 def _begin(replica: Replica) -> list[Effect]:
-    shard, own = replica.address
     since = min(message.since for message in replica.view_changes.values())
     start = _start_view(replica, min(since, replica.record.stable))
-    peers = (number for number in range(replica.replicas) if number != own)
-    effects: list[Effect] = [Send(ReplicaAddress(shard, number), start) for number in peers]
+    effects: list[Effect] = [Send(peer, start) for peer in replica.peers()]
     effects += _be_normal(replica)
-    for slot, stamped in replica.entries_up_to(replica.last_slot):
-        effects += replica.executor.arrive(replica, slot, stamped)
+    for entry in replica.entries_up_to(replica.last_slot):
+        effects += replica.executor.arrive(replica, entry.slot, entry.stamped)
     return effects + dropped_messages.drain(replica)
 
 
@@ -201,7 +186,7 @@ def _start_view(replica: Replica, since: Slot) -> StartView:
         record.epoch,
         record.view,
         since,
-        _entries(replica, since),
+        tuple(replica.log.walk(Slot(since + 1), replica.last_slot)),
         frozenset(record.temp_drops),
         frozenset(record.perm_drops),
         frozenset(record.un_drops),
@@ -213,9 +198,7 @@ def _be_normal(replica: Replica) -> list[Effect]:
     record.normal_view = record.view
     replica.status = Status.NORMAL
     replica.is_learner = record.view % replica.replicas == replica.address.replica
-    replica.missing = replica.reported = None
-    replica.sync_replies.clear()
-    replica.view_changes.clear()
+    replica.forget_view()
     return [CancelTimer("view")]
 
 

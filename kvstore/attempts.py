@@ -23,7 +23,7 @@ from kvstore.eris.client import SecondHalf
 from kvstore.eris.messages import Answer
 from kvstore.errors import Conflict, Error, OutcomeUnknown, TimedOut
 from kvstore.execution.nesting import refuse_unfinished, running
-from kvstore.execution.operations import Operation, Reserve, Token
+from kvstore.execution.operations import Operation, Operations, Reserve, Token
 from kvstore.execution.validation import Current, decode_current
 from kvstore.keys import Key
 from kvstore.reconnaissance import LockedReads, LockSets, Reconnaissance
@@ -37,8 +37,6 @@ UNLOCKED_ATTEMPTS = 3
 
 CHECK_BYTES = 64
 """About what a key takes in a request."""
-
-Operations = dict[ShardId, tuple[Operation, ...]]
 
 
 class Task(NamedTuple):

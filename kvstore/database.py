@@ -28,7 +28,7 @@ from kvstore.errors import Conflict, LimitExceeded, NotFound, ProcedureFailed, R
 from kvstore.execution.execute import VERSION_BYTES, cell_version, value_of
 from kvstore.execution.nesting import place, refuse_body, refuse_nested
 from kvstore.execution.numbers import check_amount, check_number
-from kvstore.execution.operations import Add, Call, Delete, Expire, Operation, Put, PutIf, Token
+from kvstore.execution.operations import Add, Call, Delete, Expire, Operation, Operations, Put, PutIf, Token
 from kvstore.execution.procedures import procedure_named
 from kvstore.functions import MAX_RETRIES, TIMEOUT_S, Body, Bound, P, R, bound, check_limits, task_of
 from kvstore.keys import Key
@@ -43,8 +43,6 @@ DAYS_MAX = 1_000_000
 """More days than this are for ever."""
 EXPIRE_EVERY = 256
 """Requests with idempotency keys between two looks for outcomes that may be forgotten."""
-
-Operations = dict[ShardId, tuple[Operation, ...]]
 
 
 class Database:

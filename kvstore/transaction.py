@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from kvstore import keys, values
 from kvstore.errors import Finished, LimitExceeded, NotFound, UsageError
-from kvstore.execution.execute import VERSION_BYTES
+from kvstore.execution.execute import VERSION_BYTES, value_of
 from kvstore.execution.nesting import function_running, refuse_nested, refuse_unfinished, running
 from kvstore.execution.numbers import check_amount, check_number
 from kvstore.execution.operations import Add, Delete, Operation, Put
@@ -118,7 +118,7 @@ class Transaction:
         if written is not None and written.overwrites:
             return written.value
         cell = self.reads.cell(self._routing.shard(key, encoded), encoded)
-        return _payload_of(cell) if written is None else written.value
+        return value_of(cell) if written is None else written.value
 
     def scan(
         self,
@@ -190,7 +190,7 @@ class Transaction:
         self.reads.allow_write(encoded)
         written = self.written.get(encoded)
         if written is None:
-            before = _payload_of(self.reads.glimpse(self._routing.shard(key, encoded), encoded))
+            before = value_of(self.reads.glimpse(self._routing.shard(key, encoded), encoded))
         else:
             before = written.value
         total = check_number(key, before, n)
@@ -232,7 +232,7 @@ class Transaction:
         self._check()
         found = []
         for encoded, written in sorted(self.written.items()):
-            before = _payload_of(self.reads.glimpse(written.shard, encoded))
+            before = value_of(self.reads.glimpse(written.shard, encoded))
             found.append((keys.decode(encoded), _value(before, missing), _value(written.value, missing)))
         return found
 
@@ -363,10 +363,6 @@ def _present(own: Own) -> Iterator[Row]:
     encoded, written = own
     if written.value is not None:
         yield encoded, written.value
-
-
-def _payload_of(cell: bytes | None) -> bytes | None:
-    return None if cell is None else cell[VERSION_BYTES:]
 
 
 def _value(payload: bytes | None, missing: Any) -> Any:

@@ -19,33 +19,13 @@ import kvstore
 from kvstore import Commit, Database
 from kvstore.drivers import group_commit
 from kvstore.storage import LmdbEnvironment
+from tests.support.transactions import run_all
 
 SECONDS = float(os.environ.get("KVSTORE_THREAD_SECONDS", "3"))
 THREADS = 16
 ACCOUNTS = 64
 PATIENCE_S = 60
 """A thread that has not ended by then hangs."""
-
-
-def run_all(works: list[Callable[[], None]]) -> None:
-    """Run each on a thread of its own; the first failure is raised, a thread that hangs is one."""
-    failures: list[BaseException] = []
-
-    def guarded(work: Callable[[], None]) -> None:
-        try:
-            work()
-        except BaseException as failure:
-            failures.append(failure)
-
-    threads = [threading.Thread(target=guarded, args=(work,), daemon=True) for work in works]
-    for thread in threads:
-        thread.start()
-    deadline = time.monotonic() + PATIENCE_S + SECONDS
-    for thread in threads:
-        thread.join(max(0, deadline - time.monotonic()))
-    if failures:
-        raise failures[0]
-    assert not any(thread.is_alive() for thread in threads), "deadlock"
 
 
 def readers_listed(db: Database) -> int:
@@ -142,7 +122,7 @@ def test_every_snapshot_is_a_consistent_cut(
     ) as db:
         bank = Bank(db, SECONDS * share)
 
-        run_all([bank.work(seed) for seed in range(THREADS)])
+        run_all([bank.work(seed) for seed in range(THREADS)], PATIENCE_S + SECONDS)
 
         bank.look(random.Random())
         assert bank.cuts > 10
@@ -169,7 +149,7 @@ class TestGroups:
                 for number in range(50):
                     db.put(("k", threading.get_ident(), number), number)
 
-            run_all([work] * THREADS)
+            run_all([work] * THREADS, PATIENCE_S + SECONDS)
 
             assert db.count() == THREADS * 50
         assert last_transaction(tmp_path / "store") < THREADS * 50 / 2
@@ -277,7 +257,7 @@ class TestTheEnd:
 
             closer = threading.Timer(0.05 + 0.02 * turn, db.close)
             closer.start()
-            run_all([lambda mine=mine: work(mine) for mine in range(THREADS)])
+            run_all([lambda mine=mine: work(mine) for mine in range(THREADS)], PATIENCE_S + SECONDS)
             closer.join(PATIENCE_S)
             assert not closer.is_alive()
             for key, future in futures:
@@ -412,4 +392,4 @@ class TestSnapshots:
                 assert view.get_many([(number,) for number in range(100)]) == expected[:100]
                 assert [value for _, value in view.scan(limit=200)] == expected[:200]
 
-            run_all([read] * 8)
+            run_all([read] * 8, PATIENCE_S + SECONDS)

@@ -27,7 +27,7 @@ from kvstore.drivers.group_commit import Pending
 from kvstore.drivers.host import Host
 from kvstore.drivers.leases import Leases
 from kvstore.drivers.recovery import Opened
-from kvstore.eris.client import Client, Operations
+from kvstore.eris.client import Client
 from kvstore.eris.effects import Effect, GroupAddress, ReplicaAddress, Send
 from kvstore.eris.messages import (
     Answer,
@@ -40,6 +40,7 @@ from kvstore.eris.messages import (
 )
 from kvstore.eris.sequencer import Sequencer
 from kvstore.errors import DiskFull, Error, Failed, OutcomeUnknown
+from kvstore.execution.operations import Operations
 from kvstore.types import ClientId, RequestId, ShardId, Timestamp
 
 

@@ -70,29 +70,29 @@ def log_record(view: View, shard: ShardId, slot: Slot) -> bytes:
 
 def executed(view: View, shards: int) -> Position:
     """The end of what may be shown of this view: before the first transaction that is not resolved."""
-    horizon = _horizon(view, shards)
-    if horizon is None:
-        return [shard_record(view, ShardId(shard)).executed for shard in range(shards)]
-    return [_last_before(view, ShardId(shard), horizon) for shard in range(shards)]
+    return _ends(view, _records(view, shards))
 
 
-def _horizon(view: View, shards: int) -> Timestamp | None:
-    """When the first transaction was stamped that waits, or stands between its halves; None if none does.
-
-    Others overtake it. What did so on two shards, of which only one has something unresolved before it, is
-    shown when it can be shown whole (contracts D8).
-    """
-    clocks = []
-    for shard in map(ShardId, range(shards)):
-        waiting = shard_record(view, shard).waiting
-        if waiting:
-            clocks.append(_clock_at(view, shard, waiting[0], waiting[0]))
-    return min(clocks, default=None)
+def _records(view: View, shards: int) -> list[ShardRecord]:
+    return [shard_record(view, ShardId(shard)) for shard in range(shards)]
 
 
-def _last_before(view: View, shard: ShardId, horizon: Timestamp) -> Slot:
+def _ends(view: View, records: list[ShardRecord]) -> Position:
+    """Others overtake what is not resolved. What did so on two shards, of which only one has something
+    unresolved before it, is shown when it can be shown whole (contracts D8)."""
+    unresolved = [
+        _clock_at(view, ShardId(shard), record.waiting[0], record.waiting[0])
+        for shard, record in enumerate(records)
+        if record.waiting
+    ]
+    if not unresolved:
+        return [record.executed for record in records]
+    horizon = min(unresolved)
+    return [_last_before(view, ShardId(shard), record, horizon) for shard, record in enumerate(records)]
+
+
+def _last_before(view: View, shard: ShardId, record: ShardRecord, horizon: Timestamp) -> Slot:
     """The last slot that was stamped before the horizon: clocks rise with the slots."""
-    record = shard_record(view, shard)
     first = record.head[0]
     low, high = first - 1, int(record.executed)
     while low < high:
@@ -122,8 +122,12 @@ def oldest(view: View, shards: int) -> Position:
 def committed_after(view: View, position: Position) -> Iterator[Committed]:
     """Walk the transactions behind ``position``, and move it along: it is behind what was yielded."""
     heads: dict[BodyPlace, Stamped] = {}
-    ends = executed(view, len(position))
-    tails = [_ShardTail(view, ShardId(shard), position, ends, heads) for shard in range(len(position))]
+    records = _records(view, len(position))
+    ends = _ends(view, records)
+    tails = [
+        _ShardTail(view, ShardId(shard), record, position, ends[shard], heads)
+        for shard, record in enumerate(records)
+    ]
     queue = [(clock, tail.shard) for tail in tails if (clock := tail.clock()) is not None]
     heapify(queue)
     while queue:
@@ -147,16 +151,16 @@ class _ShardTail:
         self,
         view: View,
         shard: ShardId,
+        record: ShardRecord,
         position: Position,
-        ends: Position,
+        end: Slot,
         heads: dict[BodyPlace, Stamped],
     ) -> None:
         self.shard = shard
         self._view = view
         self._position = position
         self._heads = heads
-        record = shard_record(view, shard)
-        self._end = ends[shard]
+        self._end = end
         self._log = view.log(log_name(shard), record.head)
         self._effects = view.table(table_name(shard, EFFECTS))
         self._records: deque[tuple[Slot, bytes]] = deque()

@@ -25,7 +25,7 @@ from kvstore.eris.client_window import IdRange
 from kvstore.eris.effects import CALLER, SEQUENCER, CancelTimer, Effect, Send, SetTimer
 from kvstore.eris.general import ABORTED
 from kvstore.eris.messages import Answer, Conclusory, Preliminary, Reply, Request
-from kvstore.execution.operations import Call, Operation, Outcome, Token
+from kvstore.execution.operations import Call, Operations, Outcome, Token
 from kvstore.types import ClientId, RequestId, ShardId, Slot, Timestamp
 
 RETRY_MS = 100
@@ -34,8 +34,6 @@ UNANSWERED_RANGES_MAX = 16
 """Ranges of ids a request carries; more are joined, which only makes windows larger."""
 NONE_YET = RequestId(0)
 _ARM, _DISARM = SetTimer("retry", RETRY_MS), CancelTimer("retry")
-
-Operations = dict[ShardId, tuple[Operation, ...]]
 
 
 class SecondHalf(NamedTuple):

@@ -71,6 +71,8 @@ class Reserve(msgspec.Struct, frozen=True, array_like=True, tag=8, gc=False):
 
 
 Operation: TypeAlias = Put | PutIf | Delete | Add | Expire | Check | CheckRange | Reserve
+Operations: TypeAlias = dict[ShardId, tuple[Operation, ...]]
+"""Each participant's part of a transaction."""
 
 
 class Token(msgspec.Struct, frozen=True, array_like=True):

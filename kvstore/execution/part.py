@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator
 from heapq import merge
 from itertools import groupby
-from typing import Any, Protocol
+from typing import Any
 
 from kvstore import keys, values
 from kvstore.errors import Finished, KeyNotDeclared, LimitExceeded, NotFound
@@ -19,6 +19,7 @@ from kvstore.execution.execute import VERSION_BYTES, Effects
 from kvstore.execution.numbers import check_amount, check_number
 from kvstore.execution.operations import Call
 from kvstore.keys import Key
+from kvstore.ports import ReadableTable
 from kvstore.types import ShardId, Slot, Timestamp
 
 WRITTEN_BYTES_MAX = 64 << 20
@@ -28,15 +29,6 @@ ROWS_MAX = 256
 Owns = Callable[[ShardId, bytes], bool]
 """Whether a shard is where an encoded key belongs."""
 Row = tuple[bytes, bytes | None]
-
-
-class ReadableTable(Protocol):
-    """What a part needs of its shard's table."""
-
-    def get(self, key: bytes) -> bytes | None: ...
-    def scan(
-        self, start: bytes, stop: bytes, *, reverse: bool = False, limit: int
-    ) -> list[tuple[bytes, bytes]]: ...
 
 
 class Part:

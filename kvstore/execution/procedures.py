@@ -20,8 +20,9 @@ from kvstore.errors import KeyNotDeclared, NestedCall, UnknownProcedure, UsageEr
 from kvstore.execution.execute import Executed
 from kvstore.execution.nesting import place, refuse_body, running
 from kvstore.execution.operations import Call, Outcome
-from kvstore.execution.part import Owns, Part, ReadableTable
+from kvstore.execution.part import Owns, Part
 from kvstore.keys import Key
+from kvstore.ports import ReadableTable
 from kvstore.types import ShardId, Slot, Timestamp
 
 FAILURE_CHARS_MAX = 500

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
-from typing import Protocol
 
 import msgspec
 
 from kvstore.execution.execute import VERSION_BYTES, Executed, cell_version, execute
 from kvstore.execution.operations import Check, CheckRange, Operation, Outcome, Reserve
+from kvstore.ports import ReadableTable
 from kvstore.types import Slot
 
 READ_SET_MAX = 10_000
@@ -22,13 +22,6 @@ DIGEST_BYTES = 16
 ROWS_MAX = 512
 
 Row = tuple[bytes, bytes]
-
-
-class ReadableTable(Protocol):
-    """What validation needs of a shard's table."""
-
-    def get(self, key: bytes) -> bytes | None: ...
-    def scan(self, start: bytes, stop: bytes, *, reverse: bool = False, limit: int) -> list[Row]: ...
 
 
 class Current(msgspec.Struct, frozen=True, array_like=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from kvstore import Database, Key, Transaction
@@ -29,7 +29,7 @@ def unresolved(db: Database) -> int:
     return sum(map(len, found))
 
 
-def run_all(works: list[Callable[[], object]]) -> None:
+def run_all(works: Sequence[Callable[[], object]], patience: float = PATIENCE_S) -> None:
     """Run each on a thread of its own; the first failure is raised, a thread that hangs is one."""
     failures: list[BaseException] = []
 
@@ -42,7 +42,7 @@ def run_all(works: list[Callable[[], object]]) -> None:
     threads = [threading.Thread(target=guarded, args=(work,), daemon=True) for work in works]
     for thread in threads:
         thread.start()
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + patience
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
     if failures:

@@ -9,9 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from kvstore.drivers.log_retention import LogRetention
-from kvstore.eris.effects import CancelTimer, Dropped, Effect, ReplicaAddress, Send, SetTimer
+from kvstore.eris.coordinator_replication import RecordKeeper
+from kvstore.eris.effects import (
+    CancelTimer,
+    Dropped,
+    Effect,
+    HostAddress,
+    ReplicaAddress,
+    Send,
+    SendImage,
+    SetTimer,
+)
 from kvstore.eris.executor import Executor
-from kvstore.eris.failure_coordinator import CoordinatorRecord, decode_record, encode_record
+from kvstore.eris.failure_coordinator import CoordinatorRecord
 from kvstore.eris.log import Bodies, TransactionLog
 from kvstore.eris.messages import ReplicaMessage, Stamped
 from kvstore.eris.replica import Replica
@@ -49,10 +59,13 @@ class Host:
         self.dropped: dict[str, int] = {}
         self.timers: list[tuple[ReplicaAddress, SetTimer | CancelTimer]] = []
         """What replicas asked of timers, for the driver to take; nothing where no message is lost."""
+        self.images: list[HostAddress] = []
+        """Who is to get an image of this host as of the next commit, for the driver to take."""
         self._bodies = Bodies()
         self._touched: set[ShardId] = set()
         self.executor = Executor()
         self._table = environment.table(HOST_TABLE)
+        self.keeper = RecordKeeper(number, self._table)
         self._batch: WriteBatch = environment.begin()
         try:
             self.replicas = [self._load(ShardId(shard), replicas) for shard in range(shards)]
@@ -115,9 +128,11 @@ class Host:
         return outbox
 
     def _note(self, replica: Replica, effect: Effect) -> None:
-        """Count a drop; keep what is asked of timers for the driver."""
+        """Count a drop; keep for the driver what is asked of timers, and who wants an image."""
         if type(effect) is Dropped:
             self.dropped[effect.reason] = self.dropped.get(effect.reason, 0) + 1
+        elif type(effect) is SendImage:
+            self.images.append(effect.to)
         else:
             assert type(effect) is SetTimer or type(effect) is CancelTimer
             self.timers.append((replica.address, effect))
@@ -158,8 +173,7 @@ class Host:
 
     def coordinator_record(self) -> CoordinatorRecord:
         """The coordinator's record as this environment has it; within a batch."""
-        stored = self._table.get(COORDINATOR_KEY)
-        return CoordinatorRecord() if stored is None else decode_record(stored)
+        return self.keeper.record()
 
     def save_coordinator_record(self, record: CoordinatorRecord) -> None:
-        self._table.put(COORDINATOR_KEY, encode_record(record))
+        self.keeper.keep(record)

@@ -141,11 +141,12 @@ def _change_epoch(found: Found, newest: CoordinatorRecord) -> CoordinatorRecord:
     if found.manifest.replicas > 1:
         promised = msgspec.structs.replace(newest, epoch=epoch, counter=1)
         _each(found, lambda host: _commit(host, promised, ()))
+    consulted = frozenset(replica.address for host in hosts.values() for replica in host.replicas)
     coordinator = FailureCoordinator(
         record=newest,
         shards=found.manifest.shards,
         replicas=found.manifest.replicas,
-        consulted=frozenset(replica.address for host in hosts.values() for replica in host.replicas),
+        consulted=consulted,
     )
     asked = coordinator.begin(epoch, _ends_of_those_behind(found))
     starts: list[Effect] = []
@@ -155,7 +156,7 @@ def _change_epoch(found: Found, newest: CoordinatorRecord) -> CoordinatorRecord:
             assert isinstance(ack.message, EpochChangeAck)
             starts += coordinator.handle(ack.message)
     started = coordinator.record
-    assert len(starts) == len(coordinator.consulted), "every consulted replica begins the epoch"
+    assert len(starts) == len(consulted), "every consulted replica begins the epoch"
     adopt_now = len(hosts) == 1 or not any(start.entries for start in started.start_epochs)
     messages = started.start_epochs if adopt_now else ()
     _each(found, lambda host: _finish(host, started, messages))

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from kvstore.eris.effects import Dropped, Effect, ReplicaAddress, Send
 from kvstore.eris.messages import (
+    DecisionMessage,
     FindTransaction,
     HasTransaction,
     Stamped,
@@ -31,8 +32,6 @@ from kvstore.types import ShardId, TransactionId
 
 if TYPE_CHECKING:
     from kvstore.eris.failure_coordinator import FailureCoordinator
-
-DecisionMessage = FindTransaction | HasTransaction | TempDroppedTransaction
 
 
 def on_decision_message(coordinator: FailureCoordinator, message: DecisionMessage) -> list[Effect]:
@@ -109,7 +108,8 @@ def _has_promised(coordinator: FailureCoordinator, shard: ShardId, name: Transac
 
 def _drop(coordinator: FailureCoordinator, names: Iterable[TransactionId]) -> list[Effect]:
     ids = tuple(names)
-    coordinator.decide(dropped=coordinator.record.dropped | set(ids))
+    if not coordinator.record.dropped.issuperset(ids):
+        coordinator.decide(dropped=coordinator.record.dropped.union(ids))
     for name in ids:
         coordinator.promises.pop(name, None)
     epoch = coordinator.record.epoch

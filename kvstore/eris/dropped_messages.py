@@ -14,13 +14,17 @@ INVARIANTS
     M1  After a promise about any of its names, a transaction enters the log only when it was found.
     M2  What has a dropped name never enters a log, and leaves it where it had.
     M3  Promises are made in normal status only.
+    M4  What was cut from a log is never promised away: the host has it as another participant's, or a
+        majority there does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING
 
+from kvstore.eris import state_transfer
 from kvstore.eris.effects import (
     COORDINATOR,
     SEQUENCER,
@@ -63,6 +67,8 @@ def drain(replica: Replica) -> list[Effect]:
     """Append what is held, up to the first gap or promise; ask for what is missing there."""
     effects: list[Effect] = []
     record = replica.record
+    for number in [number for number in replica.held if number < replica.next_number]:
+        del replica.held[number]  # it came into the log by another way, with a view or from a peer
     while True:
         number = replica.next_number
         stamped = replica.held.pop(number, None)
@@ -141,11 +147,10 @@ def on_slot_request(replica: Replica, request: SlotRequest) -> list[Effect]:
         stamped = replica.held.get(SequenceNumber(slot - record.base))
         if stamped is None:
             return [Dropped(request, "missing here too")]
-    elif slot < replica.log.first:
-        return [Dropped(request, "cut from the log")]
     else:
-        stamped = replica.log.read(slot, 1)[0].stamped
-    answer = SlotAnswer(request.shard, record.epoch, record.view, slot, stamped)
+        stamped = replica.logged(slot)
+    is_cut = slot < replica.log.first
+    answer = SlotAnswer(request.shard, record.epoch, record.view, slot, stamped, is_cut)
     return [Send(ReplicaAddress(request.shard, request.replica), answer)]
 
 
@@ -156,6 +161,8 @@ def on_slot_answer(replica: Replica, answer: SlotAnswer) -> list[Effect]:
         return [Dropped(answer, "of another epoch or view")]
     if answer.slot <= replica.last_slot:
         return [Dropped(answer, "received before")]
+    if answer.is_cut:
+        return state_transfer.ask(replica)
     number = SequenceNumber(answer.slot - record.base)
     if answer.stamped is None:
         record.perm_drops.add(TransactionId(record.epoch, replica.address.shard, number))
@@ -177,26 +184,42 @@ def on_transaction_request(replica: Replica, request: TransactionRequest) -> lis
         return [Send(COORDINATOR, HasTransaction(request.id, found))]
     if replica.status is not Status.NORMAL:
         return [Dropped(request, "promises are made in normal status only")]
-    if request.id.shard == shard and record.base + request.id.sequence <= replica.last_slot:
+    if _is_resolved(replica, request.id):
         return [Dropped(request, "resolved here")]
     record.temp_drops.add(request.id)
     return [Send(COORDINATOR, TempDroppedTransaction(shard, own, record.view, request.id))]
 
 
 def _find(replica: Replica, name: TransactionId) -> Stamped | None:
-    """A transaction of this name, in what is held or in the log of this epoch."""
-    held = (stamped for stamped in replica.held.values() if stamped.stamp.matches([name]))
-    found = next(held, None)
-    if found is None:
-        logged = (stamped for _, stamped in of_this_epoch(replica) if stamped.stamp.matches([name]))
-        found = next(logged, None)
-    return found
+    """A transaction of this name: in the log of the shard that is named, in what is held, or in what stands
+    in the own log and need not stand in that one."""
+    named = _named_here(replica, name)
+    if named is not None and named.log.first <= (slot := Slot(named.record.base + name.sequence)):
+        stamped = named.logged(slot) if slot <= named.last_slot else None
+        if stamped is not None:
+            return stamped
+    candidates = chain(replica.held.values(), (stamped for _, stamped in unsettled(replica)))
+    return next((stamped for stamped in candidates if stamped.stamp.matches([name])), None)
 
 
-def of_this_epoch(replica: Replica) -> Iterator[tuple[Slot, Stamped]]:
-    """What was logged in this epoch and not cut yet, by slot."""
-    first = Slot(max(replica.log.first, replica.record.base + 1))
-    for entry in replica.log.walk(first, replica.last_slot):
+def _named_here(replica: Replica, name: TransactionId) -> Replica | None:
+    """This host's replica of the shard that a name is of; a host that executes as one answers as one (M4)."""
+    named = replica.executor.replicas.get(name.shard)
+    return named if named is not None and named.record.last_normal_epoch == name.epoch else None
+
+
+def _is_resolved(replica: Replica, name: TransactionId) -> bool:
+    """Whether this host knows what became of it, and need not have it any more."""
+    named = _named_here(replica, name)
+    return named is None or named.record.base + name.sequence <= named.last_slot
+
+
+def unsettled(replica: Replica) -> Iterator[tuple[Slot, Stamped]]:
+    """What other participants may lack: what is not stable here, or not executed, or waits for its pieces."""
+    record = replica.record
+    end = min(record.stable, record.executed)
+    yield from ((slot, stamped) for slot, stamped in replica.waiting() if slot <= end)
+    for entry in replica.log.walk(Slot(max(end + 1, replica.log.first)), replica.last_slot):
         if entry.stamped is not None:
             yield entry.slot, entry.stamped
 
@@ -229,8 +252,8 @@ def drop(replica: Replica, names: Iterable[TransactionId]) -> None:
     if not fresh:
         return
     record.perm_drops |= fresh
-    for slot in [slot for slot, stamped in of_this_epoch(replica) if stamped.stamp.matches(fresh)]:
+    for slot in [slot for slot, stamped in unsettled(replica) if stamped.stamp.matches(fresh)]:
         if slot <= record.executed:
-            replica.status = Status.DIVERGED  # it was a learner, and executed what no quorum had
+            replica.diverge()
             return
         replica.log.replace(slot, None)

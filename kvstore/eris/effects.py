@@ -27,6 +27,18 @@ class GroupAddress(NamedTuple):
     shard: ShardId
 
 
+class HostAddress(NamedTuple):
+    """A host, for what is about its environment and not about one shard."""
+
+    host: int
+
+
+class CoordinatorAddress(NamedTuple):
+    """One of the coordinators that there are; ``COORDINATOR`` is the one that leads."""
+
+    coordinator: int
+
+
 class ClientAddress(NamedTuple):
     """A client."""
 
@@ -43,7 +55,9 @@ SEQUENCER = RoleAddress("sequencer")
 COORDINATOR = RoleAddress("coordinator")
 CALLER = RoleAddress("caller")
 
-Address: TypeAlias = ReplicaAddress | GroupAddress | ClientAddress | RoleAddress
+Address: TypeAlias = (
+    ReplicaAddress | GroupAddress | HostAddress | CoordinatorAddress | ClientAddress | RoleAddress
+)
 
 
 class Send(msgspec.Struct, frozen=True, gc=False):
@@ -73,4 +87,10 @@ class Dropped(msgspec.Struct, frozen=True):
     reason: str
 
 
-Effect: TypeAlias = Send | SetTimer | CancelTimer | Dropped
+class SendImage(msgspec.Struct, frozen=True):
+    """Give another host an image of this one, as of the commit of this batch."""
+
+    to: HostAddress
+
+
+Effect: TypeAlias = Send | SetTimer | CancelTimer | Dropped | SendImage

@@ -1,29 +1,72 @@
 """A replica crosses from one sequencer's epoch to the next (Eris, SOSP 2017, section 6.5).
 
-    1. EPOCH-CHANGE: process nothing older any more, and show the coordinator the unstable log.
-    2. START-EPOCH: take over the log that all replicas of the shard begin the epoch with, execute
+    1. EPOCH-CHANGE-REQ: it has heard of a later epoch, or nothing of its sequencer for long.
+    2. EPOCH-CHANGE: process nothing older any more, and show the coordinator the unstable log, and what
+       waits: another participant may never have got that.
+    3. START-EPOCH: take over the log that all replicas of the shard begin the epoch with, execute
        it, forget ended clients, and listen to the new sequencer.
 
 What the coordinator makes of the logs is in ``failure_coordinator.py``.
+
+INVARIANTS
+    E1  After EPOCH-CHANGE nothing of a lower epoch is processed, also after a crash.
+    E2  All replicas of a shard begin an epoch with the same log. One that cannot needs an image.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kvstore.eris.effects import COORDINATOR, Dropped, Effect, Send
-from kvstore.eris.messages import EpochChange, EpochChangeAck, LogEntry, StartEpoch, StartEpochAck
+from kvstore.eris import dropped_messages, state_transfer
+from kvstore.eris.effects import COORDINATOR, CancelTimer, Dropped, Effect, Send, SetTimer
+from kvstore.eris.messages import (
+    EpochChange,
+    EpochChangeAck,
+    EpochChangeRequest,
+    LogEntry,
+    Stamped,
+    StartEpoch,
+)
 from kvstore.eris.shard_state import Status
-from kvstore.types import SequenceNumber, Slot
+from kvstore.types import ClientId, Epoch, SequenceNumber, Slot
 
 if TYPE_CHECKING:
     from kvstore.eris.replica import Replica
 
+EPOCH_MS = 50
+"""How long an epoch may take to begin before the coordinator is asked again."""
+
+
+def ask(replica: Replica, epoch: Epoch) -> list[Effect]:
+    """Step 1. Once for an epoch; the timer says it again for as long as it has not begun here."""
+    if epoch <= replica.wanted_epoch:
+        return []
+    replica.wanted_epoch = epoch
+    return _ask_again(replica)
+
+
+def on_epoch_timer(replica: Replica) -> list[Effect]:
+    """The epoch that was asked for, or agreed to, has not begun here."""
+    replica.wanted_epoch = max(replica.wanted_epoch, replica.record.epoch)
+    has_begun = replica.wanted_epoch <= replica.record.last_normal_epoch
+    return [] if has_begun else _ask_again(replica)
+
+
+def _ask_again(replica: Replica) -> list[Effect]:
+    request = EpochChangeRequest(*replica.address, replica.wanted_epoch)
+    return [Send(COORDINATOR, request), SetTimer("epoch", EPOCH_MS)]
+
+
+def on_silence(replica: Replica) -> list[Effect]:
+    """The sequencer of this epoch was not heard for long: a later one has to begin."""
+    return ask(replica, Epoch(replica.record.last_normal_epoch + 1))
+
 
 def on_epoch_change(replica: Replica, message: EpochChange) -> list[Effect]:
-    """Step 1: from here on this replica never processes a lower epoch."""
+    """Step 2: from here on this replica never processes a lower epoch (E1)."""
     record = replica.record
-    if message.epoch <= record.epoch:
+    begins_again = message.epoch == record.epoch and replica.status is Status.EPOCH_CHANGE
+    if message.epoch <= record.epoch and not begins_again:
         return [Dropped(message, f"epoch {record.epoch} is known already")]
     record.epoch = message.epoch
     replica.status = Status.EPOCH_CHANGE
@@ -38,8 +81,9 @@ def on_epoch_change(replica: Replica, message: EpochChange) -> list[Effect]:
         record.stable,
         record.clock,
         tuple(_shown(replica, message.since)),
+        tuple(_unresolved(replica)),
     )
-    return [Send(COORDINATOR, ack)]
+    return [Send(COORDINATOR, ack), SetTimer("epoch", EPOCH_MS)]
 
 
 def _shown(replica: Replica, since: Slot | None) -> list[LogEntry]:
@@ -49,27 +93,71 @@ def _shown(replica: Replica, since: Slot | None) -> list[LogEntry]:
     return list(replica.log.walk(first, replica.last_slot))
 
 
+def _unresolved(replica: Replica) -> list[Stamped]:
+    record = replica.record
+    return [stamped for slot, stamped in replica.waiting() if record.base < slot <= record.stable]
+
+
 def on_start_epoch(replica: Replica, message: StartEpoch) -> list[Effect]:
-    """Step 2. A replica whose log misses stable slots cannot begin; it must be rebuilt."""
+    """Step 3. A replica whose log cannot be completed by the message has to be made anew."""
     record = replica.record
     if message.epoch < record.epoch or message.epoch == record.last_normal_epoch:
         return [Dropped(message, f"epoch {record.epoch} is known already")]
-    if record.last_normal_epoch != message.follows:
-        return [Dropped(message, f"follows epoch {message.follows}, which this replica did not begin")]
-    decided_end = message.entries[-1].slot if message.entries else message.stable
-    if replica.last_slot < message.stable or replica.last_slot > decided_end:
-        return [Dropped(message, f"log ends at {replica.last_slot}, not at {message.stable} or later")]
+    record.epoch = message.epoch
+    replica.status = Status.EPOCH_CHANGE
+    unfit = _unfit(replica, message)
+    if unfit:
+        return [Dropped(message, unfit), *state_transfer.ask(replica)]
+    dropped_messages.drop(replica, message.dropped)
     _take_over_log(replica, message)
-    record.epoch = record.last_normal_epoch = message.epoch
+    if replica.has_diverged():
+        return []
+    _begin(replica, message)
+    return [CancelTimer("epoch")]
+
+
+def _unfit(replica: Replica, message: StartEpoch) -> str | None:
+    began, last = replica.record.last_normal_epoch, replica.last_slot
+    if began < message.follows:
+        return f"follows epoch {message.follows}, which this replica did not begin"
+    decided_end = message.entries[-1].slot if message.entries else message.stable
+    if not message.stable <= last <= decided_end:
+        return f"log ends at {last}, not at {message.stable} or later"
+    return None
+
+
+def _take_over_log(replica: Replica, message: StartEpoch) -> None:
+    own = {entry.slot: entry.stamped for entry in _above(replica, message.stable)}
+    for entry in message.entries:
+        if entry.slot > replica.last_slot:
+            replica.append(entry.stamped)
+        elif entry.slot >= replica.log.first and entry.stamped != own[entry.slot]:
+            if entry.slot <= replica.record.executed:
+                replica.diverge()
+                return
+            replica.log.replace(entry.slot, entry.stamped)
+
+
+def _above(replica: Replica, stable: Slot) -> list[LogEntry]:
+    count = replica.last_slot - stable
+    return replica.log.read(Slot(stable + 1), count) if count else []
+
+
+def _begin(replica: Replica, message: StartEpoch) -> None:
+    record = replica.record
+    record.last_normal_epoch = message.epoch
     record.view = record.normal_view = message.view
     record.clock = max(record.clock, message.clock)
     record.base = record.stable = replica.last_slot
     replica.is_learner = message.view % replica.replicas == replica.address.replica
-    replica.execute_up_to(replica.last_slot)
-    record.windows.clear()  # every client of an earlier epoch has ended (contracts C4)
-    _forget_losses(replica)
     replica.status = Status.NORMAL
-    return [Send(COORDINATOR, StartEpochAck(message.epoch, *replica.address))]
+    replica.needs_image = False
+    replica.execute_up_to(replica.last_slot)
+    living = ClientId(message.epoch) if message.clients_from is None else message.clients_from
+    record.clients_from = max(record.clients_from, living)
+    for client in [client for client in record.windows if client < record.clients_from]:
+        del record.windows[client]  # (contracts C4)
+    _forget_losses(replica)
 
 
 def _forget_losses(replica: Replica) -> None:
@@ -80,18 +168,3 @@ def _forget_losses(replica: Replica) -> None:
     replica.held.clear()
     replica.announced = SequenceNumber(0)
     replica.forget_view()
-
-
-def _take_over_log(replica: Replica, message: StartEpoch) -> None:
-    own = {entry.slot: entry.stamped for entry in _above(replica, message.stable)}
-    for entry in message.entries:
-        if entry.slot > replica.last_slot:
-            replica.append(entry.stamped)
-        elif entry.slot >= replica.log.first and entry.stamped != own[entry.slot]:
-            assert entry.slot > replica.record.executed, "an executed slot was decided otherwise"
-            replica.log.replace(entry.slot, entry.stamped)
-
-
-def _above(replica: Replica, stable: Slot) -> list[LogEntry]:
-    count = replica.last_slot - stable
-    return replica.log.read(Slot(stable + 1), count) if count else []

@@ -88,6 +88,9 @@ class Executor:
                 return self._next_piece(self._arriving, replica, slot)
             self.settle_arriving()
         request = stamped.request
+        if request.client < replica.record.clients_from:
+            replica.log.note_effects(slot, {})
+            return []
         window = replica.record.windows.get(request.client)
         known = None if window is None else window.outcome_of(request.request)
         if known is not None:

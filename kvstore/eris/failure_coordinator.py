@@ -1,8 +1,9 @@
 """The failure coordinator's part in an epoch change (Eris, SOSP 2017, section 6.5; contracts B1).
 
-One logical service for all shards. Its record is durable before it speaks: the driver writes
-``CoordinatorRecord`` to a majority of environments before it carries out the sends that a step
-returned. Its part in single lost messages (section 6.3) is in ``drop_decisions.py``.
+One logical service for all shards. Its record is durable before it speaks: ``CoordinatorRecord`` is at a
+majority of environments before the sends are carried out that a step returned. In one process the driver
+sees to that, over a network ``coordinator_replication.py`` does. Its part in single lost messages (section
+6.3) is in ``drop_decisions.py``.
 
 INVARIANTS
     F1  An epoch is started at most once, and with one meaning: START-EPOCH is saved first.
@@ -13,14 +14,26 @@ INVARIANTS
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
+from typing import NamedTuple
 
 import msgspec
 
-from kvstore.eris.effects import Effect, ReplicaAddress, Send
-from kvstore.eris.messages import EpochChange, EpochChangeAck, LogEntry, Stamped, StartEpoch
+from kvstore.eris.drop_decisions import on_decision_message
+from kvstore.eris.effects import Dropped, Effect, ReplicaAddress, Send, SetTimer
+from kvstore.eris.messages import (
+    CoordinatorMessage,
+    EpochChange,
+    EpochChangeAck,
+    EpochChangeRequest,
+    LogEntry,
+    Stamped,
+    StartEpoch,
+)
 from kvstore.types import (
+    ClientId,
     Epoch,
     SequenceNumber,
     ShardId,
@@ -46,18 +59,35 @@ class CoordinatorRecord(msgspec.Struct, frozen=True, array_like=True):
     """Names of those that do not."""
 
 
+EPOCH_MS = 50
+"""How long acknowledgements may take before EPOCH-CHANGE is said again."""
+
 encode_record = msgspec.msgpack.Encoder().encode
 decode_record = msgspec.msgpack.Decoder(CoordinatorRecord).decode
 
 
+class Beginning(NamedTuple):
+    """How the log of a shard begins that START-EPOCH tells: up to ``stable`` as it is held by all who began
+    the epoch ``follows``, then ``entries``, up to ``last``."""
+
+    follows: Epoch
+    stable: Slot
+    entries: tuple[LogEntry, ...]
+    dropped: tuple[TransactionId, ...]
+    last: Slot
+
+
 @dataclass(slots=True, kw_only=True)
 class FailureCoordinator:
-    """Starts one epoch after another. ``consulted`` are the replicas whose logs it waits for."""
+    """Starts one epoch after another, and decides about lost transactions in between."""
 
     record: CoordinatorRecord
     shards: int
     replicas: int
-    consulted: frozenset[ReplicaAddress]
+    consulted: frozenset[ReplicaAddress] | None = None
+    """The replicas whose logs it waits for; None: a majority of every shard, whoever that is."""
+    clients_from: ClientId | None = None
+    """All clients below it have ended; None: all that an earlier epoch had."""
     acks: dict[ReplicaAddress, EpochChangeAck] = field(default_factory=dict)
     since: Mapping[ShardId, Slot] = field(default_factory=dict)
     promises: dict[TransactionId, dict[ReplicaAddress, ViewNumber]] = field(default_factory=dict)
@@ -82,7 +112,7 @@ class FailureCoordinator:
         found: tuple[Stamped, ...] | None = None,
         dropped: frozenset[TransactionId] | None = None,
     ) -> None:
-        """Put a decision into the record; the driver keeps it before anybody hears of it."""
+        """Put a decision into the record, which is kept before anybody hears of it."""
         record = self.record
         self.record = msgspec.structs.replace(
             record,
@@ -91,21 +121,53 @@ class FailureCoordinator:
             dropped=record.dropped if dropped is None else dropped,
         )
 
+    def handle(self, message: CoordinatorMessage) -> list[Effect]:
+        """Take one message and return the effects it causes."""
+        match message:
+            case EpochChangeAck():
+                return self._on_ack(message)
+            case EpochChangeRequest():
+                return self._on_request(message)
+            case _:
+                return on_decision_message(self, message)
+
+    def on_timer(self, name: str) -> list[Effect]:
+        """ "epoch": ask those again who have not acknowledged."""
+        assert name == "epoch", name
+        return [] if self.is_normal else self._ask_all()
+
     def begin(self, epoch: Epoch, since: Mapping[ShardId, Slot] | None = None) -> list[Effect]:
-        """Ask all consulted replicas to leave the current epoch. ``epoch`` is above all before.
+        """Ask the replicas to leave the current epoch. ``epoch`` is above all before.
 
         ``since``: by shard, where the log of a replica that is behind ends, if that is known.
         """
         assert epoch > self.record.epoch, "epochs never go back"
-        assert self._has_majorities(self.consulted), "a majority of every shard is needed"
+        consulted = self.consulted
+        assert consulted is None or self._has_majorities(consulted), "a majority of every shard is needed"
         self.record = msgspec.structs.replace(self.record, epoch=epoch, counter=1)
         self.acks.clear()
         self.promises.clear()
         self.since = since or {}
-        return [
-            Send(address, EpochChange(epoch, self.since.get(address.shard)))
-            for address in sorted(self.consulted)
-        ]
+        return self._ask_all()
+
+    def _ask_all(self) -> list[Effect]:
+        everybody = self.addresses(range(self.shards)) if self.consulted is None else sorted(self.consulted)
+        effects: list[Effect] = [self._ask(address) for address in everybody if address not in self.acks]
+        return effects if self.consulted is not None else [*effects, SetTimer("epoch", EPOCH_MS)]
+
+    def _ask(self, address: ReplicaAddress) -> Send:
+        return Send(address, EpochChange(self.record.epoch, self.since.get(address.shard)))
+
+    def _on_request(self, request: EpochChangeRequest) -> list[Effect]:
+        """Bring one to the epoch that was started, or that is about to be; a later one is begun elsewhere."""
+        address = ReplicaAddress(request.shard, request.replica)
+        if request.epoch > self.record.epoch:
+            return [Dropped(request, f"epoch {self.record.epoch} is the latest")]
+        if not self.is_normal:
+            return [self._ask(address)]
+        if not self.record.start_epochs:
+            return [Dropped(request, "no epoch has begun yet")]
+        return [Send(address, self.record.start_epochs[request.shard])]
 
     def _has_majorities(self, addresses: Iterable[ReplicaAddress]) -> bool:
         counts = [0] * self.shards
@@ -113,49 +175,81 @@ class FailureCoordinator:
             counts[address.shard] += 1
         return all(2 * count > self.replicas for count in counts)
 
-    def handle(self, ack: EpochChangeAck) -> list[Effect]:
-        """Collect; when every consulted replica has shown its log, start the epoch."""
-        if ack.epoch == self.record.epoch:
-            self.acks[ReplicaAddress(ack.shard, ack.replica)] = ack
-        if self.acks.keys() < self.consulted or self.record.last_started == ack.epoch:
+    def _on_ack(self, ack: EpochChangeAck) -> list[Effect]:
+        """Collect; when enough replicas have shown their logs, start the epoch."""
+        if ack.epoch != self.record.epoch or self.is_normal:
             return []
-        return self._start()
+        self.acks[ReplicaAddress(ack.shard, ack.replica)] = ack
+        wanted = self.consulted
+        is_enough = self._has_majorities(self.acks) if wanted is None else self.acks.keys() >= wanted
+        return self._start() if is_enough else []
 
     def _start(self) -> list[Effect]:
+        """What a replica showed counts if it began the last epoch: another may hold what was dropped."""
         current = [ack for ack in self.acks.values() if ack.last_normal_epoch == self.record.last_started]
-        assert self._has_majorities(ReplicaAddress(ack.shard, ack.replica) for ack in current), (
-            "a majority of every shard began the last epoch"
-        )
-        view = self._next_view(current)
-        starts = tuple(self._start_epoch(ShardId(shard), current, view) for shard in range(self.shards))
+        view, clock = self._next_view(current), self._latest_clock(current)
+        shards = map(ShardId, range(self.shards))
+        starts = tuple(self._start_epoch(shard, current, view, clock) for shard in shards)
         epoch = self.record.epoch
         # What was found or dropped stands in the logs now, and is forgotten.
         self.record = CoordinatorRecord(epoch, self.record.counter + 1, epoch, view, starts)
-        return [Send(address, starts[address.shard]) for address in sorted(self.consulted)]
+        everybody = self.addresses(range(self.shards)) if self.consulted is None else sorted(self.consulted)
+        return [Send(address, starts[address.shard]) for address in everybody]
 
-    def _next_view(self, acks: list[EpochChangeAck]) -> ViewNumber:
-        """The first view, from the greatest seen on, whose learner was consulted for every shard."""
-        view = max(ack.view for ack in acks)
-        present = set.intersection(
-            *({ack.replica for ack in acks if ack.shard == shard} for shard in range(self.shards))
-        )
-        while view % self.replicas not in present:
+    def _next_view(self, current: list[EpochChangeAck]) -> ViewNumber:
+        """The first view, from the greatest on, whose learner can begin every shard, or at least one."""
+        view = max(ack.view for ack in current or self.acks.values())
+        able = [{ack.replica for ack in current if ack.shard == shard} for shard in range(self.shards)]
+        learners = set.intersection(*able) or set.union(*able) or {address.replica for address in self.acks}
+        while view % self.replicas not in learners:
             view = ViewNumber(view + 1)
         return view
 
-    def _start_epoch(self, shard: ShardId, acks: list[EpochChangeAck], view: ViewNumber) -> StartEpoch:
-        own = [ack for ack in acks if ack.shard == shard]
-        stable, base = self._shown_by_all_from(shard, own), own[0].base
+    def _latest_clock(self, current: list[EpochChangeAck]) -> Timestamp:
+        """Above it the next sequencer begins (contracts D1)."""
+        logged = (ack.clock for ack in self.acks.values())
+        started = (start.clock for start in self.record.start_epochs)
+        return max(chain(logged, started, (stamped.stamp.clock for stamped in self._known(current))))
+
+    def _start_epoch(
+        self, shard: ShardId, current: list[EpochChangeAck], view: ViewNumber, clock: Timestamp
+    ) -> StartEpoch:
+        own = [ack for ack in current if ack.shard == shard]
+        before = self._beginning(shard, own)
+        base = own[0].base if own else before.last
         assert all(ack.base == base for ack in own), "all replicas began the epoch with the same log"
-        decided = self._combined(acks, shard)
-        last = max(decided, default=0)
-        entries = tuple(
+        decided = self._decided(current, shard)
+        last = max(self._end(own), Slot(base + max(decided, default=0)))
+        entries = (
             LogEntry(slot, decided.get(SequenceNumber(slot - base)))
-            for slot in map(Slot, range(stable + 1, base + last + 1))
+            for slot in map(Slot, range(before.last + 1, last + 1))
         )
-        clock = Timestamp(max(ack.clock for ack in acks))
-        follows = self.record.last_started
-        return StartEpoch(self.record.epoch, shard, view, stable, entries, clock, follows)
+        return StartEpoch(
+            self.record.epoch,
+            shard,
+            view,
+            before.stable,
+            (*before.entries, *entries),
+            clock,
+            before.follows,
+            (*before.dropped, *sorted(self.record.dropped)),
+            self.clients_from,
+        )
+
+    def _beginning(self, shard: ShardId, own: list[EpochChangeAck]) -> Beginning:
+        """Where the entries of START-EPOCH begin. If nobody who was asked began the last epoch, nothing was
+        committed in it, and it is begun together with this one, from what is saved."""
+        if own:
+            stable = self._shown_by_all_from(shard, own)
+            return Beginning(self.record.last_started, stable, (), (), stable)
+        start = self.record.start_epochs[shard]
+        last = start.entries[-1].slot if start.entries else start.stable
+        return Beginning(start.follows, start.stable, start.entries, start.dropped, last)
+
+    @staticmethod
+    def _end(own: list[EpochChangeAck]) -> Slot:
+        """The last slot that anybody has: it may be a NO-OP, which is nobody's transaction."""
+        return max((ack.entries[-1].slot for ack in own if ack.entries), default=Slot(0))
 
     def _shown_by_all_from(self, shard: ShardId, own: list[EpochChangeAck]) -> Slot:
         """The slot that the entries of START-EPOCH begin after.
@@ -169,12 +263,17 @@ class FailureCoordinator:
         oldest = Slot(min(whole, default=stable + 1) - 1)
         return min(stable, max(oldest, self.since.get(shard, stable)))
 
-    def _combined(self, acks: list[EpochChangeAck], shard: ShardId) -> dict[SequenceNumber, Stamped]:
-        """This shard's transactions by number: all that any consulted replica of any shard showed, and all
-        that were found, without those that were dropped (F2, F4)."""
-        shown = (entry.stamped for ack in acks for entry in ack.entries if entry.stamped is not None)
+    def _decided(self, current: list[EpochChangeAck], shard: ShardId) -> dict[SequenceNumber, Stamped]:
+        """This shard's transactions by number, without those that were dropped (F2, F4)."""
         return {
             stamped.stamp.numbers[shard]: stamped
-            for stamped in (*shown, *self.record.found)
+            for stamped in self._known(current)
             if shard in stamped.stamp.numbers and not stamped.stamp.matches(self.record.dropped)
         }
+
+    def _known(self, current: list[EpochChangeAck]) -> Iterator[Stamped]:
+        """All that any consulted replica of any shard showed, and all that was found."""
+        for ack in current:
+            yield from (entry.stamped for entry in ack.entries if entry.stamped is not None)
+            yield from ack.unresolved
+        yield from self.record.found

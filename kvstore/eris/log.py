@@ -144,11 +144,14 @@ def reference_in(record: bytes) -> tuple[ShardId, Slot] | None:
 
 
 def read_body(record: bytes, referred: Callable[[ShardId, Slot], bytes]) -> Stamped | None:
-    """Decode a slot record; ``referred`` fetches the record that a reference points to."""
-    if record[:1] == NO_OP:
-        return None
+    """Decode a slot record; ``referred`` fetches the record that a reference points to.
+
+    Where that is a NO-OP the transaction was dropped, for all its participants, this one too.
+    """
     place = reference_in(record)
     if place is not None:
         record = referred(*place)
+    if record[:1] == NO_OP:
+        return None
     assert record[:1] == BODY, "a reference points to a body"
     return decode_stamped(record[1:])

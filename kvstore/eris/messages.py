@@ -160,7 +160,8 @@ class EpochChangeAck(msgspec.Struct, frozen=True, array_like=True, tag=8):
     """Replica -> coordinator: where my log stands, and what is in it above ``stable``.
 
     ``base``: the last slot before the replica's last normal epoch began. Up to ``stable`` the log is
-    known to be at a quorum, so no replica needs to show it.
+    known to be at a quorum, so no other replica of the shard needs to see it. ``unresolved``: what stands
+    below and waits, perhaps because another participant never got it.
     """
 
     epoch: Epoch
@@ -172,14 +173,16 @@ class EpochChangeAck(msgspec.Struct, frozen=True, array_like=True, tag=8):
     stable: Slot
     clock: Timestamp
     entries: tuple[LogEntry, ...]
+    unresolved: tuple[Stamped, ...] = ()
 
 
 class StartEpoch(msgspec.Struct, frozen=True, array_like=True, tag=9):
     """Coordinator -> every replica of a shard: the log all begin this epoch with.
 
-    The log is what every replica holds up to ``stable``, then ``entries``. ``clock``: the greatest
-    time in any log; the next sequencer starts above it (contracts D1). ``follows``: the epoch whose
-    logs it was made from; a replica that did not begin that one may hold slots that were dropped.
+    The log is what every replica holds up to ``stable``, but for what has a name in ``dropped``; then
+    ``entries``. ``clock``: the greatest time in any log; the next sequencer starts above it (contracts D1).
+    ``follows``: the epoch whose logs it was made from; a replica that did not begin that one may hold slots
+    that were dropped. ``clients_from``: all clients below it have ended (contracts C4); None is the epoch.
     """
 
     epoch: Epoch
@@ -189,14 +192,16 @@ class StartEpoch(msgspec.Struct, frozen=True, array_like=True, tag=9):
     entries: tuple[LogEntry, ...]
     clock: Timestamp
     follows: Epoch
+    dropped: tuple[TransactionId, ...] = ()
+    clients_from: ClientId | None = None
 
 
-class StartEpochAck(msgspec.Struct, frozen=True, array_like=True, tag=10):
-    """Replica -> coordinator: I began this epoch."""
+class EpochChangeRequest(msgspec.Struct, frozen=True, array_like=True, tag=10):
+    """Replica -> coordinator: this epoch or a later one has to begin, or began without me (section 6.5)."""
 
-    epoch: Epoch
     shard: ShardId
     replica: int
+    epoch: Epoch
 
 
 class Flush(msgspec.Struct, frozen=True, array_like=True, tag=11):
@@ -230,13 +235,17 @@ class SlotRequest(msgspec.Struct, frozen=True, array_like=True, tag=13):
 
 
 class SlotAnswer(msgspec.Struct, frozen=True, array_like=True, tag=14):
-    """Peer -> replica: this does. ``stamped`` is None for a NO-OP, which the coordinator decided."""
+    """Peer -> replica: this does. ``stamped`` is None for a NO-OP, which the coordinator decided.
+
+    With ``is_cut`` it is neither: the slot is resolved, and gone from my log.
+    """
 
     shard: ShardId
     epoch: Epoch
     view: ViewNumber
     slot: Slot
     stamped: Stamped | None
+    is_cut: bool = False
 
 
 class FindTransaction(msgspec.Struct, frozen=True, array_like=True, tag=15):
@@ -328,6 +337,48 @@ class StartView(msgspec.Struct, frozen=True, array_like=True, tag=23):
     un_drops: frozenset[TransactionId]
 
 
+class ImageRequest(msgspec.Struct, frozen=True, array_like=True, tag=24):
+    """Replica -> a peer: messages cannot complete me any more; give my host an image of yours."""
+
+    shard: ShardId
+    replica: int
+    epoch: Epoch
+
+
+class Prepare(msgspec.Struct, frozen=True, array_like=True, tag=25):
+    """A coordinator that begins -> every host: take no record of a lower epoch, and show what you have."""
+
+    coordinator: int
+    epoch: Epoch
+
+
+class Prepared(msgspec.Struct, frozen=True, array_like=True, tag=26):
+    """Host -> coordinator: I promise it; this is what I keep. ``promised`` is above the epoch asked for where
+    another coordinator came first."""
+
+    host: int
+    epoch: Epoch
+    promised: Epoch
+    record: bytes
+
+
+class SaveRecord(msgspec.Struct, frozen=True, array_like=True, tag=27):
+    """Coordinator -> every host: keep this; nobody hears of it before a majority does (contracts B1)."""
+
+    coordinator: int
+    epoch: Epoch
+    counter: int
+    record: bytes
+
+
+class RecordSaved(msgspec.Struct, frozen=True, array_like=True, tag=28):
+    """Host -> coordinator: I keep it."""
+
+    host: int
+    epoch: Epoch
+    counter: int
+
+
 ReplicaMessage: TypeAlias = (
     Stamped
     | SyncReply
@@ -343,11 +394,21 @@ ReplicaMessage: TypeAlias = (
     | ViewChangeRequest
     | ViewChange
     | StartView
+    | ImageRequest
 )
-CoordinatorMessage: TypeAlias = EpochChangeAck | StartEpochAck | FindTransaction | HasTransaction
+DecisionMessage: TypeAlias = FindTransaction | HasTransaction | TempDroppedTransaction
+CoordinatorMessage: TypeAlias = EpochChangeRequest | EpochChangeAck | DecisionMessage
+HostMessage: TypeAlias = Prepare | SaveRecord
 SequencerMessage: TypeAlias = Request | ResendRequest
 Message: TypeAlias = (
-    ReplicaMessage | CoordinatorMessage | TempDroppedTransaction | SequencerMessage | Reply | Answer
+    ReplicaMessage
+    | CoordinatorMessage
+    | HostMessage
+    | Prepared
+    | RecordSaved
+    | SequencerMessage
+    | Reply
+    | Answer
 )
 
 encode = msgspec.msgpack.Encoder().encode

@@ -3,8 +3,12 @@
 It appends stamped transactions in the order of their numbers. The designated learner, replica
 ``view % n``, has each executed at once (``executor.py``) and answers with the outcome; the others log,
 acknowledge, and execute what the learner says a quorum holds (section 6.6, ``synchronization.py``).
-What is lost on the way is in ``dropped_messages.py`` (section 6.3).
-Crossing into a new epoch is in ``epoch_change.py``.
+What is lost on the way is in ``dropped_messages.py`` (section 6.3), a learner that is lost in
+``view_change.py`` (6.4), a sequencer that is in ``epoch_change.py`` (6.5). A replica that none of them can
+complete gets an image: ``state_transfer.py``.
+
+Every message has its epoch. One of a lower epoch is dropped; one of a higher says that an epoch began without
+this replica, which asks the coordinator for it.
 
 INVARIANTS
     R1  Slot ``base + k`` holds exactly the transaction with number k of the current epoch, or NO-OP.
@@ -19,7 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import assert_never
 
-from kvstore.eris import dropped_messages, epoch_change, synchronization, view_change
+from kvstore.eris import dropped_messages, epoch_change, state_transfer, synchronization, view_change
 from kvstore.eris.client_window import ClientWindow
 from kvstore.eris.effects import ClientAddress, Dropped, Effect, ReplicaAddress, Send
 from kvstore.eris.executor import Executor
@@ -27,6 +31,7 @@ from kvstore.eris.log import TransactionLog
 from kvstore.eris.messages import (
     EpochChange,
     Flush,
+    ImageRequest,
     LogEntry,
     ReplicaMessage,
     Reply,
@@ -51,9 +56,10 @@ from kvstore.execution.operations import Call, Check, CheckRange, Expire, Outcom
 from kvstore.execution.outcomes import OutcomeRecord, expire, remember
 from kvstore.execution.part import Owns
 from kvstore.execution.validation import execute_validated
-from kvstore.types import ClientId, SequenceNumber, Slot
+from kvstore.types import ClientId, Epoch, SequenceNumber, Slot
 
 NONE_ANNOUNCED = SequenceNumber(0)
+NO_EPOCH = Epoch(0)
 _AN = {Status.VIEW_CHANGE: "a", Status.EPOCH_CHANGE: "an"}
 
 
@@ -88,24 +94,54 @@ class Replica:
     view_changes: dict[int, ViewChange] = field(default_factory=dict)
     """On the learner of a view that has not begun: who joined it (section 6.4)."""
 
+    wanted_epoch: Epoch = NO_EPOCH
+    """The latest epoch that the coordinator was asked for."""
+    needs_image: bool = False
+    """Whether peers are asked for one, and how often they were."""
+    image_asked: int = 0
+
     def __post_init__(self) -> None:
         self.last_slot = self.log.last
+        self.executor.replicas[self.address.shard] = self
+        self.take_status()
+
+    def take_status(self) -> None:
+        """Whether transactions are processed, by what is on disk: it may have crashed within any change."""
         record = self.record
         began = record.view == record.normal_view
         self.is_learner = began and record.view % self.replicas == self.address.replica
-        self.executor.replicas[self.address.shard] = self
-        if record.epoch != record.last_normal_epoch:
-            self.status = Status.EPOCH_CHANGE  # it crashed between EPOCH-CHANGE and START-EPOCH
-        elif not began:
-            self.status = Status.VIEW_CHANGE
+        if record.diverged:
+            self.status = Status.DIVERGED
+        elif record.epoch != record.last_normal_epoch:
+            self.status = Status.EPOCH_CHANGE
+        else:
+            self.status = Status.NORMAL if began else Status.VIEW_CHANGE
+
+    def has_diverged(self) -> bool:
+        return self.status is Status.DIVERGED
+
+    def diverge(self) -> None:
+        """It was a learner, and executed what no quorum had and was dropped."""
+        self.status = Status.DIVERGED
+        self.record.diverged = True
 
     def handle(self, message: ReplicaMessage) -> list[Effect]:
         """Take one message and return the effects it causes, in order."""
-        if self.status is Status.DIVERGED:
-            return [Dropped(message, "this replica executed what was dropped, and must be made anew")]
+        if type(message) is Stamped and self.status is Status.NORMAL:
+            return self._on_stamped(message)
+        if self.has_diverged():
+            return [Dropped(message, "this replica has diverged, and must be made anew")]
+        effects = self._take(message)
+        return [*effects, *state_transfer.ask(self)] if self.has_diverged() else effects
+
+    def _take(self, message: ReplicaMessage) -> list[Effect]:
+        epoch = epoch_of(message)
+        if epoch > self.record.epoch and type(message) not in (EpochChange, StartEpoch, ImageRequest):
+            ignored = Dropped(message, f"of epoch {epoch}, which did not begin here")
+            return [ignored, *epoch_change.ask(self, epoch)]
         match message:
             case Stamped():
-                return self._on_stamped(message)
+                return [Dropped(message, f"in {_AN[self.status]} {self.status.value}")]
             case SyncCommit():
                 return synchronization.on_sync_commit(self, message)
             case SyncReply():
@@ -132,6 +168,8 @@ class Replica:
                 return view_change.on_view_change(self, message)
             case StartView():
                 return view_change.on_start_view(self, message)
+            case ImageRequest():
+                return state_transfer.on_image_request(self, message)
             case _:
                 assert_never(message)
 
@@ -143,10 +181,21 @@ class Replica:
         heartbeat   a learner says that it is there
         suspect     nothing was heard of the learner for long
         view        a view that was joined has not begun
+        silence     nothing was heard of the sequencer for long
+        epoch       an epoch that was asked for has not begun
+        image       an image that was asked for has not come
         """
+        if self.has_diverged() and name != "image":
+            return []
         match name:
             case "sync":
                 return synchronization.on_batch_end(self)
+            case "silence":
+                return epoch_change.on_silence(self)
+            case "epoch":
+                return epoch_change.on_epoch_timer(self)
+            case "image":
+                return state_transfer.on_image_timer(self)
             case "gap":
                 return dropped_messages.on_gap_timer(self)
             case "heartbeat":
@@ -165,8 +214,8 @@ class Replica:
 
     def _on_stamped(self, stamped: Stamped) -> list[Effect]:
         record, stamp = self.record, stamped.stamp
-        if stamp.epoch != record.epoch or self.status is not Status.NORMAL:
-            return [Dropped(stamped, self._ignore_reason(stamped))]
+        if stamp.epoch != record.epoch:
+            return self._of_another_epoch(stamped)
         number, expected = stamp.numbers[self.address.shard], self.last_slot + 1 - record.base
         if number < expected:
             return [Dropped(stamped, "received before")]
@@ -198,10 +247,10 @@ class Replica:
         reply = Reply(client, request, shard, replica, record.epoch, record.view, slot)
         return [Send(ClientAddress(client), reply)]
 
-    def _ignore_reason(self, stamped: Stamped) -> str:
-        if self.status is not Status.NORMAL:
-            return f"in {_AN[self.status]} {self.status.value}"
-        return f"of epoch {stamped.stamp.epoch}, this is epoch {self.record.epoch}"
+    def _of_another_epoch(self, stamped: Stamped) -> list[Effect]:
+        epoch, own = stamped.stamp.epoch, self.record.epoch
+        ignored = Dropped(stamped, f"of epoch {epoch}, this is epoch {own}")
+        return [ignored, *epoch_change.ask(self, epoch)] if epoch > own else [ignored]
 
     def append(self, stamped: Stamped | None) -> Slot:
         """Write the next slot of the log."""
@@ -216,9 +265,28 @@ class Replica:
         for entry in self.entries_up_to(slot):
             self.executor.arrive(self, entry.slot, entry.stamped)
 
+    def execute_as_learner(self) -> list[Effect]:
+        """Execute all that is logged; return the replies."""
+        replies: list[Effect] = []
+        for entry in self.entries_up_to(self.last_slot):
+            replies += self.executor.arrive(self, entry.slot, entry.stamped)
+        return replies
+
     def entries_up_to(self, last: Slot) -> Iterator[LogEntry]:
         """The logged slots from ``executed`` on."""
         return self.log.walk(Slot(self.record.executed + 1), last)
+
+    def logged(self, slot: Slot) -> Stamped | None:
+        """The transaction in a slot of the log; None for a NO-OP, and where the log was cut."""
+        return None if slot < self.log.first else self.log.read(slot, 1)[0].stamped
+
+    def waiting(self) -> Iterator[tuple[Slot, Stamped]]:
+        """What came to its slot here and is not resolved, in order."""
+        self.executor.settle_arriving()
+        for slot in self.executor.waiting(self.address.shard):
+            stamped = self.logged(slot)
+            if stamped is not None:
+                yield slot, stamped
 
     def peers(self) -> list[ReplicaAddress]:
         """The other replicas of this shard."""
@@ -286,3 +354,16 @@ class Replica:
         client, number = request.client, request.request
         reply = Reply(client, number, shard, replica, record.epoch, record.view, slot, outcome)
         return [Send(ClientAddress(client), reply)]
+
+
+def epoch_of(message: ReplicaMessage) -> Epoch:
+    """The epoch that a message belongs to."""
+    match message:
+        case Stamped():
+            return message.stamp.epoch
+        case TransactionFound():
+            return message.stamped.stamp.epoch
+        case TransactionRequest():
+            return message.id.epoch
+        case _:
+            return message.epoch

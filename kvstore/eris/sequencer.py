@@ -68,11 +68,10 @@ class Sequencer:
         return [] if found is None else [Send(ReplicaAddress(shard, request.replica), found)]
 
     def on_timer(self, name: str) -> list[Effect]:
-        """ "flush": say how far it has come, over and over."""
+        """ "flush": say how far it has come, and that its epoch has begun, over and over."""
         assert name == "flush", name
         flushes: list[Effect] = [
             Send(group, Flush(group.shard, self.epoch, number))
             for group, number in zip(self._groups, self.numbers, strict=True)
-            if number
         ]
         return [*flushes, SetTimer("flush", FLUSH_MS)]

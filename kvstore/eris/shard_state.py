@@ -49,6 +49,8 @@ class Status(Enum):
     VIEW_CHANGE = "view change"
     EPOCH_CHANGE = "epoch change"
     DIVERGED = "diverged"
+    """It executed what was dropped, or its disk forgot something: it takes part in nothing until its host
+    has another's image."""
 
 
 class ShardRecord(msgspec.Struct, array_like=True):
@@ -70,6 +72,8 @@ class ShardRecord(msgspec.Struct, array_like=True):
     un_drops            names that it decided to keep
     normal_view         the last view of this epoch that this replica was in; ``view`` is one it has
                         joined, but that may not have begun
+    diverged            it executed what was dropped
+    clients_from        clients with lower ids have ended: what still comes of theirs is late, and void
     """
 
     epoch: Epoch = Epoch(0)
@@ -86,6 +90,8 @@ class ShardRecord(msgspec.Struct, array_like=True):
     perm_drops: set[TransactionId] = msgspec.field(default_factory=set)
     un_drops: set[TransactionId] = msgspec.field(default_factory=set)
     normal_view: ViewNumber = ViewNumber(0)
+    diverged: bool = False
+    clients_from: ClientId = ClientId(0)
 
     @property
     def resolved_end(self) -> Slot:

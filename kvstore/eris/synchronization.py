@@ -17,7 +17,7 @@ from kvstore.eris import dropped_messages, view_change
 from kvstore.eris.effects import Dropped, Effect, ReplicaAddress, Send
 from kvstore.eris.messages import SyncCommit, SyncReply
 from kvstore.eris.shard_state import Status
-from kvstore.types import Slot
+from kvstore.types import SequenceNumber, Slot
 
 if TYPE_CHECKING:
     from kvstore.eris.replica import Replica
@@ -106,4 +106,8 @@ def on_sync_commit(replica: Replica, commit: SyncCommit) -> list[Effect]:
     record.stable = max(record.stable, min(commit.slot, replica.last_slot))
     if replica not in replica.executor.behind:
         replica.executor.behind.append(replica)
-    return []
+    if commit.slot <= replica.last_slot:
+        return []
+    number = SequenceNumber(commit.slot - record.base)
+    replica.announced = max(replica.announced, number)  # there is something that never came here
+    return dropped_messages.drain(replica)

@@ -18,9 +18,10 @@ INVARIANT V1: views of an epoch never go back, and a view begins with all that w
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from kvstore.eris import dropped_messages
+from kvstore.eris import dropped_messages, state_transfer
 from kvstore.eris.effects import COORDINATOR, CancelTimer, Dropped, Effect, ReplicaAddress, Send, SetTimer
 from kvstore.eris.messages import FindTransaction, LogEntry, StartView, ViewChange, ViewChangeRequest
 from kvstore.eris.shard_state import Status
@@ -42,7 +43,9 @@ def on_suspicion(replica: Replica) -> list[Effect]:
 
 def on_view_timer(replica: Replica) -> list[Effect]:
     """The view has not begun: say everything again."""
-    return _announce(replica) if replica.status is Status.VIEW_CHANGE else []
+    if replica.status is not Status.VIEW_CHANGE:
+        return []
+    return [*_announce(replica), *state_transfer.on_image_timer(replica)]
 
 
 def on_view_change_request(replica: Replica, request: ViewChangeRequest) -> list[Effect]:
@@ -111,9 +114,11 @@ def on_view_change(replica: Replica, message: ViewChange) -> list[Effect]:
         return [Send(ReplicaAddress(message.shard, message.replica), _start_view(replica, message.since))]
     if message.view < record.view or replica.status is not Status.VIEW_CHANGE:
         return [*effects, Dropped(message, "this view began, or is over")]
-    if message.since > replica.last_slot:  # it shows what is stable to it, and we are far behind
-        request = ViewChangeRequest(*replica.address, record.epoch, record.view, replica.last_slot)
-        return [*effects, Send(ReplicaAddress(message.shard, message.replica), request)]
+    if message.since > replica.last_slot:
+        # It shows what is not stable to it. Asked for more it shows that too, unless it has cut it.
+        replica.needs_image = True
+        ignored = f"shown after slot {message.since}, this log ends at {replica.last_slot}"
+        return [*effects, Dropped(message, ignored)]
     replica.view_changes[message.replica] = message
     return effects + _begin_if_possible(replica)
 
@@ -127,15 +132,11 @@ def _begin_if_possible(replica: Replica) -> list[Effect]:
         record.temp_drops |= message.temp_drops
         record.un_drops |= message.un_drops
         dropped_messages.drop(replica, message.perm_drops)
-    if replica.status is Status.DIVERGED:
+    if replica.has_diverged():
         return []
     longest = max(replica.view_changes.values(), key=lambda message: message.last)
-    _append_all(replica, longest.entries)
-    undecided = _undecided(replica)
-    if undecided:
-        shard, own = replica.address
-        return [Send(COORDINATOR, FindTransaction(shard, own, name)) for name in undecided]
-    return _begin(replica)
+    append_all(replica, longest.entries)
+    return _find_undecided(replica) or _begin(replica)
 
 
 def resume(replica: Replica) -> list[Effect]:
@@ -144,7 +145,7 @@ def resume(replica: Replica) -> list[Effect]:
     return _begin_if_possible(replica) if is_learners and replica.status is Status.VIEW_CHANGE else []
 
 
-def _append_all(replica: Replica, entries: tuple[LogEntry, ...]) -> None:
+def append_all(replica: Replica, entries: Iterable[LogEntry]) -> None:
     """Append what lies beyond the own log; what was dropped as a NO-OP."""
     for entry in entries:
         if entry.slot > replica.last_slot:
@@ -153,15 +154,19 @@ def _append_all(replica: Replica, entries: tuple[LogEntry, ...]) -> None:
             replica.append(None if gone else stamped)
 
 
-def _undecided(replica: Replica) -> list[TransactionId]:
+def _find_undecided(replica: Replica) -> list[Effect]:
+    shard, own = replica.address
+    return [Send(COORDINATOR, FindTransaction(shard, own, name)) for name in undecided(replica)]
+
+
+def undecided(replica: Replica) -> list[TransactionId]:
     """Names of logged transactions that somebody promised away, and that were not found."""
     record = replica.record
     if not record.temp_drops:
         return []
-    logged = dropped_messages.of_this_epoch(replica)
     return [
         name
-        for _, stamped in logged
+        for _, stamped in dropped_messages.unsettled(replica)
         if not stamped.stamp.matches(record.un_drops)
         for name in stamped.stamp.ids()
         if name in record.temp_drops
@@ -173,8 +178,7 @@ def _begin(replica: Replica) -> list[Effect]:
     start = _start_view(replica, min(since, replica.record.stable))
     effects: list[Effect] = [Send(peer, start) for peer in replica.peers()]
     effects += _be_normal(replica)
-    for entry in replica.entries_up_to(replica.last_slot):
-        effects += replica.executor.arrive(replica, entry.slot, entry.stamped)
+    effects += replica.execute_as_learner()
     return effects + dropped_messages.drain(replica)
 
 
@@ -197,6 +201,7 @@ def _be_normal(replica: Replica) -> list[Effect]:
     record = replica.record
     record.normal_view = record.view
     replica.status = Status.NORMAL
+    replica.needs_image = False
     replica.is_learner = record.view % replica.replicas == replica.address.replica
     replica.forget_view()
     return [CancelTimer("view")]
@@ -214,15 +219,22 @@ def on_start_view(replica: Replica, message: StartView) -> list[Effect]:
     if message.view < record.view or began:
         return [Dropped(message, "this view began, or is over")]
     if message.since > replica.last_slot:
-        return [Dropped(message, f"begins after slot {message.since}, this log ends at {replica.last_slot}")]
+        ignored = f"begins after slot {message.since}, this log ends at {replica.last_slot}"
+        return [Dropped(message, ignored), *state_transfer.ask(replica)]
     record.view = message.view
+    replica.status = Status.VIEW_CHANGE
+    replica.is_learner = False
     record.temp_drops |= message.temp_drops
     record.un_drops |= message.un_drops
     dropped_messages.drop(replica, message.perm_drops)
-    if replica.status is Status.DIVERGED:
+    if replica.has_diverged():
         return []
-    _append_all(replica, message.entries)
+    append_all(replica, message.entries)
+    doubtful = _find_undecided(replica)
+    if doubtful:  # beyond the end of the learner's log; START-VIEW comes again
+        return [*doubtful, SetTimer("view", VIEW_MS)]
     effects = _be_normal(replica)
-    for entry in message.entries:  # a client may wait for a quorum in this view
+    for entry in replica.log.walk(Slot(message.since + 1), replica.last_slot):
+        # Clients may wait for a quorum in this view.
         effects += replica.acknowledge(entry.slot, entry.stamped)
     return effects + dropped_messages.drain(replica)

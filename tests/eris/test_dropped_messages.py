@@ -77,7 +77,7 @@ class TestTheSequencersMemory:
         cluster.change_epoch()
         stamp(cluster, 0)
         cluster.lose(Stamped, host=2)
-        cluster.run()
+        cluster.run_without(2)
         assert cluster.log(2) == []
 
         cluster.carry(cluster.sequencer.on_timer("flush"))

@@ -45,9 +45,8 @@ def replies(effects: list[Effect]) -> list[Reply]:
 
 def reason(effects: list[Effect]) -> str:
     """Why the one message was dropped."""
-    (effect,) = effects
-    assert isinstance(effect, Dropped)
-    return effect.reason
+    assert isinstance(effects[0], Dropped)
+    return effects[0].reason
 
 
 def results(*values: bytes) -> Outcome:

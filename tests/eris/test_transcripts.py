@@ -35,7 +35,15 @@ import pytest
 
 from kvstore import keys, values
 from kvstore.eris import messages
-from kvstore.eris.effects import Address, ClientAddress, GroupAddress, ReplicaAddress
+from kvstore.eris.effects import (
+    Address,
+    ClientAddress,
+    CoordinatorAddress,
+    GroupAddress,
+    HostAddress,
+    ReplicaAddress,
+    RoleAddress,
+)
 from kvstore.eris.messages import (
     Conclusory,
     EpochChange,
@@ -52,7 +60,6 @@ from kvstore.eris.messages import (
     SlotRequest,
     Stamped,
     StartEpoch,
-    StartEpochAck,
     StartView,
     SyncCommit,
     SyncReply,
@@ -254,8 +261,12 @@ def shown_address(address: Address) -> str:
             return f"s{shard}"
         case ClientAddress():
             return "client"
-        case _:
-            return address.name
+        case RoleAddress(name):
+            return name
+        case HostAddress(host):
+            return f"h{host}"
+        case CoordinatorAddress(coordinator):
+            return f"coordinator {coordinator}"
 
 
 def shown_packet(packet: Packet) -> str:
@@ -285,8 +296,6 @@ def shown_message(message: msgspec.Struct) -> str:
         case StartEpoch():
             place = f"view {message.view}, stable {message.stable}"
             return f"StartEpoch {message.epoch}, {place}{shown_entries(message.entries)}"
-        case StartEpochAck():
-            return f"StartEpochAck {message.epoch} of s{message.shard}.r{message.replica}"
         case _:
             return shown_loss(message)
 

@@ -162,6 +162,28 @@ class TestANewLearner:
         assert views(cluster) == [1, 1, 1]
 
 
+class TestWhatIsHeldBack:
+    def test_is_forgotten_when_it_comes_with_the_view(self) -> None:
+        """Or the replica goes on to look for what comes behind it, and all number what was never sent."""
+        cluster = Cluster()
+        cluster.submit({0: [add("n")]})
+        cluster.step_roles()
+        cluster.deliver(1)
+        cluster.lose(Stamped)
+        cluster.submit({0: [add("n")]})
+        cluster.step_roles()
+        cluster.deliver(1)
+        cluster.deliver(2)  # holds the second back
+        cluster.lose(Stamped, host=0)
+        cluster.crash(0)
+        suspect(cluster, 2)
+        settle(cluster)
+
+        assert cluster.values(1) == cluster.values(2) == {"n": 2}
+        assert len(cluster.log(2)) == 2
+        assert not cluster.coordinator.record.dropped
+
+
 class TestPromises:
     def test_go_over_into_the_new_view(self) -> None:
         """A follower promised; the new learner has the transaction in its log, and waits for the decision."""

@@ -22,7 +22,6 @@ from kvstore.drivers.host import Host
 from kvstore.drivers.manifest import Manifest
 from kvstore.drivers.verification import verify
 from kvstore.eris.client import Client, SecondHalf
-from kvstore.eris.drop_decisions import on_decision_message
 from kvstore.eris.effects import (
     COORDINATOR,
     SEQUENCER,
@@ -39,15 +38,11 @@ from kvstore.eris.log import read_body
 from kvstore.eris.messages import (
     Answer,
     Conclusory,
-    EpochChangeAck,
-    FindTransaction,
-    HasTransaction,
     ReplicaMessage,
     Reply,
     Request,
     ResendRequest,
     Stamped,
-    TempDroppedTransaction,
 )
 from kvstore.eris.replica import Replica
 from kvstore.eris.sequencer import Sequencer
@@ -272,13 +267,9 @@ class Cluster:
                 self.carry(self.sequencer.handle(request, Timestamp(self.now)))
             case Packet(ClientAddress(), Reply() as reply):
                 self.carry(self.client.handle(reply))
-            case Packet(to, EpochChangeAck() as ack) if to == COORDINATOR:
-                self._give_coordinator(ack)
-            case Packet(to, FindTransaction() | HasTransaction() | TempDroppedTransaction() as message) if (
-                to == COORDINATOR
-            ):
+            case Packet(to, message) if to == COORDINATOR:
                 before = self.coordinator.record
-                effects = on_decision_message(self.coordinator, message)
+                effects = self.coordinator.handle(message)  # type: ignore[arg-type]  # it takes what it is sent
                 if self.coordinator.record is not before:
                     self._save_coordinator()
                 self.carry(effects)
@@ -286,12 +277,6 @@ class Cluster:
                 self.carry(self.sequencer.on_resend(resend))
             case _:
                 self.effects.append(Send(packet.to, packet.message))
-
-    def _give_coordinator(self, ack: EpochChangeAck) -> None:
-        starts = self.coordinator.handle(ack)
-        if starts:
-            self._save_coordinator()
-            self.carry(starts)
 
     def _save_coordinator(self) -> None:
         for host in self.hosts.values():

@@ -1,0 +1,230 @@
+"""The failure coordinator survives its own failure: its record is kept by a majority of hosts (contracts B1).
+
+    1. PREPARE: a coordinator that begins, or that is to begin an epoch, takes an epoch number that no other
+       coordinator can take, above all it knows. A host that promises it takes no record of a lower epoch
+       any more, and shows the record it keeps.
+    2. With the promises of a majority the newest of their records counts, by (epoch, counter), and the
+       epoch change begins (``failure_coordinator.py``).
+    3. SAVE: whenever the record has changed, it goes to all hosts, and what was to be sent because of it
+       waits until a majority keeps it. So a coordinator that was only paused says nothing any more.
+
+That is Paxos with the epoch as its ballot. A coordinator that begins always begins an epoch, so it never
+has to guess what the last one was about to say: logs tell.
+
+INVARIANTS
+    P1  Nobody hears of a record that is not at a majority.
+    P2  Of two coordinators, the one of the higher epoch knows all that the other one ever said.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from kvstore.eris.effects import CoordinatorAddress, Dropped, Effect, HostAddress, Send, SetTimer
+from kvstore.eris.failure_coordinator import (
+    CoordinatorRecord,
+    FailureCoordinator,
+    decode_record,
+    encode_record,
+)
+from kvstore.eris.messages import (
+    CoordinatorMessage,
+    EpochChangeRequest,
+    HostMessage,
+    Prepare,
+    Prepared,
+    RecordSaved,
+    SaveRecord,
+)
+from kvstore.ports import Table
+from kvstore.types import ClientId, Epoch
+
+RECORD_KEY, PROMISED_KEY = b"coordinator", b"promised"
+"""Where in the host's table they stand."""
+NOBODY_ENDED, NO_EPOCH = ClientId(0), Epoch(0)
+PREPARE_MS = 40
+SAVE_MS = 20
+"""How long answers of hosts may take before they are asked again."""
+
+
+class RecordKeeper:
+    """A host's part: it keeps one record and one promise, through its host's open batch."""
+
+    def __init__(self, host: int, table: Table) -> None:
+        self._host = host
+        self._table = table
+
+    def record(self) -> CoordinatorRecord:
+        """What is kept, or the record of a store that no coordinator ever wrote to."""
+        stored = self._table.get(RECORD_KEY)
+        return CoordinatorRecord() if stored is None else decode_record(stored)
+
+    def keep(self, record: CoordinatorRecord) -> None:
+        self._table.put(RECORD_KEY, encode_record(record))
+
+    def promised(self) -> Epoch:
+        """Records of lower epochs are not taken."""
+        stored = self._table.get(PROMISED_KEY) or b""
+        return max(Epoch(int.from_bytes(stored, "big")), self.record().epoch)
+
+    def promise(self, epoch: Epoch) -> None:
+        self._table.put(PROMISED_KEY, epoch.to_bytes(8, "big"))
+
+    def handle(self, message: HostMessage) -> list[Effect]:
+        """Answer a coordinator."""
+        match message:
+            case Prepare():
+                return self._on_prepare(message)
+            case SaveRecord():
+                return self._on_save(message)
+
+    def _on_prepare(self, message: Prepare) -> list[Effect]:
+        promised = self.promised()
+        if message.epoch > promised:
+            promised = message.epoch
+            self.promise(promised)
+        record = encode_record(self.record())
+        answer = Prepared(self._host, message.epoch, promised, record)
+        return [Send(CoordinatorAddress(message.coordinator), answer)]
+
+    def _on_save(self, message: SaveRecord) -> list[Effect]:
+        kept, to = self.record(), CoordinatorAddress(message.coordinator)
+        if message.epoch < self.promised():
+            return [Send(to, Prepared(self._host, message.epoch, self.promised(), encode_record(kept)))]
+        if (message.epoch, message.counter) > (kept.epoch, kept.counter):
+            self._table.put(RECORD_KEY, message.record)
+        return [Send(to, RecordSaved(self._host, message.epoch, message.counter))]
+
+
+class Unsaved(NamedTuple):
+    """What waits until a majority keeps the record of this counter."""
+
+    counter: int
+    effects: list[Effect]
+
+
+@dataclass(slots=True, kw_only=True)
+class ReplicatedCoordinator:
+    """One of several coordinators: prepares, then leads until another one prepares."""
+
+    number: int
+    coordinators: int
+    hosts: int
+    shards: int
+    clients_from: ClientId = NOBODY_ENDED
+    epoch: Epoch = NO_EPOCH
+    """The one that is prepared, or led."""
+    leading: FailureCoordinator | None = None
+    is_preparing: bool = False
+    """It does neither where another coordinator came first, until somebody asks it for something."""
+    prepared: dict[int, CoordinatorRecord] = field(default_factory=dict)
+    unsaved: deque[Unsaved] = field(default_factory=deque)
+    saved: dict[int, int] = field(default_factory=dict)
+    """By host, the counter of the record it keeps."""
+
+    def prepare(self, at_least: Epoch) -> list[Effect]:
+        """Step 1, with the first epoch of its own from there on."""
+        lowest = max(at_least, Epoch(self.epoch + 1))
+        self.epoch = Epoch(lowest + (self.number - lowest) % self.coordinators)
+        self.leading = None
+        self.is_preparing = True
+        self.prepared.clear()
+        self.unsaved.clear()
+        self.saved.clear()
+        return self._ask_for_promises()
+
+    def _ask_for_promises(self) -> list[Effect]:
+        return self._to_hosts(Prepare(self.number, self.epoch), SetTimer("prepare", PREPARE_MS))
+
+    def _to_hosts(self, message: HostMessage, timer: SetTimer) -> list[Effect]:
+        return [*(Send(HostAddress(host), message) for host in range(self.hosts)), timer]
+
+    def handle(self, message: CoordinatorMessage | Prepared | RecordSaved) -> list[Effect]:
+        """Take one message and return the effects that are to leave."""
+        match message:
+            case Prepared():
+                return self._on_prepared(message)
+            case RecordSaved():
+                return self._on_saved(message)
+        if self.leading is None:
+            ignored = Dropped(message, "this coordinator does not lead yet")
+            return [ignored] if self.is_preparing else [ignored, *self.prepare(self.epoch)]
+        if type(message) is EpochChangeRequest and message.epoch > self.leading.record.epoch:
+            return self.prepare(message.epoch)
+        return self._hold_back(self.leading, self.leading.handle(message))
+
+    def on_timer(self, name: str) -> list[Effect]:
+        """
+        prepare     not enough hosts have promised
+        save        not enough hosts keep the record
+        epoch       not enough replicas have shown their logs
+        """
+        leading = self.leading
+        if name == "prepare":
+            return self._ask_for_promises() if self.is_preparing else []
+        if leading is None:
+            return []
+        if name == "save":
+            return self._save(leading) if self.unsaved else []
+        return self._hold_back(leading, leading.on_timer(name))
+
+    def _on_prepared(self, message: Prepared) -> list[Effect]:
+        """Step 2; or another coordinator came first."""
+        if message.epoch != self.epoch:
+            return [Dropped(message, f"of epoch {message.epoch}, this is epoch {self.epoch}")]
+        if message.promised > self.epoch:
+            return self._on_refused(message.promised)
+        if not self.is_preparing:
+            return [Dropped(message, "there are enough promises")]
+        self.prepared[message.host] = decode_record(message.record)
+        if 2 * len(self.prepared) <= self.hosts:
+            return []
+        record = max(self.prepared.values(), key=lambda kept: (kept.epoch, kept.counter))
+        self.is_preparing = False
+        self.leading = leading = FailureCoordinator(
+            record=record, shards=self.shards, replicas=self.hosts, clients_from=self.clients_from
+        )
+        return self._hold_back(leading, leading.begin(self.epoch))
+
+    def _on_refused(self, promised: Epoch) -> list[Effect]:
+        """One that prepares goes on with a higher epoch; one that led is over, whatever it still wanted to
+        say."""
+        if self.is_preparing:
+            return self.prepare(Epoch(promised + 1))
+        self.leading = None
+        self.epoch = promised
+        self.unsaved.clear()
+        return []
+
+    def _hold_back(self, leading: FailureCoordinator, effects: list[Effect]) -> list[Effect]:
+        """Step 3: what follows from a record that is not saved waits, and so does what comes after."""
+        counter = leading.record.counter
+        known = self.unsaved[-1].counter if self.unsaved else self._saved_by_majority()
+        if counter != known:
+            self.unsaved.append(Unsaved(counter, effects))
+            return self._save(leading)
+        if self.unsaved:
+            self.unsaved[-1].effects.extend(effects)
+            return []
+        return effects
+
+    def _save(self, leading: FailureCoordinator) -> list[Effect]:
+        record = leading.record
+        message = SaveRecord(self.number, record.epoch, record.counter, encode_record(record))
+        return self._to_hosts(message, SetTimer("save", SAVE_MS))
+
+    def _on_saved(self, message: RecordSaved) -> list[Effect]:
+        if message.epoch != self.epoch or self.leading is None:
+            return [Dropped(message, f"of epoch {message.epoch}, this is epoch {self.epoch}")]
+        self.saved[message.host] = max(message.counter, self.saved.get(message.host, 0))
+        saved, effects = self._saved_by_majority(), list[Effect]()
+        while self.unsaved and self.unsaved[0].counter <= saved:
+            effects += self.unsaved.popleft().effects
+        return effects
+
+    def _saved_by_majority(self) -> int:
+        counters = sorted(self.saved.values(), reverse=True)
+        majority = self.hosts // 2 + 1
+        return counters[majority - 1] if len(counters) >= majority else 0

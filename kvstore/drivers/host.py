@@ -95,8 +95,8 @@ class Host:
         for replica in self.replicas:
             for slot in replica.record.waiting:
                 stamped = replica.log.read(slot, 1)[0].stamped
-                assert stamped is not None, "nobody waits for a NO-OP"
-                yield replica, slot, stamped
+                if stamped is not None:  # it is dropped, with all its pieces, and this one is to come
+                    yield replica, slot, stamped
 
     def begin(self) -> None:
         """Open the batch on this thread."""
@@ -152,7 +152,8 @@ class Host:
             self._touched |= executor.touched
             executor.touched.clear()
             for shard in self._touched:
-                self.replicas[shard].record.waiting = executor.waiting(shard)
+                record = self.replicas[shard].record
+                record.waiting, record.copies = executor.waiting(shard), executor.copies(shard)
         self._retention.trim(self._touched)
         for shard in self._touched:
             replica = self.replicas[shard]

@@ -35,7 +35,17 @@ if TYPE_CHECKING:
 class Unresolved:
     """A transaction that came to a slot of this host and is not resolved."""
 
-    __slots__ = ("blocked", "blockers", "claims", "clock", "commit", "missing", "slots", "stamped", "votes")
+    __slots__ = (
+        "blocked",
+        "blockers",
+        "claims",
+        "clock",
+        "conclusories",
+        "missing",
+        "slots",
+        "stamped",
+        "votes",
+    )  # fmt: skip
 
     def __init__(self, stamped: Stamped, hosted: int) -> None:
         self.stamped = stamped
@@ -50,8 +60,8 @@ class Unresolved:
         """Who waits for it. Both are shared while they are empty, and never changed then."""
         self.votes: dict[ShardId, Outcome] | None = None
         """Of a preliminary that has its locks."""
-        self.commit: Unresolved | None = None
-        """Of a preliminary: its second half, which came before the locks."""
+        self.conclusories: tuple[Unresolved, ...] = ()
+        """Of a preliminary: a Commit that came before the locks, and what came after that."""
 
 
 _NOBODY: set[Unresolved] = set()
@@ -70,6 +80,8 @@ class Executor:
         self._requests: dict[tuple[ClientId, RequestId], Unresolved] = {}
         self._locks: dict[ShardId, Locks[Unresolved]] = {}
         """Of the shards where something is claimed."""
+        self._copies: dict[Timestamp, dict[ShardId, Slot]] = {}
+        """Of copies that miss pieces, those that came."""
         self._arriving: Unresolved | None = None
         """Its pieces are coming just now, and nothing else came since: nobody needs to know of it yet."""
         self._unclaimed: list[Unresolved] = []
@@ -88,18 +100,14 @@ class Executor:
                 return self._next_piece(self._arriving, replica, slot)
             self.settle_arriving()
         request = stamped.request
-        if request.client < replica.record.clients_from:
-            replica.log.note_effects(slot, {})
-            return []
-        window = replica.record.windows.get(request.client)
-        known = None if window is None else window.outcome_of(request.request)
+        known = replica.known_outcome(stamped)
         if known is not None:
-            replica.log.note_effects(slot, {})
+            self._pass_over(replica, slot, stamped)
             return [] if isinstance(known, Answered) else replica.reply(request, slot, known)
         if self._unresolved:
             first = self._requests.get((request.client, request.request))
             if first is not None and first.clock != stamped.stamp.clock:
-                return self._copy(replica, slot, first)
+                return self._copy(replica, slot, stamped, first)
             if self._unclaimed and type(request.half) is not Conclusory:
                 self._claim_all()
             if first is not None:
@@ -108,9 +116,21 @@ class Executor:
             return replica.reply(request, slot, replica.execute(stamped, slot))
         return self._next_piece(self._begin(stamped), replica, slot)
 
-    def _copy(self, replica: Replica, slot: Slot, first: Unresolved) -> list[Effect]:
-        """A copy of a request that is under way: its vote, if there is one; else the first will answer."""
+    def _pass_over(self, replica: Replica, slot: Slot, stamped: Stamped) -> None:
+        """A copy has no effects. But its slot is resolved only when all its pieces are here: until then
+        another participant may need to get it from this one."""
         replica.log.note_effects(slot, {})
+        clock, numbers = stamped.stamp.clock, stamped.stamp.numbers
+        if len(numbers) > 1:
+            slots = self._copies.setdefault(clock, {})
+            slots[replica.address.shard] = slot
+            if len(slots) == len(self.replicas.keys() & numbers.keys()):
+                del self._copies[clock]
+            self.touched.update(slots)
+
+    def _copy(self, replica: Replica, slot: Slot, stamped: Stamped, first: Unresolved) -> list[Effect]:
+        """A copy of a request that is under way: its vote, if there is one; else the first will answer."""
+        self._pass_over(replica, slot, stamped)
         vote = None if first.votes is None else first.votes.get(replica.address.shard)
         return [] if vote is None else replica.reply(first.stamped.request, slot, vote)
 
@@ -250,8 +270,8 @@ class Executor:
         replicas = self.replicas
         votes = {shard: general.vote(replicas[shard], request) for shard in transaction.slots}
         transaction.votes = votes
-        if transaction.commit is not None:
-            self._put_ready(transaction.commit)
+        for conclusory in transaction.conclusories:
+            self._put_ready(conclusory)
         replies: list[Effect] = []
         for shard, slot in transaction.slots.items():
             replies += replicas[shard].reply(request, slot, votes[shard])
@@ -260,9 +280,12 @@ class Executor:
     def _conclude(self, transaction: Unresolved, conclusory: Conclusory) -> list[Effect]:
         """Whichever conclusory comes first in the order wins, here as everywhere."""
         preliminary = self._requests.get((conclusory.client, conclusory.preliminary))
-        if preliminary is not None and preliminary.votes is None and conclusory.commit:
-            preliminary.commit = transaction  # on this host an earlier transaction is not whole yet
-            return []
+        if preliminary is not None and preliminary.votes is None:
+            if conclusory.commit or preliminary.conclusories:
+                # On this host an earlier transaction is not whole yet. An Abort that was there before any
+                # Commit need not wait for that.
+                preliminary.conclusories += (transaction,)
+                return []
         replies: list[Effect] = []
         stamped = transaction.stamped
         for shard, slot in transaction.slots.items():
@@ -303,14 +326,21 @@ class Executor:
 
     def waiting(self, shard: ShardId) -> tuple[Slot, ...]:
         """A shard's slots that are not resolved, in order."""
-        if not self._unresolved:
+        if not self._unresolved and not self._copies:
             return ()
         slots = (transaction.slots.get(shard) for transaction in self._unresolved.values())
-        return tuple(sorted(slot for slot in slots if slot is not None))
+        return tuple(sorted([*(slot for slot in slots if slot is not None), *self.copies(shard)]))
+
+    def copies(self, shard: ShardId) -> tuple[Slot, ...]:
+        """Those of them that are without effect, and wait only for their pieces."""
+        return tuple(sorted(pieces[shard] for pieces in self._copies.values() if shard in pieces))
 
     def restore(self, pieces: Iterable[tuple[Replica, Slot, Stamped]]) -> None:
         """After a host was loaded: take back what was not resolved when it stopped."""
         for replica, slot, stamped in sorted(pieces, key=lambda piece: piece[2].stamp.clock):
+            if slot in replica.record.copies:
+                self._pass_over(replica, slot, stamped)
+                continue
             if self._arriving is None or self._arriving.clock != stamped.stamp.clock:
                 self.settle_arriving()
                 self._claim_all()

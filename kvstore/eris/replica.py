@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from typing import assert_never
 
 from kvstore.eris import dropped_messages, epoch_change, state_transfer, synchronization, view_change
-from kvstore.eris.client_window import ClientWindow
+from kvstore.eris.client_window import ANSWERED, Answered, ClientWindow
 from kvstore.eris.effects import ClientAddress, Dropped, Effect, ReplicaAddress, Send
 from kvstore.eris.executor import Executor
 from kvstore.eris.log import TransactionLog
@@ -329,6 +329,15 @@ class Replica:
         token = request.token
         if token is not None and not (token.result and outcome.refused):  # then the function runs again
             self._remember_token(token, stamped, slot, outcome)
+
+    def known_outcome(self, stamped: Stamped) -> Outcome | Answered | None:
+        """What a request came to that was executed before; None if it is new. What still comes of a client
+        that had ended when the epoch began counts as answered."""
+        record, request = self.record, stamped.request
+        if request.client < record.clients_from and stamped.stamp.epoch == record.last_normal_epoch:
+            return ANSWERED
+        window = record.windows.get(request.client)
+        return None if window is None else window.outcome_of(request.request)
 
     def window_of(self, client: ClientId) -> ClientWindow:
         """What is remembered of a client's requests."""

@@ -73,6 +73,7 @@ class ShardRecord(msgspec.Struct, array_like=True):
     normal_view         the last view of this epoch that this replica was in; ``view`` is one it has
                         joined, but that may not have begun
     diverged            it executed what was dropped
+    copies              those of ``waiting`` that are without effect, and wait only for their pieces
     clients_from        clients with lower ids have ended: what still comes of theirs is late, and void
     """
 
@@ -92,6 +93,7 @@ class ShardRecord(msgspec.Struct, array_like=True):
     normal_view: ViewNumber = ViewNumber(0)
     diverged: bool = False
     clients_from: ClientId = ClientId(0)
+    copies: tuple[Slot, ...] = ()
 
     @property
     def resolved_end(self) -> Slot:

@@ -1,0 +1,345 @@
+"""What goes wrong in a simulated store, and when: drawn from the seed, and bounded by what can be survived.
+
+At most f hosts have forgotten something at any time, and no two coordinators live while one has: more is
+outside the fault model (contracts E). Everything else may happen at once, to anybody.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from kvstore.drivers.simulated_host import SimulatedHost
+from kvstore.drivers.simulated_network import Micros, Node
+from kvstore.drivers.simulator import COORDINATORS, Simulator
+from kvstore.storage.memory_environment import MemoryFolder
+from kvstore.storage.sorted_map import SortedMap
+from tests.simulation.workload import Workload
+
+EVERY_US = 60_000
+"""About so often something happens."""
+SHORT_US, LONG_US = 20_000, 250_000
+YEAR_NS = 365 * 86_400 * 10**9
+
+Fault = Callable[["Nemesis"], None]
+
+
+class Nemesis:
+    """Does one thing after another, until it is told to stop."""
+
+    def __init__(
+        self, simulator: Simulator, workload: Workload, chance: random.Random, faults: list[str]
+    ) -> None:
+        self.simulator = simulator
+        self.workload = workload
+        self.chance = chance
+        self.is_over = False
+        self._faults = faults
+        self._older: dict[int, SortedMap] = {}
+        self._flipped: set[int] = set()
+        """Hosts whose disks are damaged, and that do not know it yet."""
+
+    def start(self) -> None:
+        self._next()
+
+    def _next(self) -> None:
+        if self._faults:
+            self.simulator.after(self.chance.randint(1, 2 * EVERY_US), self._act)
+
+    def _act(self) -> None:
+        if self.is_over:
+            return
+        name = self.chance.choice(self._faults)
+        self.simulator.note(name)
+        FAULTS[name](self)
+        self._next()
+
+    def count(self, fault: str) -> None:
+        self.simulator.faults[fault] += 1
+
+    def later(self, action: Callable[[], None]) -> None:
+        """Undo something, after a while."""
+        self.simulator.after(self.chance.randint(SHORT_US, LONG_US), action)
+
+    # -- hosts -------------------------------------------------------------------------------
+
+    def _a_host(self) -> SimulatedHost | None:
+        living = [host for host in self.simulator.hosts if host.is_up and not host.is_paused]
+        return self.chance.choice(living) if living else None
+
+    def crash(self) -> None:
+        """A host ends, and comes back."""
+        host = self._a_host()
+        if host is not None:
+            self.count("host crash")
+            host.crash()
+            self.later(lambda: self._restart(host))
+
+    @staticmethod
+    def _restart(host: SimulatedHost) -> None:
+        if not host.is_up:
+            host.start()
+
+    def crash_all(self) -> None:
+        """The power fails, for everybody."""
+        self.count("power failure")
+        for host in self.simulator.hosts:
+            if host.is_up:
+                host.crash()
+                self.later(lambda host=host: self._restart(host))  # type: ignore[misc]  # a lambda keeps its own
+
+    def pause(self) -> None:
+        """A host stands still, and goes on as if nothing had been: an old learner, perhaps."""
+        host = self._a_host()
+        if host is not None:
+            self.count("host pause")
+            host.is_paused = True
+            life = host.life
+            self.later(lambda: host.resume() if host.is_up and host.life == life else None)
+
+    def fail_writes(self) -> None:
+        """A disk refuses, after some commits."""
+        host = self._a_host()
+        if host is not None:
+            self.simulator.disk.commits_left[str(host.number)] = self.chance.randint(0, 5)
+
+    # -- disks -------------------------------------------------------------------------------
+
+    def _may_forget(self) -> bool:
+        self._flipped = {number for number in self._flipped if not self.simulator.hosts[number].is_up}
+        forgotten = len({h.number for h in self.simulator.hosts if h.has_forgotten} | self._flipped)
+        coordinators = sum(node.is_up for node in self.simulator.coordinators.values())
+        return forgotten < self.simulator.shape.replicas // 2 and coordinators == 1
+
+    def keep_image(self) -> None:
+        """Remember what is on a disk, to bring it back some day."""
+        host = self.chance.choice(self.simulator.hosts)
+        if host.host is not None:
+            self._older[host.number] = host.folder.committed
+
+    def bring_back(self) -> None:
+        """A disk is found to be older than what the peers were told."""
+        host = self._a_host()
+        older = None if host is None else self._older.get(host.number)
+        if host is not None and older is not None and self._may_forget() and not host.has_forgotten:
+            self.count("stale disk")
+            host.crash()
+            host.lose_disk(older)
+            self.later(lambda: self._restart(host))
+
+    def flip(self) -> None:
+        """One bit of one record is another one; it shows when it is read, or at the next start."""
+        host = self._a_host()
+        if host is not None and host.host is not None and self._may_forget():
+            self.count("bit flip")
+            self._flipped.add(host.number)
+            version = host.folder.committed.fork()
+            rows = version.rows(b"", reverse=False, limit=1 << 20)
+            key, value = self.chance.choice(rows)
+            at = self.chance.randrange(len(value))
+            version.put(
+                key, value[:at] + bytes([value[at] ^ 1 << self.chance.randrange(8)]) + value[at + 1 :]
+            )
+            host.crash()
+            self.simulator.disk.folders[str(host.number)] = MemoryFolder(committed=version, synced=version)
+            self.later(lambda: self._restart(host))
+
+    # -- sequencers, coordinators, clients ---------------------------------------------------
+
+    def crash_sequencer(self) -> None:
+        if self.simulator.sequencers:
+            self.count("sequencer crash")
+            self.simulator.crash_sequencer()
+
+    def pause_sequencer(self) -> None:
+        """The old one lives on, and stamps in an epoch that is over."""
+        if self.simulator.sequencers:
+            self.count("sequencer pause")
+            epoch = max(self.simulator.sequencers)
+            self.simulator.pause_sequencer(epoch, paused=True)
+            self.later(lambda: self.simulator.pause_sequencer(epoch, paused=False))
+
+    def crash_coordinator(self) -> None:
+        self.count("coordinator crash")
+        self.simulator.crash_coordinator()
+        self.later(self.start_coordinator)
+
+    def pause_coordinator(self) -> None:
+        """Another one takes over, and the first does not know it."""
+        if any(host.has_forgotten for host in self.simulator.hosts):
+            return
+        self.count("coordinator pause")
+        number = self.simulator.leading
+        node = self.simulator.coordinators[number]
+        self.simulator.pause_coordinator(number, paused=True)
+        self.later(self.start_coordinator)
+        self.later(lambda: self._go_on(number, node))
+
+    def _go_on(self, number: int, node: object) -> None:
+        if self.simulator.coordinators[number] is node:
+            self.simulator.pause_coordinator(number, paused=False)
+
+    def start_coordinator(self) -> None:
+        """A coordinator where none is, or where the one that leads may be dead."""
+        node = self.simulator.coordinators[self.simulator.leading]
+        forgotten = any(host.has_forgotten for host in self.simulator.hosts)
+        if not node.is_up or (node.is_paused and not forgotten):
+            self.simulator.start_coordinator((self.simulator.leading + 1) % COORDINATORS)
+
+    def crash_client(self) -> None:
+        self.count("client crash")
+        self.workload.crash_client()
+
+    def jump(self) -> None:
+        """The sequencer's clock is wrong."""
+        self.count("clock jump")
+        self.simulator.clock_error = self.chance.choice([0, YEAR_NS, -YEAR_NS, 10**9, -(10**9)])
+
+    # -- the network -------------------------------------------------------------------------
+
+    def _nodes(self) -> list[Node]:
+        """All that there is."""
+        simulator = self.simulator
+        clients = [node.home for node in simulator.clients.values() if node.is_up]
+        others = [
+            Node("sequencer", max(simulator.sequencers, default=0)),
+            Node("coordinator", simulator.leading),
+        ]
+        return [*(host.node for host in simulator.hosts), *others, *dict.fromkeys(clients)]
+
+    def _heal_later(self) -> None:
+        self.later(self.simulator.network.cut.clear)
+
+    def isolate(self) -> None:
+        """A host is alone."""
+        self.count("isolation")
+        host = self.chance.choice(self.simulator.hosts).node
+        self.simulator.network.cut_off({host}, set(self._nodes()))
+        self._heal_later()
+
+    def cut_one_way(self) -> None:
+        """A host is heard and does not hear, or the other way round."""
+        self.count("one-way cut")
+        host, others = {self.chance.choice(self.simulator.hosts).node}, set(self._nodes())
+        some, rest = (host, others) if self.chance.random() < 0.5 else (others, host)
+        self.simulator.network.cut_off(some, rest, both_ways=False)
+        self._heal_later()
+
+    def split(self) -> None:
+        """Two halves of the world."""
+        self.count("split")
+        nodes = self._nodes()
+        some = set(self.chance.sample(nodes, self.chance.randint(1, len(nodes) - 1)))
+        self.simulator.network.cut_off(some, set(nodes) - some)
+        self._heal_later()
+
+    def ring(self) -> None:
+        """Every host reaches only its two neighbours."""
+        self.count("ring")
+        hosts = [host.node for host in self.simulator.hosts]
+        self.chance.shuffle(hosts)
+        for at, host in enumerate(hosts):
+            near = {host, hosts[at - 1], hosts[(at + 1) % len(hosts)]}
+            self.simulator.network.cut_off({host}, set(hosts) - near)
+        self._heal_later()
+
+    def swizzle(self) -> None:
+        """Links are clogged one after another, and opened in another order."""
+        self.count("swizzle")
+        nodes = self._nodes()
+        links = [(one, other) for one in nodes for other in nodes if one != other]
+        chosen = self.chance.sample(links, min(8, len(links)))
+        for link in chosen:
+            self.simulator.after(self.chance.randint(0, SHORT_US), lambda link=link: self._clog(link))  # type: ignore[misc]  # a lambda keeps its own
+        self.chance.shuffle(chosen)
+        for link in chosen:
+            self.later(lambda link=link: self.simulator.unclog(link))  # type: ignore[misc]  # a lambda keeps its own
+
+    def _clog(self, link: tuple[Node, Node]) -> None:
+        if not self.is_over:
+            self.simulator.network.clog(link)
+
+    def bad_weather(self) -> None:
+        """For a while much is lost, repeated and late."""
+        self.count("bad weather")
+        network = self.simulator.network
+        network.loss = self.chance.choice([0.01, 0.05, 0.2, 0.5])
+        network.repeats = self.chance.choice([0.0, 0.05])
+        network.stragglers = self.chance.choice([0.0, 0.05, 0.2])
+        self.later(self._fair_weather)
+
+    def _fair_weather(self) -> None:
+        network = self.simulator.network
+        network.loss, network.repeats, network.stragglers = 0.0, 0.0, 0.0
+
+    # -- the end -----------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Heal everything; what is dead comes back. From here on all has to end well."""
+        self.is_over = True
+        simulator = self.simulator
+        simulator.note("heal")
+        simulator.network.heal()
+        for link in list(simulator.network.clogged):
+            simulator.unclog(link)
+        simulator.disk.commits_left.clear()
+        for host in simulator.hosts:
+            if not host.is_up:
+                host.start()
+            elif host.is_paused:
+                host.resume()
+        for epoch, sequencer in simulator.sequencers.items():
+            if sequencer.is_paused:
+                simulator.pause_sequencer(epoch, paused=False)
+        for number, coordinator in simulator.coordinators.items():
+            if coordinator.is_paused:
+                simulator.pause_coordinator(number, paused=False)
+        self.start_coordinator()
+
+
+FAULTS: dict[str, Fault] = {
+    "crash": Nemesis.crash,
+    "crash all": Nemesis.crash_all,
+    "pause": Nemesis.pause,
+    "fail writes": Nemesis.fail_writes,
+    "keep image": Nemesis.keep_image,
+    "stale disk": Nemesis.bring_back,
+    "bit flip": Nemesis.flip,
+    "crash sequencer": Nemesis.crash_sequencer,
+    "pause sequencer": Nemesis.pause_sequencer,
+    "crash coordinator": Nemesis.crash_coordinator,
+    "pause coordinator": Nemesis.pause_coordinator,
+    "crash client": Nemesis.crash_client,
+    "clock jump": Nemesis.jump,
+    "isolate": Nemesis.isolate,
+    "one-way cut": Nemesis.cut_one_way,
+    "split": Nemesis.split,
+    "ring": Nemesis.ring,
+    "swizzle": Nemesis.swizzle,
+    "bad weather": Nemesis.bad_weather,
+}
+
+PROFILES: dict[str, list[str]] = {
+    "calm": [],
+    "network": ["isolate", "one-way cut", "split", "ring", "swizzle", "bad weather", "bad weather"],
+    "crashes": ["crash", "crash", "crash all", "pause", "fail writes", "crash client", "bad weather"],
+    "disks": ["crash", "fail writes", "keep image", "stale disk", "bit flip", "bad weather"],
+    "roles": [
+        "crash sequencer",
+        "pause sequencer",
+        "crash coordinator",
+        "pause coordinator",
+        "clock jump",
+        "pause",
+        "bad weather",
+    ],
+}
+PROFILES["all"] = list(FAULTS)
+
+
+def drawn(profile: str, chance: random.Random) -> list[str]:
+    """The faults of a run. "swarm" takes some at random: what is left out matters as much as what is in."""
+    if profile != "swarm":
+        return PROFILES[profile]
+    names = list(FAULTS)
+    return sorted(chance.sample(names, chance.randint(1, len(names))))

@@ -3,6 +3,8 @@ executed the same slots have the same tables (eris.md 8, check 1)."""
 
 from __future__ import annotations
 
+from kvstore.eris.effects import Send
+from kvstore.eris.messages import Stamped, StartEpoch
 from kvstore.eris.shard_state import REGISTERS, ShardRecord, table_name
 from kvstore.storage.memory_environment import MemoryView
 from kvstore.types import ShardId, Slot
@@ -16,14 +18,24 @@ class PrefixAgreement(Checker):
         super().__init__(ledger)
         self._states: dict[tuple[ShardId, Slot], tuple[Replica, int]] = {}
 
+    def spoke(self, sends: list[Send]) -> None:
+        """What an epoch begins with is decided, whoever has it already."""
+        for send in sends:
+            if isinstance(send.message, StartEpoch):
+                for entry in send.message.entries:
+                    self._agree(send.message.shard, entry.slot, entry.stamped, "START-EPOCH")
+
+    def _agree(self, shard: ShardId, slot: Slot, stamped: Stamped | None, who: object) -> None:
+        agreed = self.ledger.stable[shard].setdefault(slot, stamped)
+        require(agreed == stamped, f"{who} slot {slot} of shard {shard}: {stamped}, elsewhere {agreed}")
+
     def changed(self, change: Changed) -> None:
         replica, before, after, slots = change
-        stable, log = self.ledger.stable[replica.shard], self.ledger.shadows[replica].log
+        log = self.ledger.shadows[replica].log
         begin = min(before.stable, after.stable) + 1
         for slot in {*map(Slot, range(begin, after.stable + 1)), *(s for s in slots if s <= after.stable)}:
             if slot in log:
-                agreed = stable.setdefault(slot, log[slot])
-                require(agreed == log[slot], f"{replica} slot {slot}: {log[slot]}, elsewhere {agreed}")
+                self._agree(replica.shard, slot, log[slot], replica)
         if not after.diverged and after.executed == after.head[1] and not after.waiting:
             self._compare_tables(replica, after)
 

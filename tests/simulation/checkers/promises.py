@@ -1,5 +1,5 @@
-"""The promise rule: who promised away any name of a transaction works with it only if it was found (eris.md 8,
-check 6)."""
+"""The promise rule: who promised away any name of a transaction works with it only if it was found, or if a
+quorum has it, with its learner, which then cannot promise it away any more (eris.md 8, check 6; 6, step 2)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Promises(Checker):
         shadow = self.ledger.shadows[replica]
         for name in self._promised[replica] - self._found:
             slot = shadow.names.get(name)
-            if name.epoch == record.epoch and slot is not None and slot > record.base:
+            if name.epoch == record.epoch and slot is not None and slot > record.stable:
                 stamped = shadow.log.get(slot)
                 kept = stamped is None or not stamped.stamp.matches([name])
                 require(kept, f"{replica} promised {name} away and has it in slot {slot}")

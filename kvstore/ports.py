@@ -39,6 +39,12 @@ class Log(Protocol):
     def replace(self, index: int, record: bytes) -> None:
         """Put another record in the place of one, and chain those after it anew."""
 
+    def replace_from(self, index: int, records: list[bytes]) -> None:
+        """Put these in the place of one and of all that come after it."""
+
+    def reset(self, first: int) -> None:
+        """Forget every record; the next one is ``first``."""
+
     def truncate_before(self, index: int, count_max: int) -> int:
         """Forget up to ``count_max`` records below ``index`` and return how many went."""
 

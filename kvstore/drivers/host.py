@@ -6,7 +6,7 @@ shards costs one fsync, and no commit ever falls between two pieces of a transac
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from kvstore.drivers.log_retention import LogRetention
 from kvstore.eris.coordinator_replication import RecordKeeper
@@ -14,21 +14,19 @@ from kvstore.eris.effects import (
     CancelTimer,
     Dropped,
     Effect,
-    HostAddress,
     ReplicaAddress,
     Send,
-    SendImage,
     SetTimer,
 )
 from kvstore.eris.executor import Executor
 from kvstore.eris.failure_coordinator import CoordinatorRecord
 from kvstore.eris.log import Bodies, TransactionLog
-from kvstore.eris.messages import ReplicaMessage, Stamped
+from kvstore.eris.messages import ReplicaMessage
 from kvstore.eris.replica import Replica
-from kvstore.eris.shard_state import EFFECTS, HOST_TABLE, ShardTables, log_name, table_name
+from kvstore.eris.shard_state import HOST_TABLE, ShardTables, log_name
 from kvstore.execution.part import Owns
 from kvstore.ports import Environment, WriteBatch
-from kvstore.types import HostId, ShardId, Slot
+from kvstore.types import HostId, ShardId
 
 COORDINATOR_KEY = b"coordinator"
 MANIFEST_KEY = b"manifest"
@@ -59,8 +57,6 @@ class Host:
         self.dropped: dict[str, int] = {}
         self.timers: list[tuple[ReplicaAddress, SetTimer | CancelTimer]] = []
         """What replicas asked of timers, for the driver to take; nothing where no message is lost."""
-        self.images: list[HostAddress] = []
-        """Who is to get an image of this host as of the next commit, for the driver to take."""
         self._bodies = Bodies()
         self._touched: set[ShardId] = set()
         self.executor = Executor()
@@ -69,7 +65,7 @@ class Host:
         self._batch: WriteBatch = environment.begin()
         try:
             self.replicas = [self._load(ShardId(shard), replicas) for shard in range(shards)]
-            self.executor.restore(self._unresolved())
+            self.executor.restore()
             self._retention = LogRetention(self._table, self.replicas, self._bodies, retention)
         finally:
             self._batch.abort()
@@ -79,24 +75,15 @@ class Host:
         record = tables.load()
         log = self.environment.log(log_name(shard), record.head)
         log.check_end()
-        effects = self.environment.table(table_name(shard, EFFECTS))
         return Replica(
             address=ReplicaAddress(shard, self.number),
             replicas=replicas,
             record=record,
-            log=TransactionLog(shard, log, effects, self._bodies),
+            log=TransactionLog(shard, log, tables.effects, self._bodies),
             tables=tables,
             executor=self.executor,
             owns=self._owns,
         )
-
-    def _unresolved(self) -> Iterator[tuple[Replica, Slot, Stamped]]:
-        """What waited when the host stopped (contracts A6)."""
-        for replica in self.replicas:
-            for slot in replica.record.waiting:
-                stamped = replica.log.read(slot, 1)[0].stamped
-                if stamped is not None:  # it is dropped, with all its pieces, and this one is to come
-                    yield replica, slot, stamped
 
     def begin(self) -> None:
         """Open the batch on this thread."""
@@ -128,11 +115,9 @@ class Host:
         return outbox
 
     def _note(self, replica: Replica, effect: Effect) -> None:
-        """Count a drop; keep for the driver what is asked of timers, and who wants an image."""
+        """Count a drop; keep what is asked of timers for the driver."""
         if type(effect) is Dropped:
             self.dropped[effect.reason] = self.dropped.get(effect.reason, 0) + 1
-        elif type(effect) is SendImage:
-            self.images.append(effect.to)
         else:
             assert type(effect) is SetTimer or type(effect) is CancelTimer
             self.timers.append((replica.address, effect))

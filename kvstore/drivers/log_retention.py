@@ -97,7 +97,8 @@ class LogRetention:
 
     def _cut_chunk(self, touched: set[ShardId], left: int) -> None:
         for replica in reversed(self._replicas):
-            end = self._cut[replica.address.shard]
+            # Not beyond what is stable: the log may have become another one, of an image, since the mark.
+            end = min(self._cut[replica.address.shard], replica.record.stable)
             if end >= replica.log.first:
                 left -= replica.log.truncate_before(Slot(end + 1), left)
                 touched.add(replica.address.shard)

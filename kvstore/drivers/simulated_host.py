@@ -4,8 +4,8 @@ It takes its messages in batches, as a real one does. A batch takes time to comm
 when it has. A crash in between loses the batch, or only what it was to send.
 
 A host whose disk cannot be trusted - a record is damaged, or it is older than what its peers were told - has
-no vote (contracts B2): it starts with nothing, has an epoch begin without it, and takes part when it has an
-image of one that began in that epoch or later.
+no vote (contracts B2): it starts with an empty one, an epoch begins without it, and its replicas take part
+when they have images of that epoch or a later one (``state_transfer.py``).
 """
 
 from __future__ import annotations
@@ -21,12 +21,10 @@ import msgspec
 from kvstore.drivers.host import Host
 from kvstore.drivers.simulated_network import Micros, Node
 from kvstore.eris import state_transfer
-from kvstore.eris.effects import COORDINATOR, Address, HostAddress, ReplicaAddress, Send, SetTimer
+from kvstore.eris.effects import Address, HostAddress, Send, SetTimer
 from kvstore.eris.messages import (
-    EpochChangeRequest,
     Flush,
     HostMessage,
-    ImageRequest,
     Prepare,
     Prepared,
     ReplicaMessage,
@@ -37,10 +35,10 @@ from kvstore.eris.messages import (
     SyncCommit,
 )
 from kvstore.eris.replica import Replica
-from kvstore.eris.shard_state import HOST_TABLE, ShardRecord, Status, decode_record, record_key
+from kvstore.eris.shard_state import Status
 from kvstore.errors import Corrupt, OutcomeUnknown
 from kvstore.storage import MemoryDisk, MemoryEnvironment
-from kvstore.storage.memory_environment import MemoryFolder, MemoryView
+from kvstore.storage.memory_environment import MemoryFolder
 from kvstore.storage.sorted_map import SortedMap
 from kvstore.types import Epoch, HostId, ShardId
 
@@ -62,13 +60,6 @@ class Shape(NamedTuple):
     retention: int = 1 << 30
 
 
-class Image(msgspec.Struct, frozen=True):
-    """What a host had at one commit, on its way to another."""
-
-    source: int
-    version: SortedMap
-
-
 class Timer(NamedTuple):
     """A timer of a replica that ran out."""
 
@@ -83,7 +74,7 @@ class Letter(NamedTuple):
     message: ReplicaMessage
 
 
-Item = Letter | Timer | Image | HostMessage | Prepared
+Item = Letter | Timer | HostMessage | Prepared
 
 
 def asking_host(number: int) -> int:
@@ -134,8 +125,7 @@ class SimulatedHost:
         self._heard_sequencer: Micros = 0
         self._next_heartbeat: Micros = 0
         self._promises: dict[int, Epoch] = {}
-        self._vote_from: Epoch | None = None
-        """Of one that has forgotten: by what others promised, the first epoch to begin after that."""
+        """Of one that has forgotten: what others promised."""
 
     @property
     def folder(self) -> MemoryFolder:
@@ -154,15 +144,18 @@ class SimulatedHost:
             except Corrupt:
                 self.has_forgotten = True
         self._promises.clear()
-        self._vote_from = None
         self._heard_sequencer = self.world.now
         self._heard_learner.clear()
         life = self.life
         self.world.after(self.world.chance.randint(1, TICK_US), lambda: self._tick(life))
         if self.host is not None:
-            for shard in range(self.shape.shards):
-                for name in RESTART_TIMERS:
-                    self._receive(Timer(ShardId(shard), name))
+            self._look_around()
+
+    def _look_around(self) -> None:
+        """Go on with whatever the replicas are in the middle of."""
+        for shard in range(self.shape.shards):
+            for name in RESTART_TIMERS:
+                self._receive(Timer(ShardId(shard), name))
 
     def _load(self, disk: MemoryDisk) -> Host:
         environment = MemoryEnvironment(disk, str(self.number))
@@ -254,8 +247,8 @@ class SimulatedHost:
         self.world.after(TICK_US, lambda: self._tick(life))
         if self.is_paused:
             return
-        if self.has_forgotten:
-            self._ask_for_an_epoch()
+        if self.host is None:
+            self._ask_for_promises()
         else:
             self._watch_others()
 
@@ -284,13 +277,9 @@ class SimulatedHost:
         host = self.host
         if host is None or self.is_paused or self._batch is not None or not self._inbox:
             return
-        images = [item for item in self._inbox if isinstance(item, Image)]
-        others = [item for item in self._inbox if not isinstance(item, Image)]
-        self._inbox.clear()
-        for image in images:
-            self._take_image(image)
+        items, self._inbox = self._inbox, []
         try:
-            self._batch = self._handle(self.host or host, others)
+            self._batch = self._handle(host, items)
         except Corrupt:
             self.fail_for_good("damage")
             return
@@ -324,9 +313,6 @@ class SimulatedHost:
             return
         for send in sends:
             self.world.send(self.node, send.to, send.message)
-        for to in host.images:
-            self.world.send(self.node, to, Image(self.number, self.folder.committed))
-        host.images.clear()
         self._set_timers(host)
         if self._inbox:
             self._later(GATHER_US, self._begin_batch)
@@ -360,98 +346,31 @@ class SimulatedHost:
         if self._timers.get(key) == number:
             self._receive(Timer(*key))
 
-    # -- images ------------------------------------------------------------------------------
-
-    def _take_image(self, image: Image) -> None:
-        """Put another host's image in the place of what is here, if a replica needs one and all can use it;
-        what they told others is carried over in the same commit."""
-        host = self.host
-        assert host is not None
-        records = self._records_of(image)
-        if not any(replica.needs_image for replica in host.replicas):
-            return
-        if not all(map(state_transfer.helps, host.replicas, records)) or _is_damaged(image):
-            return
-        host.begin()
-        own = list(map(state_transfer.carried, host.replicas, records))
-        kept, promised = host.keeper.record(), host.keeper.promised()
-        host.abort()
-        fresh, disk = self._made_of(image)
-        fresh.begin()
-        theirs = fresh.keeper.record()
-        if (kept.epoch, kept.counter) > (theirs.epoch, theirs.counter):
-            fresh.keeper.keep(kept)
-        fresh.keeper.promise(max(promised, fresh.keeper.promised()))
-        for replica, carried in zip(fresh.replicas, own, strict=True):
-            state_transfer.carry_over(replica, carried)
-        fresh.touch_all()
-        fresh.finish()
-        self._move_in(fresh, disk)
-
-    def _made_of(self, image: Image) -> tuple[Host, MemoryDisk]:
-        """The image as a host beside the one that is here."""
-        folder = MemoryFolder(committed=image.version, synced=image.version)
-        disk = MemoryDisk({str(self.number): folder}, self.world.disk.commits_left)
-        return self._load(disk), disk
-
-    def _move_in(self, fresh: Host, disk: MemoryDisk) -> bool:
-        """Commit it and put it in place, as by a rename; if its disk refuses, all stays as it is."""
-        try:
-            fresh.commit()
-        except OutcomeUnknown:
-            self.world.faults["failed commit"] += 1
-            return False
-        self.world.disk.folders[str(self.number)] = disk.folders[str(self.number)]
-        self.host = fresh
-        self._timers.clear()
-        self.world.faults["image taken"] += 1
-        self.world.committed(self, [])
-        for shard in range(self.shape.shards):
-            self._inbox += (Timer(ShardId(shard), name) for name in RESTART_TIMERS)
-        return True
-
-    def _records_of(self, image: Image) -> list[ShardRecord]:
-        view = MemoryView("image", image.version)
-        stored = (view.table(HOST_TABLE).get(record_key(ShardId(s))) for s in range(self.shape.shards))
-        return [ShardRecord() if record is None else decode_record(record) for record in stored]
-
     # -- a host that has forgotten -----------------------------------------------------------
 
-    def _ask_for_an_epoch(self) -> None:
-        """Have an epoch begin in which nothing said before counts. What has begun already, one of a majority
-        of the others knows."""
-        others = [number for number in range(self.shape.replicas) if number != self.number]
-        if self._vote_from is None:
-            asker = asking_host(self.number)
-            for other in others:
+    def _ask_for_promises(self) -> None:
+        """Which epochs have begun, one of a majority of the others knows."""
+        asker = asking_host(self.number)
+        for other in range(self.shape.replicas):
+            if other != self.number:
                 self.world.send(self.node, HostAddress(other), Prepare(asker, Epoch(0)))
-            return
-        shard, epoch = ShardId(0), self._vote_from
-        self.world.send(self.node, COORDINATOR, EpochChangeRequest(shard, self.number, epoch))
-        peer = ReplicaAddress(shard, self.world.chance.choice(others))
-        self.world.send(self.node, peer, ImageRequest(shard, self.number, epoch))
 
     def _remember(self, item: Item) -> None:
-        """Take part again, with an image of an epoch that began after all was forgotten."""
-        if isinstance(item, Prepared) and self._vote_from is None:
-            self._promises[item.host] = item.promised
-            if len(self._promises) > self.shape.replicas // 2:
-                self._vote_from = Epoch(max(self._promises.values()) + 1)
-        elif isinstance(item, Image) and self._vote_from is not None:
-            records = self._records_of(item)
-            current = all(record.last_normal_epoch >= self._vote_from for record in records)
-            if current and not any(record.diverged for record in records) and not _is_damaged(item):
-                self._begin_anew(item)
-
-    def _begin_anew(self, image: Image) -> None:
-        fresh, disk = self._made_of(image)
-        fresh.begin()
-        fresh.finish()
-        if self._move_in(fresh, disk):
-            self.has_forgotten, self._vote_from = False, None
+        """Begin with an empty disk, and with the promise to take nothing but what is newer."""
+        if not isinstance(item, Prepared):
+            return
+        self._promises[item.host] = item.promised
+        if len(self._promises) > self.shape.replicas // 2:
+            self.has_forgotten = False
             self.world.faults["vote regained"] += 1
-            self._later(GATHER_US, self._begin_batch)
-
-
-def _is_damaged(image: Image) -> bool:
-    return any(True for _ in MemoryView("image", image.version).problems())
+            self.world.disk.folders[str(self.number)] = MemoryFolder()
+            self.host = host = self._load(self.world.disk)
+            rejoin = Epoch(max(self._promises.values()) + 1)
+            host.begin()
+            host.keeper.forget(rejoin)
+            for replica in host.replicas:
+                state_transfer.forget(replica, rejoin)
+            host.touch_all()
+            host.finish()
+            self._commit(host, [])
+            self._look_around()

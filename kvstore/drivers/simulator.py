@@ -26,7 +26,7 @@ from typing import Protocol
 
 import msgspec
 
-from kvstore.drivers.simulated_host import Image, Item, Letter, Shape, SimulatedHost, asking_host
+from kvstore.drivers.simulated_host import Item, Letter, Shape, SimulatedHost, asking_host
 from kvstore.drivers.simulated_network import Link, Micros, Network, Node
 from kvstore.eris.client import Client
 from kvstore.eris.coordinator_replication import ReplicatedCoordinator
@@ -233,10 +233,7 @@ class Simulator:
     def _trace_delivery(self, source: Node, node: Node, item: Item | msgspec.Struct) -> None:
         message = item.message if isinstance(item, Letter) else item
         self._trace.update(f"{self.now} {source} {node} ".encode())
-        if isinstance(message, Image):
-            self._trace.update(b"image")
-        elif isinstance(message, msgspec.Struct):
-            self._trace.update(encode(message))
+        self._trace.update(encode(message))
 
     # -- sequencers --------------------------------------------------------------------------
 

@@ -41,7 +41,7 @@ from kvstore.eris.messages import (
 from kvstore.ports import Table
 from kvstore.types import ClientId, Epoch
 
-RECORD_KEY, PROMISED_KEY = b"coordinator", b"promised"
+RECORD_KEY, PROMISED_KEY, REJOIN_KEY = b"coordinator", b"promised", b"rejoin"
 """Where in the host's table they stand."""
 NOBODY_ENDED, NO_EPOCH = ClientId(0), Epoch(0)
 PREPARE_MS = 40
@@ -72,6 +72,11 @@ class RecordKeeper:
     def promise(self, epoch: Epoch) -> None:
         self._table.put(PROMISED_KEY, epoch.to_bytes(8, "big"))
 
+    def forget(self, rejoin: Epoch) -> None:
+        """Its disk is not to be trusted: it takes only what is newer, and until then says nothing."""
+        self.promise(rejoin)
+        self._table.put(REJOIN_KEY, rejoin.to_bytes(8, "big"))
+
     def handle(self, message: HostMessage) -> list[Effect]:
         """Answer a coordinator."""
         match message:
@@ -81,6 +86,9 @@ class RecordKeeper:
                 return self._on_save(message)
 
     def _on_prepare(self, message: Prepare) -> list[Effect]:
+        rejoin = int.from_bytes(self._table.get(REJOIN_KEY) or b"", "big")
+        if self.record().epoch < rejoin:
+            return [Dropped(message, "what was kept here is forgotten")]
         promised = self.promised()
         if message.epoch > promised:
             promised = message.epoch

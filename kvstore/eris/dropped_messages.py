@@ -15,7 +15,7 @@ INVARIANTS
     M2  What has a dropped name never enters a log, and leaves it where it had.
     M3  Promises are made in normal status only.
     M4  What was cut from a log is never promised away: the host has it as another participant's, or a
-        majority there does.
+        majority there does (``state_transfer.py``, I3).
 """
 
 from __future__ import annotations
@@ -83,6 +83,11 @@ def drain(replica: Replica) -> list[Effect]:
             return effects + _ask(replica, coordinator=True)  # M1
         else:
             effects += replica.take(stamped)
+
+
+def go_on(replica: Replica) -> list[Effect]:
+    """What is held may be the next by now."""
+    return drain(replica) if replica.status is Status.NORMAL else []
 
 
 def _ask_if_missing(replica: Replica) -> list[Effect]:
@@ -209,9 +214,11 @@ def _named_here(replica: Replica, name: TransactionId) -> Replica | None:
 
 
 def _is_resolved(replica: Replica, name: TransactionId) -> bool:
-    """Whether this host knows what became of it, and need not have it any more."""
+    """Whether this host knows what became of it, or may have known, and need not have it any more."""
     named = _named_here(replica, name)
-    return named is None or named.record.base + name.sequence <= named.last_slot
+    if named is None or named.record.base + name.sequence <= named.last_slot:
+        return True
+    return named.record.clock < replica.record.cut_clock  # it may have been cut, with an image
 
 
 def unsettled(replica: Replica) -> Iterator[tuple[Slot, Stamped]]:
@@ -219,7 +226,7 @@ def unsettled(replica: Replica) -> Iterator[tuple[Slot, Stamped]]:
     record = replica.record
     end = min(record.stable, record.executed)
     yield from ((slot, stamped) for slot, stamped in replica.waiting() if slot <= end)
-    for entry in replica.log.walk(Slot(max(end + 1, replica.log.first)), replica.last_slot):
+    for entry in replica.log.walk(Slot(end + 1), replica.last_slot):
         if entry.stamped is not None:
             yield entry.slot, entry.stamped
 
@@ -233,7 +240,7 @@ def on_transaction_found(replica: Replica, found: TransactionFound) -> list[Effe
     number = stamp.numbers[replica.address.shard]
     if number >= replica.next_number:
         replica.held[number] = found.stamped
-    return drain(replica) if replica.status is Status.NORMAL else []
+    return go_on(replica)
 
 
 def on_transaction_dropped(replica: Replica, dropped: TransactionDropped) -> list[Effect]:
@@ -242,7 +249,7 @@ def on_transaction_dropped(replica: Replica, dropped: TransactionDropped) -> lis
     if dropped.epoch != record.epoch or replica.status is Status.EPOCH_CHANGE:
         return [Dropped(dropped, f"of epoch {dropped.epoch}, this is epoch {record.epoch}")]
     drop(replica, dropped.ids)
-    return drain(replica) if replica.status is Status.NORMAL else []
+    return go_on(replica)
 
 
 def drop(replica: Replica, names: Iterable[TransactionId]) -> None:

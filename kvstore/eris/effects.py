@@ -87,10 +87,4 @@ class Dropped(msgspec.Struct, frozen=True):
     reason: str
 
 
-class SendImage(msgspec.Struct, frozen=True):
-    """Give another host an image of this one, as of the commit of this batch."""
-
-    to: HostAddress
-
-
-Effect: TypeAlias = Send | SetTimer | CancelTimer | Dropped | SendImage
+Effect: TypeAlias = Send | SetTimer | CancelTimer | Dropped

@@ -89,8 +89,7 @@ def on_epoch_change(replica: Replica, message: EpochChange) -> list[Effect]:
 def _shown(replica: Replica, since: Slot | None) -> list[LogEntry]:
     stable = replica.record.stable
     wanted = 1 + (stable if since is None else min(since, stable))
-    first = Slot(max(wanted, replica.log.first))  # what was cut off cannot complete anybody
-    return list(replica.log.walk(first, replica.last_slot))
+    return list(replica.log.walk(Slot(wanted), replica.last_slot))
 
 
 def _unresolved(replica: Replica) -> list[Stamped]:

@@ -15,8 +15,9 @@ INVARIANTS
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from heapq import heappop, heappush, merge
+from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
@@ -62,6 +63,11 @@ class Unresolved:
         """Of a preliminary that has its locks."""
         self.conclusories: tuple[Unresolved, ...] = ()
         """Of a preliminary: a Commit that came before the locks, and what came after that."""
+
+    def must_wait_with(self, conclusory: Conclusory) -> bool:
+        """Of a preliminary: on this host an earlier transaction is not whole yet, so it has no locks. An
+        Abort that comes before any Commit need not wait for them."""
+        return self.votes is None and (conclusory.commit or bool(self.conclusories))
 
 
 _NOBODY: set[Unresolved] = set()
@@ -114,17 +120,18 @@ class Executor:
                 return self._late_piece(first, replica, slot)
         if request.half is None and len(request.operations) == 1 and not self._blockers(replica, request):
             return replica.reply(request, slot, replica.execute(stamped, slot))
-        return self._next_piece(self._begin(stamped), replica, slot)
+        return self._next_piece(self._begin(stamped, {replica.address.shard}), replica, slot)
 
     def _pass_over(self, replica: Replica, slot: Slot, stamped: Stamped) -> None:
         """A copy has no effects. But its slot is resolved only when all its pieces are here: until then
         another participant may need to get it from this one."""
         replica.log.note_effects(slot, {})
-        clock, numbers = stamped.stamp.clock, stamped.stamp.numbers
-        if len(numbers) > 1:
+        clock = stamped.stamp.clock
+        if len(stamped.stamp.numbers) > 1:
             slots = self._copies.setdefault(clock, {})
             slots[replica.address.shard] = slot
-            if len(slots) == len(self.replicas.keys() & numbers.keys()):
+            missing = self._hosted(stamped) - slots.keys()
+            if all(self.replicas[shard].has_passed(stamped) for shard in missing):
                 del self._copies[clock]
             self.touched.update(slots)
 
@@ -144,10 +151,15 @@ class Executor:
         for _, replica, slot, stamped in merge(*map(_stable_entries, behind), key=itemgetter(0)):
             self.arrive(replica, slot, stamped)
 
+    def _hosted(self, stamped: Stamped) -> set[ShardId]:
+        return self.replicas.keys() & stamped.stamp.numbers.keys()
+
     # -- who waits for whom --------------------------------------------------------------------
 
-    def _begin(self, stamped: Stamped) -> Unresolved:
-        hosted = len(self.replicas.keys() & stamped.request.operations.keys())
+    def _begin(self, stamped: Stamped, here: set[ShardId]) -> Unresolved:
+        """These pieces have come, others are to come; but those that an image brought are over."""
+        others = self._hosted(stamped) - here
+        hosted = len(here) + sum(not self.replicas[other].has_passed(stamped) for other in others)
         self._arriving = transaction = Unresolved(stamped, hosted)
         return transaction
 
@@ -280,12 +292,9 @@ class Executor:
     def _conclude(self, transaction: Unresolved, conclusory: Conclusory) -> list[Effect]:
         """Whichever conclusory comes first in the order wins, here as everywhere."""
         preliminary = self._requests.get((conclusory.client, conclusory.preliminary))
-        if preliminary is not None and preliminary.votes is None:
-            if conclusory.commit or preliminary.conclusories:
-                # On this host an earlier transaction is not whole yet. An Abort that was there before any
-                # Commit need not wait for that.
-                preliminary.conclusories += (transaction,)
-                return []
+        if preliminary is not None and preliminary.must_wait_with(conclusory):
+            preliminary.conclusories += (transaction,)
+            return []
         replies: list[Effect] = []
         stamped = transaction.stamped
         for shard, slot in transaction.slots.items():
@@ -335,20 +344,42 @@ class Executor:
         """Those of them that are without effect, and wait only for their pieces."""
         return tuple(sorted(pieces[shard] for pieces in self._copies.values() if shard in pieces))
 
-    def restore(self, pieces: Iterable[tuple[Replica, Slot, Stamped]]) -> None:
-        """After a host was loaded: take back what was not resolved when it stopped."""
-        for replica, slot, stamped in sorted(pieces, key=lambda piece: piece[2].stamp.clock):
-            if slot in replica.record.copies:
-                self._pass_over(replica, slot, stamped)
-                continue
-            if self._arriving is None or self._arriving.clock != stamped.stamp.clock:
-                self.settle_arriving()
-                self._claim_all()
-                self._begin(stamped)
-            assert self._arriving is not None
-            self._next_piece(self._arriving, replica, slot)
-        self.settle_arriving()
+    def restore(self) -> None:
+        """After a host was loaded: take back what was not resolved when it stopped (contracts A6)."""
+        pieces = [
+            (stamped.stamp.clock, replica, slot, stamped)
+            for replica in self.replicas.values()
+            for slot in replica.record.waiting
+            if (stamped := replica.logged(slot)) is not None  # else it is dropped, and waits for nothing
+        ]
+        for _, together in groupby(sorted(pieces, key=itemgetter(0)), itemgetter(0)):
+            self._restore(list(together))
         self.touched.clear()
+
+    def _restore(self, pieces: list[tuple[Timestamp, Replica, Slot, Stamped]]) -> None:
+        _, first, slot, stamped = pieces[0]
+        if slot in first.record.copies:
+            for _, replica, slot, _ in pieces:
+                self._pass_over(replica, slot, stamped)
+            return
+        self._claim_all()
+        transaction = self._begin(stamped, {replica.address.shard for _, replica, _, _ in pieces})
+        for _, replica, slot, _ in pieces:
+            self._next_piece(transaction, replica, slot)
+        self.settle_arriving()
+
+    def rebuild(self, replaced: ShardId) -> None:
+        """The record of a shard was replaced: see anew what waits, and for which pieces."""
+        self.settle_arriving()
+        for shard, replica in self.replicas.items():
+            if shard != replaced:
+                replica.record.waiting, replica.record.copies = self.waiting(shard), self.copies(shard)
+        for memory in (self._unresolved, self._requests, self._locks, self._copies):
+            memory.clear()
+        self._unclaimed.clear()
+        self._ready.clear()
+        self.restore()
+        self.touched.update(self.replicas)
 
     def outstanding(self) -> list[Stamped]:
         """The preliminaries that no second half has come for."""

@@ -14,6 +14,7 @@ INVARIANTS
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
@@ -85,7 +86,7 @@ class FailureCoordinator:
     shards: int
     replicas: int
     consulted: frozenset[ReplicaAddress] | None = None
-    """The replicas whose logs it waits for; None: a majority of every shard, whoever that is."""
+    """The replicas whose logs it waits for; None: those of a majority of hosts, whoever that is."""
     clients_from: ClientId | None = None
     """All clients below it have ended; None: all that an earlier epoch had."""
     acks: dict[ReplicaAddress, EpochChangeAck] = field(default_factory=dict)
@@ -181,8 +182,14 @@ class FailureCoordinator:
             return []
         self.acks[ReplicaAddress(ack.shard, ack.replica)] = ack
         wanted = self.consulted
-        is_enough = self._has_majorities(self.acks) if wanted is None else self.acks.keys() >= wanted
+        is_enough = self._has_hosts() if wanted is None else self.acks.keys() >= wanted
         return self._start() if is_enough else []
+
+    def _has_hosts(self) -> bool:
+        """Whether a majority of hosts has shown all its shards: what a host executed as a whole, and does not
+        show for one shard any more, it shows for another."""
+        shown = Counter(address.replica for address in self.acks)
+        return 2 * sum(count == self.shards for count in shown.values()) > self.replicas
 
     def _start(self) -> list[Effect]:
         """What a replica showed counts if it began the last epoch: another may hold what was dropped."""

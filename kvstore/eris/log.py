@@ -99,6 +99,25 @@ class TransactionLog:
         """Overwrite a slot by what an epoch change decided."""
         self._log.replace(slot, self._record(slot, stamped))
 
+    def take_home(self, shard: ShardId) -> bool:
+        """Hold the bodies that stand in another shard's log, which is about to be replaced; return whether
+        there are any."""
+        records = self._log.read(self.first, self.last + 1 - self.first)
+        away = [slot for slot, record in records if _is_in(record, shard)]
+        if not away:
+            return False
+        tail = (record for slot, record in records if slot >= away[0])
+        self._log.replace_from(away[0], [self._body_of(record, shard) for record in tail])
+        return True
+
+    def _body_of(self, record: bytes, shard: ShardId) -> bytes:
+        place = reference_in(record)
+        return record if place is None or place[0] != shard else self._referred(*place)
+
+    def reset(self, first: Slot) -> None:
+        """Forget everything; the next slot is this one."""
+        self._log.reset(first)
+
     def _record(self, slot: Slot, stamped: Stamped | None) -> bytes:
         if stamped is None:
             return NO_OP
@@ -114,7 +133,8 @@ class TransactionLog:
         return [LogEntry(Slot(slot), read_body(record, self._referred)) for slot, record in records]
 
     def walk(self, first: Slot, last: Slot) -> Iterator[LogEntry]:
-        """Yield the entries from ``first`` to ``last``, both included; some are read ahead."""
+        """Yield what is left of the entries from ``first`` to ``last``, both included; some are read ahead."""
+        first = max(first, self.first)
         while first <= last:
             entries = self.read(first, min(READ_MAX, last - first + 1))
             yield from entries
@@ -141,6 +161,11 @@ def reference_in(record: bytes) -> tuple[ShardId, Slot] | None:
     if record[:1] != REFERENCE:
         return None
     return ShardId(int.from_bytes(record[1:3], "big")), Slot(int.from_bytes(record[3:11], "big"))
+
+
+def _is_in(record: bytes, shard: ShardId) -> bool:
+    place = reference_in(record)
+    return place is not None and place[0] == shard
 
 
 def read_body(record: bytes, referred: Callable[[ShardId, Slot], bytes]) -> Stamped | None:

@@ -338,11 +338,26 @@ class StartView(msgspec.Struct, frozen=True, array_like=True, tag=23):
 
 
 class ImageRequest(msgspec.Struct, frozen=True, array_like=True, tag=24):
-    """Replica -> a peer: messages cannot complete me any more; give my host an image of yours."""
+    """Replica -> a peer: messages cannot complete me any more; give me an image of what you have."""
 
     shard: ShardId
     replica: int
     epoch: Epoch
+
+
+class Image(msgspec.Struct, frozen=True, array_like=True, tag=29):
+    """Peer -> replica: all that I have of our shard, as of one moment.
+
+    ``epoch``: the last that I began. ``record``: my record of the shard, encoded. ``tables``: the rows of
+    each table. ``entries``: my log. ``cut_clock``: up to this time it may have been cut.
+    """
+
+    shard: ShardId
+    epoch: Epoch
+    record: bytes
+    tables: tuple[tuple[tuple[bytes, bytes], ...], ...]
+    entries: tuple[LogEntry, ...]
+    cut_clock: Timestamp
 
 
 class Prepare(msgspec.Struct, frozen=True, array_like=True, tag=25):
@@ -395,6 +410,7 @@ ReplicaMessage: TypeAlias = (
     | ViewChange
     | StartView
     | ImageRequest
+    | Image
 )
 DecisionMessage: TypeAlias = FindTransaction | HasTransaction | TempDroppedTransaction
 CoordinatorMessage: TypeAlias = EpochChangeRequest | EpochChangeAck | DecisionMessage

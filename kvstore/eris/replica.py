@@ -31,6 +31,7 @@ from kvstore.eris.log import TransactionLog
 from kvstore.eris.messages import (
     EpochChange,
     Flush,
+    Image,
     ImageRequest,
     LogEntry,
     ReplicaMessage,
@@ -60,6 +61,7 @@ from kvstore.types import ClientId, Epoch, SequenceNumber, Slot
 
 NONE_ANNOUNCED = SequenceNumber(0)
 NO_EPOCH = Epoch(0)
+_OF_ANY_EPOCH = (EpochChange, StartEpoch, ImageRequest, Image)
 _AN = {Status.VIEW_CHANGE: "a", Status.EPOCH_CHANGE: "an"}
 
 
@@ -129,14 +131,14 @@ class Replica:
         """Take one message and return the effects it causes, in order."""
         if type(message) is Stamped and self.status is Status.NORMAL:
             return self._on_stamped(message)
-        if self.has_diverged():
+        if self.has_diverged() and type(message) is not Image:
             return [Dropped(message, "this replica has diverged, and must be made anew")]
         effects = self._take(message)
         return [*effects, *state_transfer.ask(self)] if self.has_diverged() else effects
 
     def _take(self, message: ReplicaMessage) -> list[Effect]:
         epoch = epoch_of(message)
-        if epoch > self.record.epoch and type(message) not in (EpochChange, StartEpoch, ImageRequest):
+        if epoch > self.record.epoch and type(message) not in _OF_ANY_EPOCH:
             ignored = Dropped(message, f"of epoch {epoch}, which did not begin here")
             return [ignored, *epoch_change.ask(self, epoch)]
         match message:
@@ -170,6 +172,8 @@ class Replica:
                 return view_change.on_start_view(self, message)
             case ImageRequest():
                 return state_transfer.on_image_request(self, message)
+            case Image():
+                return state_transfer.on_image(self, message)
             case _:
                 assert_never(message)
 
@@ -292,6 +296,14 @@ class Replica:
         """The other replicas of this shard."""
         shard, own = self.address
         return [ReplicaAddress(shard, number) for number in range(self.replicas) if number != own]
+
+    def has_passed(self, stamped: Stamped) -> bool:
+        """Whether the own part of one that waits nowhere here is over: it came with an image."""
+        record, stamp = self.record, stamped.stamp
+        if stamp.epoch != record.last_normal_epoch:
+            return stamp.epoch < record.last_normal_epoch
+        slot = Slot(record.base + stamp.numbers[self.address.shard])
+        return slot <= record.executed and slot not in record.waiting
 
     def forget_view(self) -> None:
         """A view is left, or another begins: what was asked and said in the last one is void."""

@@ -49,8 +49,8 @@ class Status(Enum):
     VIEW_CHANGE = "view change"
     EPOCH_CHANGE = "epoch change"
     DIVERGED = "diverged"
-    """It executed what was dropped, or its disk forgot something: it takes part in nothing until its host
-    has another's image."""
+    """It executed what was dropped, or its disk forgot something: it takes part in nothing until it has
+    another's image."""
 
 
 class ShardRecord(msgspec.Struct, array_like=True):
@@ -72,7 +72,9 @@ class ShardRecord(msgspec.Struct, array_like=True):
     un_drops            names that it decided to keep
     normal_view         the last view of this epoch that this replica was in; ``view`` is one it has
                         joined, but that may not have begun
-    diverged            it executed what was dropped
+    diverged            it executed what was dropped, or has forgotten something
+    rejoin              of one that has forgotten: what began before this epoch may be what it has forgotten
+    cut_clock           of one that was made of an image: up to this time the log may have been cut there
     copies              those of ``waiting`` that are without effect, and wait only for their pieces
     clients_from        clients with lower ids have ended: what still comes of theirs is late, and void
     """
@@ -94,6 +96,8 @@ class ShardRecord(msgspec.Struct, array_like=True):
     diverged: bool = False
     clients_from: ClientId = ClientId(0)
     copies: tuple[Slot, ...] = ()
+    rejoin: Epoch = Epoch(0)
+    cut_clock: Timestamp = Timestamp(0)
 
     @property
     def resolved_end(self) -> Slot:
@@ -108,12 +112,13 @@ decode_record = msgspec.msgpack.Decoder(ShardRecord).decode
 class ShardTables:
     """A replica's tables, through its host's open batch."""
 
-    __slots__ = ("_key", "_records", "expiry", "outcomes", "state")
+    __slots__ = ("_key", "_records", "effects", "expiry", "outcomes", "state")
 
     def __init__(self, shard: ShardId, environment: ports.Environment) -> None:
         self.state = environment.table(table_name(shard, REGISTERS))
         self.outcomes = environment.table(table_name(shard, OUTCOMES))
         self.expiry = environment.table(table_name(shard, EXPIRY))
+        self.effects = environment.table(table_name(shard, EFFECTS))
         self._records = environment.table(HOST_TABLE)
         self._key = record_key(shard)
 

@@ -1,40 +1,52 @@
 """A replica that messages cannot complete any more gets the state of another (Eris, SOSP 2017, section 6.4).
 
 It was the learner and executed what was dropped afterwards; or the others have cut from their logs what
-it lacks; or an epoch began with a log that its own cannot be made into. What it executed cannot be taken
-back, so its tables are replaced. Transactions reach over shards, so this is done to a host as a whole, by
-an image of another host as of one commit (contracts A2). How the bytes come over is the driver's business.
+it lacks; or an epoch began with a log that its own cannot be made into. What was executed cannot be taken
+back, so tables, log and record are replaced by those of a peer. The other shards of the host stay as they
+are: each part of a transaction needs its own shard only, and a part that the image has is not executed again.
 
-What a replica told others it must keep to, whatever the image says: what it logged in this epoch, and what
-it promised. So that is carried over into the image, in the same commit. From a disk that forgot something
-there is nothing to carry over; such a host takes no part until it has an image of an epoch that began
-afterwards, without it (contracts B2).
+What a replica told others it keeps to, whatever the image says: what it logged in this epoch, and what it
+promised. So that is carried over, in the same commit. One whose disk forgot something has nothing to carry
+over. It takes part in nothing until it has an image of an epoch that began afterwards, without it (contracts
+B2); then nothing that it may have said before counts.
 
-INVARIANT I1: with its image, a replica's log has every slot of the current epoch that it had before.
+INVARIANTS
+    I1  With its image, a replica's log has every slot of the current epoch that it had before.
+    I2  What an image has executed is stable at all participants: nobody needs it from whoever gets it.
+    I3  What may have been cut from the log of an image is not promised away.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from kvstore.eris import dropped_messages, view_change
-from kvstore.eris.effects import Dropped, Effect, HostAddress, Send, SendImage, SetTimer
-from kvstore.eris.messages import ImageRequest, LogEntry
-from kvstore.eris.shard_state import ShardRecord
-from kvstore.types import Slot, ViewNumber
+from kvstore.eris.effects import COORDINATOR, CancelTimer, Dropped, Effect, ReplicaAddress, Send, SetTimer
+from kvstore.eris.messages import EpochChangeRequest, Image, ImageRequest, LogEntry
+from kvstore.eris.shard_state import ShardRecord, ShardTables, decode_record, encode_record
+from kvstore.ports import Table
+from kvstore.types import Epoch, SequenceNumber, Slot, Timestamp, ViewNumber
 
 if TYPE_CHECKING:
     from kvstore.eris.replica import Replica
 
 IMAGE_MS = 40
 """How long an image may take to come before the next peer is asked."""
+EVERY_KEY = b"", b"\xff" * 512
+ROWS_ALL = 1 << 62
+
+Rows = tuple[tuple[bytes, bytes], ...]
 
 
-class Carried(NamedTuple):
-    """What a replica takes along."""
+# -- who asks ----------------------------------------------------------------------------------
 
-    record: ShardRecord
-    entries: list[LogEntry]
+
+def forget(replica: Replica, rejoin: Epoch) -> list[Effect]:
+    """Its disk is not to be trusted. ``rejoin`` is above every epoch that had begun when that was seen."""
+    replica.record.rejoin = rejoin
+    replica.diverge()
+    return ask(replica)
 
 
 def ask(replica: Replica) -> list[Effect]:
@@ -42,55 +54,126 @@ def ask(replica: Replica) -> list[Effect]:
     peers = replica.peers()
     if not peers:
         return []
+    record = replica.record
     replica.needs_image = True
     replica.image_asked += 1
     peer = peers[replica.image_asked % len(peers)]
-    request = ImageRequest(*replica.address, replica.record.last_normal_epoch)
-    return [Send(peer, request), SetTimer("image", IMAGE_MS)]
+    wanted = max(record.last_normal_epoch, record.rejoin)
+    effects: list[Effect] = [Send(peer, ImageRequest(*replica.address, wanted)), SetTimer("image", IMAGE_MS)]
+    if record.rejoin:
+        effects.append(Send(COORDINATOR, EpochChangeRequest(*replica.address, record.rejoin)))
+    return effects
 
 
 def on_image_timer(replica: Replica) -> list[Effect]:
     """None came yet, or none that helped."""
-    return ask(replica) if replica.needs_image else []
+    return ask(replica) if replica.needs_image or replica.has_diverged() else []
+
+
+# -- who gives ---------------------------------------------------------------------------------
 
 
 def on_image_request(replica: Replica, request: ImageRequest) -> list[Effect]:
-    """Give what this host has, if it can help."""
-    if request.epoch > replica.record.last_normal_epoch:
-        return [Dropped(request, "of a later epoch")]
-    return [SendImage(HostAddress(request.replica))]
-
-
-def helps(replica: Replica, image: ShardRecord) -> bool:
-    """Whether an image, which has this record of the shard, can take the place of what the replica has."""
-    began = replica.record.last_normal_epoch
-    if image.diverged or image.last_normal_epoch < began:
-        return False
-    return image.last_normal_epoch > began or image.head[1] >= replica.log.first - 1
-
-
-def carried(replica: Replica, image: ShardRecord) -> Carried:
-    """What the replica has that the image of its shard may lack; by nothing, if its epoch is over there."""
-    if image.last_normal_epoch > replica.record.last_normal_epoch:
-        return Carried(replica.record, [])
-    first = Slot(max(image.head[1] + 1, replica.log.first))
-    return Carried(replica.record, list(replica.log.walk(first, replica.last_slot)))
-
-
-def carry_over(replica: Replica, own: Carried) -> list[Effect]:
-    """Put into a replica that was made of an image what it had before (I1)."""
+    """Give what is here, if it can help, and nothing of it may still be dropped anywhere (I2)."""
     record = replica.record
-    record.epoch = max(record.epoch, own.record.epoch)
-    if own.record.last_normal_epoch == record.last_normal_epoch:
-        record.view = max(record.view, own.record.view)
-        record.normal_view = max(record.normal_view, own.record.normal_view)
-        record.temp_drops |= own.record.temp_drops
-        record.un_drops |= own.record.un_drops
-        dropped_messages.drop(replica, own.record.perm_drops)
+    if request.epoch > record.last_normal_epoch:
+        return [Dropped(request, "of a later epoch")]
+    hosted = replica.executor.replicas.values()
+    if any(other.record.executed > other.record.stable or other.has_diverged() for other in hosted):
+        return [Dropped(request, "something was executed here that is not stable")]
+    entries = tuple(replica.log.walk(replica.log.first, replica.last_slot))
+    record.waiting = replica.executor.waiting(replica.address.shard)
+    record.copies = replica.executor.copies(replica.address.shard)
+    record.head = replica.log.head
+    tables = tuple(_rows(table) for table in _tables(replica.tables))
+    encoded = encode_record(record)
+    image = Image(
+        request.shard, record.last_normal_epoch, encoded, tables, entries, _cut_clock(replica, entries)
+    )
+    return [Send(ReplicaAddress(request.shard, request.replica), image)]
+
+
+def _tables(tables: ShardTables) -> list[Table]:
+    return [tables.state, tables.outcomes, tables.expiry, tables.effects]
+
+
+def _rows(table: Table) -> Rows:
+    return tuple(table.scan(*EVERY_KEY, limit=ROWS_ALL))
+
+
+def _cut_clock(replica: Replica, entries: Iterable[LogEntry]) -> Timestamp:
+    """Whatever was cut in this epoch is older than the first that is left."""
+    if replica.log.first <= replica.record.base + 1:
+        return replica.record.cut_clock
+    first = next((entry.stamped for entry in entries if entry.stamped is not None), None)
+    return replica.record.clock if first is None else first.stamp.clock
+
+
+# -- who gets it -------------------------------------------------------------------------------
+
+
+def on_image(replica: Replica, image: Image) -> list[Effect]:
+    """Put it in the place of what is here, and carry over what was said to others (I1)."""
+    theirs, own = decode_record(image.record), replica.record
+    if not replica.needs_image:
+        return [Dropped(image, "no image is needed")]
+    if not _helps(replica, theirs):
+        return [Dropped(image, "it does not help")]
+    kept: list[LogEntry] = []
+    if theirs.last_normal_epoch > own.last_normal_epoch:
+        replica.held.clear()  # that epoch is over
+        replica.announced = SequenceNumber(0)
+    else:
+        kept += replica.log.walk(Slot(theirs.head[1] + 1), replica.last_slot)
+    _install(replica, image, theirs)
+    return [CancelTimer("image"), CancelTimer("gap"), *_carry_over(replica, own, kept)]
+
+
+def _helps(replica: Replica, theirs: ShardRecord) -> bool:
+    """Whether nothing that was said in this epoch would be forgotten with it."""
+    own = replica.record
+    if theirs.last_normal_epoch < max(own.last_normal_epoch, own.rejoin):
+        return False
+    return theirs.last_normal_epoch > own.last_normal_epoch or theirs.head[1] >= replica.log.first - 1
+
+
+def _install(replica: Replica, image: Image, theirs: ShardRecord) -> None:
+    shard, executor = replica.address.shard, replica.executor
+    for other in executor.replicas.values():
+        if other is not replica and other.log.take_home(shard):
+            executor.touched.add(other.address.shard)
+    for table, rows in zip(_tables(replica.tables), image.tables, strict=True):
+        for key, _ in _rows(table):
+            table.delete(key)
+        for key, value in rows:
+            table.put(key, value)
+    replica.log.reset(Slot(theirs.head[0]))
+    for entry in image.entries:
+        replica.log.append(entry.slot, entry.stamped)
+    theirs.cut_clock = image.cut_clock
+    theirs.rejoin = Epoch(0)
+    replica.record = theirs
+    replica.last_slot = replica.log.last
+    replica.needs_image = False
+    replica.forget_view()
+    executor.rebuild(shard)
+
+
+def _carry_over(replica: Replica, own: ShardRecord, kept: Iterable[LogEntry]) -> list[Effect]:
+    record = replica.record
+    record.epoch = max(record.epoch, own.epoch)
+    replica.take_status()
+    if own.last_normal_epoch == record.last_normal_epoch:
+        record.view = max(record.view, own.view)
+        record.normal_view = max(record.normal_view, own.normal_view)
+        record.temp_drops |= own.temp_drops
+        record.un_drops |= own.un_drops
+        dropped_messages.drop(replica, own.perm_drops)
         if replica.has_diverged():
-            return ask(replica)
-        view_change.append_all(replica, own.entries)
+            return []
+        view_change.append_all(replica, kept)
         if view_change.undecided(replica):
             record.view = ViewNumber(record.view + 1)  # nobody is in a view with what he promised away
-    replica.take_status()
-    return replica.execute_as_learner() if replica.is_learner else []
+        replica.take_status()
+    effects = replica.execute_as_learner() if replica.is_learner else []
+    return [*effects, *view_change.on_view_timer(replica), *dropped_messages.go_on(replica)]

@@ -236,11 +236,22 @@ class StoredLog:
 
     def replace(self, index: int, record: bytes) -> None:
         assert self.first <= index <= self.last, f"replace {index} outside {self.first}..{self.last}"
-        entries = self._sealed(index, self.last)
-        chain = int.from_bytes(entries[0][1][:4], "little")
-        for at, value in entries:
-            chain = self._write(at, chain, record if at == index else value[4:-4])
-        self._chain = chain
+        after = [value[4:-4] for _, value in self._sealed(index + 1, self.last)]
+        self.replace_from(index, [record, *after])
+
+    def replace_from(self, index: int, records: list[bytes]) -> None:
+        assert self.first <= index <= self.last, f"replace {index} outside {self.first}..{self.last}"
+        self._chain = int.from_bytes(self._sealed(index, index)[0][1][:4], "little")
+        for at in range(index + len(records), self.last + 1):
+            self._owner.raw.delete(self._prefix + at.to_bytes(8, "big"))
+        self.last = index - 1
+        for at, record in enumerate(records, index):
+            self.append(at, record)
+
+    def reset(self, first: int) -> None:
+        for at in range(self.first, self.last + 1):
+            self._owner.raw.delete(self._prefix + at.to_bytes(8, "big"))
+        self.first, self.last, self._chain = first, first - 1, EMPTY_CHECKSUM
 
     def truncate_before(self, index: int, count_max: int) -> int:
         first = self.first

@@ -1,8 +1,8 @@
 """``python -m tests.simulation --seeds N --start K --jobs J --profile P``: many seeds, and what came of them.
 
-Prints a line for each seed, ``SEED <sha256 of its trace>``, in order. A seed that breaks a promise says which,
-and the command that plays it again; then the exit code is 1. With ``--summary``, a last line of JSON counts
-transactions, faults by kind and seconds.
+Prints a line for each seed, ``SEED <sha256 of its trace>``, in order. A seed that breaks a promise says
+which, and the command that plays it again; then the exit code is 1. With ``--summary``, a last line of JSON
+counts transactions, faults by kind and seconds.
 """
 
 from __future__ import annotations

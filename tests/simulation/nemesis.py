@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable
 
 from kvstore.drivers.simulated_host import SimulatedHost
-from kvstore.drivers.simulated_network import Micros, Node
+from kvstore.drivers.simulated_network import Node
 from kvstore.drivers.simulator import COORDINATORS, Simulator
 from kvstore.storage.memory_environment import MemoryFolder
 from kvstore.storage.sorted_map import SortedMap

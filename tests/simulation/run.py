@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import traceback
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -61,8 +62,9 @@ class Run:
         result = self.result
         try:
             self._play()
-        except AssertionError as error:  # of a checker, or of a role: its own invariants
-            result.violation = f"{type(error).__name__}: {error}"
+        except Exception as error:  # of a checker, or of a role
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            result.violation = f"{type(error).__name__}: {error} ({place.name}, line {place.lineno})"
         result.trace = self.simulator.trace()
         result.transactions = self.workload.done
         result.faults = self.simulator.faults + self.simulator.network.counts

@@ -1,5 +1,5 @@
 """All or nothing, and at most once: each request takes effect at all its participants as the same copy, or at
-none; and the counters come to what was counted (eris.md 8, checks 2 and 10)."""
+none; and the counters come to what was counted."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """Found xor dropped: no name is ever both, over all coordinators there were; and an epoch starts with one
-meaning (eris.md 8, check 7; contracts B1)."""
+meaning (contracts B1)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Durability: a transaction that a client was told of stays where it was told, on every replica that says what
-stands there (eris.md 8, I6 and check 5)."""
+"""Durability: a transaction that a client was told of stays where it was told (invariant I6 of the extended
+version: what is committed is in every later view and epoch)."""
 
 from __future__ import annotations
 

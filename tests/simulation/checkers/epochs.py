@@ -1,4 +1,4 @@
-"""Epoch boundaries: what one shard begins an epoch with, all participants do (eris.md 8, check 8)."""
+"""Epoch boundaries: what one shard begins an epoch with, all participants do (section 6.5)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""No lock is left behind: in the end nothing stands between its two halves, and nothing waits (eris.md 8, check
-10)."""
+"""No lock is left behind: in the end nothing stands between its two halves, and nothing waits."""
 
 from __future__ import annotations
 

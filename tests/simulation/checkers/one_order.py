@@ -1,5 +1,4 @@
-"""One order: the orders in which the shards have their transactions, put together, have no cycle (eris.md 8,
-I3 and check 3)."""
+"""One order: the orders in which the shards have their transactions, put together, have no cycle."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """Prefix agreement: what is stable on one replica of a shard is the same on all, for ever; and replicas that
-executed the same slots have the same tables (eris.md 8, check 1)."""
+executed the same slots have the same tables."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """The promise rule: who promised away any name of a transaction works with it only if it was found, or if a
-quorum has it, with its learner, which then cannot promise it away any more (eris.md 8, check 6; 6, step 2)."""
+quorum has it, with its learner, which then cannot promise it away any more (sections 6.3 and 6.6)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Truncation: what was cut from a log is never needed again. Every participant has it, on the host that cut it
-or at a quorum; and it is never dropped (eris.md 8, check 9; contracts A7)."""
+"""Truncation: what was cut from a log is never needed again. Every participant has it, on the host that cut
+it or at a quorum; and it is never dropped (contracts A7)."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ class Host:
         outbox: list[Send] = []
         executor = self.executor
         if executor.behind:
-            executor.catch_up()
+            outbox += (effect for effect in executor.catch_up() if type(effect) is Send)
         executor.settle_arriving()
         if executor.touched:
             self._touched |= executor.touched

@@ -114,6 +114,8 @@ class SimulatedHost:
         self.is_paused = False
         self.has_forgotten = False
         """Its disk cannot be trusted."""
+        self.lacks_vote = False
+        """From then until all its replicas have their images."""
         self.life = 0
         """Counts its starts: what was to happen in an earlier life never does."""
         self._inbox: list[Item] = []
@@ -142,7 +144,7 @@ class SimulatedHost:
             try:
                 self.host = self._load(self.world.disk)
             except Corrupt:
-                self.has_forgotten = True
+                self.has_forgotten = self.lacks_vote = True
         self._promises.clear()
         self._heard_sequencer = self.world.now
         self._heard_learner.clear()
@@ -182,6 +184,7 @@ class SimulatedHost:
     def lose_disk(self, older: SortedMap | None = None) -> None:
         """Dead, it finds at its next start what cannot be trusted: an older disk, or a damaged one."""
         assert not self.is_up, "a living host has its disk in its hands"
+        self.lacks_vote = True
         if older is not None:
             self.world.disk.folders[str(self.number)] = MemoryFolder(committed=older, synced=older)
         self.has_forgotten = True
@@ -248,8 +251,10 @@ class SimulatedHost:
         if self.is_paused:
             return
         if self.host is None:
+            self.lacks_vote = True
             self._ask_for_promises()
         else:
+            self.lacks_vote &= any(replica.has_diverged() for replica in self.host.replicas)
             self._watch_others()
 
     def _watch_others(self) -> None:
@@ -330,7 +335,7 @@ class SimulatedHost:
         self.world.faults[why] += 1
         self._batch = None
         self.crash()
-        self.has_forgotten = True
+        self.has_forgotten = self.lacks_vote = True
         self.world.after(10 * COMMIT_US, self._start_if_dead)
 
     def _set_timers(self, host: Host) -> None:

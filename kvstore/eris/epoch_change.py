@@ -111,8 +111,7 @@ def on_start_epoch(replica: Replica, message: StartEpoch) -> list[Effect]:
     _take_over_log(replica, message)
     if replica.has_diverged():
         return []
-    _begin(replica, message)
-    return [CancelTimer("epoch")]
+    return [CancelTimer("epoch"), *_begin(replica, message)]
 
 
 def _unfit(replica: Replica, message: StartEpoch) -> str | None:
@@ -142,7 +141,7 @@ def _above(replica: Replica, stable: Slot) -> list[LogEntry]:
     return replica.log.read(Slot(stable + 1), count) if count else []
 
 
-def _begin(replica: Replica, message: StartEpoch) -> None:
+def _begin(replica: Replica, message: StartEpoch) -> list[Effect]:
     record = replica.record
     record.last_normal_epoch = message.epoch
     record.view = record.normal_view = message.view
@@ -151,12 +150,13 @@ def _begin(replica: Replica, message: StartEpoch) -> None:
     replica.is_learner = message.view % replica.replicas == replica.address.replica
     replica.status = Status.NORMAL
     replica.needs_image = False
-    replica.execute_up_to(replica.last_slot)
+    replies = replica.execute_up_to(replica.last_slot)
     living = ClientId(message.epoch) if message.clients_from is None else message.clients_from
     record.clients_from = max(record.clients_from, living)
     for client in [client for client in record.windows if client < record.clients_from]:
         del record.windows[client]  # (contracts C4)
     _forget_losses(replica)
+    return replies
 
 
 def _forget_losses(replica: Replica) -> None:

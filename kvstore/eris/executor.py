@@ -141,15 +141,16 @@ class Executor:
         vote = None if first.votes is None else first.votes.get(replica.address.shard)
         return [] if vote is None else replica.reply(first.stamped.request, slot, vote)
 
-    def catch_up(self) -> None:
+    def catch_up(self) -> list[Effect]:
         """On followers, execute what a quorum holds: over all shards in one order, so that the pieces of a
-        transaction come together."""
+        transaction come together. Return the replies of those that lead other shards."""
         behind, self.behind = self.behind, []
         if len(behind) == 1:
-            behind[0].execute_up_to(behind[0].record.stable)
-            return
+            return behind[0].execute_up_to(behind[0].record.stable)
+        replies: list[Effect] = []
         for _, replica, slot, stamped in merge(*map(_stable_entries, behind), key=itemgetter(0)):
-            self.arrive(replica, slot, stamped)
+            replies += self.arrive(replica, slot, stamped)
+        return replies
 
     def _hosted(self, stamped: Stamped) -> set[ShardId]:
         return self.replicas.keys() & stamped.stamp.numbers.keys()

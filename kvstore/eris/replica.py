@@ -264,15 +264,10 @@ class Replica:
             self.record.clock = stamped.stamp.clock
         return slot
 
-    def execute_up_to(self, slot: Slot) -> None:
-        """Execute the logged slots above ``executed``, up to and including ``slot``."""
-        for entry in self.entries_up_to(slot):
-            self.executor.arrive(self, entry.slot, entry.stamped)
-
-    def execute_as_learner(self) -> list[Effect]:
-        """Execute all that is logged; return the replies."""
+    def execute_up_to(self, slot: Slot) -> list[Effect]:
+        """Execute the logged slots above ``executed``, up to and including ``slot``; return the replies."""
         replies: list[Effect] = []
-        for entry in self.entries_up_to(self.last_slot):
+        for entry in self.entries_up_to(slot):
             replies += self.executor.arrive(self, entry.slot, entry.stamped)
         return replies
 

@@ -175,5 +175,5 @@ def _carry_over(replica: Replica, own: ShardRecord, kept: Iterable[LogEntry]) ->
         if view_change.undecided(replica):
             record.view = ViewNumber(record.view + 1)  # nobody is in a view with what he promised away
         replica.take_status()
-    effects = replica.execute_as_learner() if replica.is_learner else []
+    effects = replica.execute_up_to(replica.last_slot) if replica.is_learner else []
     return [*effects, *view_change.on_view_timer(replica), *dropped_messages.go_on(replica)]

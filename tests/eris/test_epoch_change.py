@@ -355,7 +355,7 @@ class TestTheWholeChange:
             assert kept == same
             assert cluster.cells(host, 0) == {"a": (1, 2)}
 
-    def test_leaves_a_replica_behind_that_lacks_what_a_quorum_holds(self) -> None:
+    def test_cannot_complete_a_replica_that_lacks_what_a_quorum_holds_but_an_image_can(self) -> None:
         cluster = Cluster()
         for _ in range(2):
             cluster.submit({0: [add("n")]})
@@ -369,7 +369,9 @@ class TestTheWholeChange:
         cluster.change_epoch()
 
         assert list(cluster.hosts[2].dropped) == ["log ends at 0, not at 3 or later"]
-        assert [cluster.record(host).last_normal_epoch for host in range(3)] == [2, 2, 1]
+        assert [cluster.record(host).last_normal_epoch for host in range(3)] == [2, 2, 2]
+        assert cluster.log(2) == cluster.log(0)
+        assert cluster.cells(2) == cluster.cells(0) == {"n": (3, 3)}
 
     def test_does_not_wait_for_replicas_that_were_not_consulted(self) -> None:
         cluster = Cluster()

@@ -107,7 +107,7 @@ class Nemesis:
 
     def _may_forget(self) -> bool:
         self._flipped = {number for number in self._flipped if not self.simulator.hosts[number].is_up}
-        forgotten = len({h.number for h in self.simulator.hosts if h.has_forgotten} | self._flipped)
+        forgotten = len({h.number for h in self.simulator.hosts if h.lacks_vote} | self._flipped)
         coordinators = sum(node.is_up for node in self.simulator.coordinators.values())
         return forgotten < self.simulator.shape.replicas // 2 and coordinators == 1
 
@@ -121,7 +121,7 @@ class Nemesis:
         """A disk is found to be older than what the peers were told."""
         host = self._a_host()
         older = None if host is None else self._older.get(host.number)
-        if host is not None and older is not None and self._may_forget() and not host.has_forgotten:
+        if host is not None and older is not None and self._may_forget():
             self.count("stale disk")
             host.crash()
             host.lose_disk(older)
@@ -166,7 +166,7 @@ class Nemesis:
 
     def pause_coordinator(self) -> None:
         """Another one takes over, and the first does not know it."""
-        if any(host.has_forgotten for host in self.simulator.hosts):
+        if any(host.lacks_vote for host in self.simulator.hosts):
             return
         self.count("coordinator pause")
         number = self.simulator.leading
@@ -182,7 +182,7 @@ class Nemesis:
     def start_coordinator(self) -> None:
         """A coordinator where none is, or where the one that leads may be dead."""
         node = self.simulator.coordinators[self.simulator.leading]
-        forgotten = any(host.has_forgotten for host in self.simulator.hosts)
+        forgotten = any(host.lacks_vote for host in self.simulator.hosts)
         if not node.is_up or (node.is_paused and not forgotten):
             self.simulator.start_coordinator((self.simulator.leading + 1) % COORDINATORS)
 

@@ -15,7 +15,7 @@ INVARIANTS
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from heapq import heappop, heappush, merge
 from itertools import groupby
 from operator import itemgetter
@@ -130,8 +130,7 @@ class Executor:
         if len(stamped.stamp.numbers) > 1:
             slots = self._copies.setdefault(clock, {})
             slots[replica.address.shard] = slot
-            missing = self._hosted(stamped) - slots.keys()
-            if all(self.replicas[shard].has_passed(stamped) for shard in missing):
+            if not self._missing(stamped, slots.keys()):
                 del self._copies[clock]
             self.touched.update(slots)
 
@@ -152,15 +151,20 @@ class Executor:
             replies += self.arrive(replica, slot, stamped)
         return replies
 
-    def _hosted(self, stamped: Stamped) -> set[ShardId]:
-        return self.replicas.keys() & stamped.stamp.numbers.keys()
+    def _missing(self, stamped: Stamped, here: Set[ShardId]) -> int:
+        """How many pieces are to come to this host besides these."""
+        others = (self.replicas.keys() & stamped.stamp.numbers.keys()) - here
+        if not others:
+            return 0
+        epoch = stamped.stamp.epoch
+        is_settled = any(self.replicas[shard].record.last_normal_epoch > epoch for shard in here)
+        return sum(not self.replicas[other].has_passed(stamped, is_settled=is_settled) for other in others)
 
     # -- who waits for whom --------------------------------------------------------------------
 
-    def _begin(self, stamped: Stamped, here: set[ShardId]) -> Unresolved:
+    def _begin(self, stamped: Stamped, here: Set[ShardId]) -> Unresolved:
         """These pieces have come, others are to come; but those that an image brought are over."""
-        others = self._hosted(stamped) - here
-        hosted = len(here) + sum(not self.replicas[other].has_passed(stamped) for other in others)
+        hosted = len(here) + self._missing(stamped, here)
         self._arriving = transaction = Unresolved(stamped, hosted)
         return transaction
 
@@ -369,8 +373,9 @@ class Executor:
             self._next_piece(transaction, replica, slot)
         self.settle_arriving()
 
-    def rebuild(self, replaced: ShardId) -> None:
-        """The record of a shard was replaced: see anew what waits, and for which pieces."""
+    def rebuild(self, replaced: ShardId | None = None) -> None:
+        """The record of a shard was replaced, or an epoch has begun: see anew what waits, and for which
+        pieces."""
         self.settle_arriving()
         for shard, replica in self.replicas.items():
             if shard != replaced:

@@ -116,6 +116,9 @@ class TransactionLog:
 
     def reset(self, first: Slot) -> None:
         """Forget everything; the next slot is this one."""
+        placed = self._bodies.placed
+        for clock in [clock for clock, (shard, _) in placed.items() if shard == self._shard]:
+            del placed[clock]
         self._log.reset(first)
 
     def _record(self, slot: Slot, stamped: Stamped | None) -> bytes:
@@ -133,7 +136,7 @@ class TransactionLog:
         return [LogEntry(Slot(slot), read_body(record, self._referred)) for slot, record in records]
 
     def walk(self, first: Slot, last: Slot) -> Iterator[LogEntry]:
-        """Yield what is left of the entries from ``first`` to ``last``, both included; some are read ahead."""
+        """Yield what is left of the entries from ``first`` to ``last``, both included, read ahead in part."""
         first = max(first, self.first)
         while first <= last:
             entries = self.read(first, min(READ_MAX, last - first + 1))

@@ -292,11 +292,15 @@ class Replica:
         shard, own = self.address
         return [ReplicaAddress(shard, number) for number in range(self.replicas) if number != own]
 
-    def has_passed(self, stamped: Stamped) -> bool:
-        """Whether the own part of one that waits nowhere here is over: it came with an image."""
+    def has_passed(self, stamped: Stamped, *, is_settled: bool) -> bool:
+        """Whether the own part of a transaction, which does not wait, is over: it came with an image.
+
+        ``is_settled``: a later epoch began with it, so it is in the logs of all participants. What a later
+        epoch of this shard did not begin with may still be found not to be in the others' logs either.
+        """
         record, stamp = self.record, stamped.stamp
         if stamp.epoch != record.last_normal_epoch:
-            return stamp.epoch < record.last_normal_epoch
+            return is_settled and stamp.epoch < record.last_normal_epoch
         slot = Slot(record.base + stamp.numbers[self.address.shard])
         return slot <= record.executed and slot not in record.waiting
 

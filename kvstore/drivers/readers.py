@@ -96,7 +96,7 @@ class Readers:
                 in_use = any(cut.environment is environment for cut in self._cuts)
             idle = not in_use and marks.isdisjoint(list(self._active))
             if idle and self._retired.pop(environment, None) is not None:  # one of us closes it
-                environment.retire()
+                _end(environment)
 
     def refuse(self, error: Callable[[], Error]) -> None:
         """From now on every new read raises this."""
@@ -171,6 +171,14 @@ class Readers:
                 self._close_retired()
                 return
             time.sleep(0.0005)
+
+
+def _end(environment: Environment) -> None:
+    """Close what was replaced: another file stands in its place, or it failed and keeps its mark of that."""
+    if environment.failure is None:
+        environment.retire()
+    else:
+        environment.close()
 
 
 def keep_for_ever(thing: object) -> None:

@@ -210,17 +210,18 @@ class WritingStore(Store):
         opened = open_for_writing(home, options)
         self.manifest = opened.found.manifest
         self.options = options
-        self.record = opened.record
         self.repaired = opened.found.repaired
         for sentence in self.repaired:
             _log.warning("%s: %s", home.path, sentence)
         self.cluster = Cluster(opened, self._end_leases)
+        self.readers = Readers(opened.learner.environment)
         try:
             self.cluster.release_dead()
+            self._follow_learner()
         except BaseException:
+            self.readers.close()
             self.cluster.close()
             raise
-        self.readers = Readers(opened.learner.environment)
         self.idempotency = Idempotency(self.readers)
         self.commits = GroupCommit(self._process, finish)
         self.commits_seen = CommitSignal(told=True)
@@ -231,6 +232,10 @@ class WritingStore(Store):
         self._syncer: threading.Thread | None = None
         if options.durability == "interval":
             self._start_syncer(sync_interval_ms / 1000)
+
+    @property
+    def record(self) -> CoordinatorRecord:  # type: ignore[override]  # views move while it is open
+        return self.cluster.opened.record
 
     @property
     def environments(self) -> dict[int, Environment]:  # type: ignore[override]  # a failed host may go
@@ -266,9 +271,19 @@ class WritingStore(Store):
         if cluster.learner_failed:
             failure = cluster.failure
             self.readers.refuse(lambda: Failed(f"the store failed: {failure}"))
+        self._follow_learner()
         self.readers.expire()
         self.commits_seen.announce()
         return done
+
+    def _follow_learner(self) -> None:
+        """Read where the learner is now; snapshots that are open stay where they are."""
+        learner = self.cluster.learner
+        if self.readers.environment is not learner.environment:
+            self.readers.replace(learner.environment)
+            number, why = list(self.cluster.given_up.items())[-1]
+            message = "%s: replica %d failed: %s; replica %d is the learner now"
+            _log.warning(message, self.home.path, number, why, learner.number)
 
     def _start_syncer(self, seconds: float) -> None:
         # Holds the store weakly, so that one that was forgotten can be collected and closed.
@@ -289,11 +304,12 @@ class WritingStore(Store):
     def sync(self) -> None:
         """Make what was committed durable, unless nothing was since the last time."""
         if self._dirty:
-            self.commits.exclusively(self._sync)
+            self.commits.without_requests(self._sync)
 
-    def _sync(self) -> None:
+    def _sync(self) -> list[Pending]:
+        done = self._after(self.cluster.sync())
         self._dirty = False
-        self.cluster.sync()
+        return done
 
     def _close(self) -> None:
         self._stop_syncing.set()

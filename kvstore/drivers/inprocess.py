@@ -386,10 +386,10 @@ class Cluster:
 
     def _follow(self, move: ViewMove, error: Exception) -> None:
         """Give up the learner, and go on with the hosts that moved."""
-        old = self.learner
+        old, why = self.learner, error.__cause__ or error
         if old.environment.failure is None:
-            old.environment.fail(error)
-        self.given_up[old.number] = error
+            old.environment.fail(why)
+        self.given_up[old.number] = why
         del self.opened.hosts[old.number]  # who reads it closes it
         for follower in self.followers:
             follower.failure = follower.failure or move.failures.get(follower.host.number)

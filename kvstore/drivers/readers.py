@@ -87,7 +87,11 @@ class Readers:
     def replace(self, environment: Environment) -> None:
         """Read this one from now on; the old one goes when nobody reads in it any more."""
         old, self.environment = self.environment, environment
-        self._retired[old] = set(self._active)
+        self.retire(old)
+
+    def retire(self, environment: Environment) -> None:
+        """Close it when nobody who reads now reads any more."""
+        self._retired[environment] = set(self._active)
         self._close_retired()
 
     def _close_retired(self) -> None:

@@ -6,7 +6,6 @@ answers, nothing acknowledged is lost, and the next opening makes all replicas w
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import random
@@ -523,7 +522,8 @@ class OnDisk:
         def refuse(*, write: bool) -> lmdb.Transaction:
             if write:
                 raise lmdb.DiskError("Input/output error")
-            return begin(write=write)
+            transaction: lmdb.Transaction = begin(write=write)
+            return transaction
 
         environment.begin_txn = refuse
         self.db.put("failed", 1)

@@ -23,7 +23,10 @@ from kvstore.eris.failure_coordinator import decode_record
 from kvstore.eris.shard_state import HOST_TABLE
 from kvstore.storage import MemoryDisk
 from kvstore.storage.soundness import CLOSED_MARK
+from tests.support import disk as disk_shim
 from tests.support.power import assert_replicas_agree, environments, open_on, sync
+from tests.support.programs import running
+from tests.support.programs.remote import Remote
 from tests.support.transactions import (
     Later,
     Stalled,
@@ -585,8 +588,6 @@ class TestRealFolders:
                 assert_replicas_agree(db)
 
     def test_who_opens_to_read_finds_the_new_learner(self, store: OnDisk) -> None:
-        from tests.support.programs.remote import Remote
-
         store.fail()
         store.db.put("k", "new")
 
@@ -598,8 +599,6 @@ class TestRealFolders:
         store.db.close()
 
     def test_who_was_reading_before_follows(self, store: OnDisk) -> None:
-        from tests.support.programs.remote import Remote
-
         with Remote(store.path, readonly=True) as remote:
             store.db.put("k", "old")
             assert remote.call("get", "k") == "old"
@@ -616,6 +615,19 @@ class TestRealFolders:
                 db.put("k", "newest")
                 while remote.call("get", "k") != "newest":
                     pass
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("replica", [0, 1])
+def test_a_disk_that_fails_at_any_call_is_done_without(replica: int, tmp_path: Path) -> None:
+    """Readers, too, meet nothing of it, although LMDB may let nobody read a file whose roots it could not
+    write. A commit makes a handful of calls, so this is every call of some."""
+    points = 6
+    said = running.run(
+        "failing_replica", tmp_path, replica, points, preload=disk_shim.compiled(), timeout=110
+    )
+
+    assert int(said) == (points if replica == 0 else 0)
 
 
 ACCOUNTS, OPENING = 6, 100
@@ -697,30 +709,38 @@ class Workload:
         assert db["end"] == 1
 
 
-def one_run(seed: int) -> tuple[str, bool]:
-    """Return which replica failed, and whether it was the learner and did."""
+def one_run(seed: int, replicas: int) -> tuple[bool, ...]:
+    """Any minority fails, each at some moment; return for each replica whether it did."""
     randomly = random.Random(seed)
-    disk, db = a_store()
+    disk, db = a_store(replicas=replicas)
     workload = Workload(db, randomly)
-    victim = randomly.choice("012")
-    disk.commits_left[victim] = randomly.randrange(30)
+    victims = sorted(randomly.sample(range(replicas), replicas // 2))
+    for victim in victims:
+        disk.commits_left[str(victim)] = randomly.randrange(30)
 
     workload.run()
-    disk.commits_left[victim] = min(disk.commits_left[victim], 0)
-    db.put("late", seed)
-    db.put("later", seed)
+    disk.commits_left.update(dict.fromkeys(map(str, victims), 0))  # who has not failed yet does now
+    for number in range(1 + replicas // 2):
+        db.put("late", number)
     workload.check(db)
     while any(db.status()["lag"].values()):
         pass
     status = db.status()
-    assert any(f"replica {victim} failed" in problem for problem in status["problems"]), (seed, status)
-    assert (status["learner"] != 0) == (victim == "0")
+    assert [int(problem.split()[1]) for problem in sorted(status["problems"])] == victims, (seed, status)
+    assert status["learner"] not in victims
     content = dict(db.scan())
     db.close()
+
     assert_healed(disk, content)
-    return victim, status["learner"] != 0
+    return tuple(number in victims for number in range(replicas))
 
 
 def test_nothing_acknowledged_is_lost_whichever_replica_fails_and_whenever() -> None:
-    seen = [one_run(seed) for seed in range(RUNS)]
-    assert RUNS < 20 or len(set(seen)) == 3
+    failed = {one_run(seed, 3) for seed in range(RUNS)}
+
+    assert RUNS < 20 or len(failed) == 3
+
+
+def test_nor_with_two_of_five() -> None:
+    for seed in range(RUNS // 8):
+        one_run(seed, 5)

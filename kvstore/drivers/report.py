@@ -90,10 +90,12 @@ def _writing(store: WritingStore) -> dict[str, Any]:
 
 
 def verify(store: Store, owns: Owns) -> dict[str, Any]:
-    """Walk every environment that is open: ``{"ok", "records", "problems"}``."""
+    """Walk every environment that is open and has not failed: ``{"ok", "records", "problems"}``."""
     records, problems = 0, []
     for _, environment in sorted(store.environments.items()):
         with store.readers.reading():
+            if environment.failure is not None:
+                continue  # what is wrong with it says the status
             count, found = verify_environment(environment, store.manifest, owns)
         records += count
         problems += found

@@ -133,14 +133,13 @@ class ViewMove:
             environment.fail(error)
 
     def _keep_record(self, view: ViewNumber) -> bool:
-        """Step 4, the new learner last; whether it is still there."""
+        """Step 4; whether the new learner is still there."""
         record = self.record
         self.record = msgspec.structs.replace(record, counter=record.counter + 1, view=view)
-        learner = view % self._replicas
-        for number in sorted(self.living, key=lambda number: number == learner):
+        for number in sorted(self.living):
             self._on(number, self._save)
         self._require_majority()
-        return learner in self.living
+        return view % self._replicas in self.living
 
     def _save(self, host: Host) -> list[Send]:
         host.save_coordinator_record(self.record)

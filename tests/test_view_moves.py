@@ -432,6 +432,7 @@ def test_a_sync_that_fails_moves_the_views_as_well(monkeypatch: pytest.MonkeyPat
     db.put("k", 2)
     sync(db)
     assert db["k"] == 2
+    assert "of another epoch or view" not in cluster_of(db).followers[0].host.dropped
     content = dict(db.scan())
     db.close()
     disk.lose_power()

@@ -18,7 +18,7 @@ from kvstore.eris.shard_state import HOST_TABLE
 from kvstore.storage import MemoryEnvironment
 from kvstore.types import SequenceNumber, ShardId, TransactionId
 from tests.support.failing import SHARDS, a_store, assert_healed, cluster_of, fail
-from tests.support.power import assert_replicas_agree, environments, image_of, open_on, sync
+from tests.support.power import WitnessedDisk, assert_replicas_agree, environments, image_of, open_on, sync
 from tests.support.transactions import Later, Stalled, key_on, unresolved, until_it_waits_or_is_over
 
 
@@ -274,6 +274,30 @@ class TestALearnerThatFailsBeforeItsCommit:
             db.put("k", 3)
         assert db["k"] == 1
         db.close()
+
+
+@pytest.mark.parametrize("replicas", [3, 5])
+def test_a_process_that_ends_at_any_commit_of_it_loses_nothing(replicas: int) -> None:
+    """The power, too, may end there."""
+    disk = WitnessedDisk()
+    db = open_on(disk, shards=SHARDS, replicas=replicas)
+    fail(db, disk, 2)
+    for number in range(1, 5):
+        with db.batch() as batch:
+            for name in "abcdefgh":
+                batch.put(name, number)
+        disk.note = number
+    assert db.status()["learner"] == 1
+    db.close()
+
+    for image in disk.images:
+        if image.note:
+            image.disk.lose_power()
+            with open_on(image.disk) as found:
+                values = {found[name] for name in "abcdefgh"}
+                assert values in ({image.note}, {image.note + 1})
+                assert_replicas_agree(found)
+                assert found.verify()["ok"]
 
 
 def test_a_view_that_cannot_begin_is_not_gone_on_in() -> None:

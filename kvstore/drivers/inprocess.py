@@ -389,8 +389,11 @@ class Cluster:
         old, why = self.learner, error.__cause__ or error
         if old.environment.failure is None:
             old.environment.fail(why)
-        self.given_up[old.number] = why
-        del self.opened.hosts[old.number]  # who reads it closes it
+        # New ones instead of changed ones: another thread may be asking for the status. Who reads in the
+        # old learner's environment closes it.
+        self.given_up = {**self.given_up, old.number: why}
+        hosts = self.opened.hosts.items()
+        self.opened.found.hosts = {number: host for number, host in hosts if host is not old}
         for follower in self.followers:
             follower.failure = follower.failure or move.failures.get(follower.host.number)
         self.opened.record = move.record

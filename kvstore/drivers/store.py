@@ -130,12 +130,14 @@ class ReadingStore(Store):
     def _renew(self) -> None:
         """Open the learner's file again when another was put in its place, by a compaction; and look now
         and then whether the views moved."""
+        if self.forked:
+            return  # a thread of the parent may have held the lock
         with suppress(OSError):
             looked = time.monotonic() < self._next_look
             if looked and self.home.file_identity(self._learner) == self._files[self._learner]:
                 return
         with uninterrupted(), self._renewing:
-            if not self._closed and not self.forked:
+            if not self._closed:
                 for number in range(self.manifest.replicas):
                     self._open_again(number)
                 self._follow_view()

@@ -128,12 +128,8 @@ class Watch:
 
     def _look(self, work: Callable[[View], T]) -> T:
         """Return what ``work`` makes of the last commit."""
-        with self._readers.reading() as environment:
-            view = environment.view()
-            try:
-                return work(view)
-            finally:
-                view.close()
+        with self._readers.viewing() as view:
+            return work(view)
 
     def _begin(self, view: View, since: Cursor | int | None) -> Place:
         end = executed(view, self._routing.shards)

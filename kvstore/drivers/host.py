@@ -6,7 +6,7 @@ shards costs one fsync, and no commit ever falls between two pieces of a transac
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from kvstore.drivers.log_retention import LogRetention
 from kvstore.eris.coordinator_replication import RecordKeeper
@@ -28,7 +28,6 @@ from kvstore.execution.part import Owns
 from kvstore.ports import Environment, WriteBatch
 from kvstore.types import HostId, ShardId
 
-COORDINATOR_KEY = b"coordinator"
 MANIFEST_KEY = b"manifest"
 
 Inbox = Iterable[tuple[ShardId, ReplicaMessage]]
@@ -121,6 +120,17 @@ class Host:
         else:
             assert type(effect) is SetTimer or type(effect) is CancelTimer
             self.timers.append((replica.address, effect))
+
+    def acknowledge(self, slots: Mapping[ShardId, Iterable[Slot]]) -> list[Send]:
+        """Have the replicas say again that these slots stand in their logs, now in the view they are in."""
+        outbox: list[Send] = []
+        for shard, some in slots.items():
+            replica = self.replicas[shard]
+            for slot in some:
+                for effect in replica.acknowledge(slot, replica.log.read(slot, 1)[0].stamped):
+                    assert type(effect) is Send
+                    outbox.append(effect)
+        return outbox
 
     def touch_all(self) -> None:
         """Have the next ``finish`` write the records of all shards."""

@@ -12,6 +12,10 @@ A group is a handful of steps (contracts A4):
        answers the callers. So whatever the learner's environment shows stands at a quorum.
 
 No message is lost between objects of one process, so the timers that guard against it never fire.
+
+When the learner's environment fails and a majority is left without it, the group goes on under another
+learner (``view_moves.py``): its callers get their answers, and what the old learner owed the client is asked
+for once more. Where no majority is left, nothing is written until the store is opened again.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ from kvstore.drivers.group_commit import Pending
 from kvstore.drivers.host import Host
 from kvstore.drivers.leases import Leases
 from kvstore.drivers.recovery import Opened
+from kvstore.drivers.view_moves import Inbox, ViewMove
 from kvstore.eris.client import Client
 from kvstore.eris.effects import Effect, GroupAddress, ReplicaAddress, Send
 from kvstore.eris.messages import (
@@ -56,6 +61,9 @@ class Cluster:
         self.failure: BaseException | None = None
         """Why writes are refused until the store is opened again."""
         self.learner_failed = False
+        """Whether its last commit may be there or not, so that nobody may read it."""
+        self.given_up: dict[int, BaseException] = {}
+        """Replicas that failed as learners, and why; others took over."""
         clock = max(replica.record.clock for replica in self.learner.replicas)
         self.sequencer = Sequencer(epoch=epoch, shards=manifest.shards, clock=clock)
         self.client = Client(client=ClientId(epoch), replicas=manifest.replicas)
@@ -89,12 +97,20 @@ class Cluster:
             self._expect(group)
         except Exception as error:
             return _refused(group, error)
+        done: list[Pending] = []
         try:
-            return self._deliver(self._commit_group(group))
+            done += self._deliver(self._commit_group(group))
+            self._commit_rest(done)
         except Exception as error:
             # The roles' memory is ahead of the disk now: they are rebuilt by the next opening (A5).
             self.failure = error
-            return self._fail_all(group, error)
+            done += self._fail_all([pending for pending in group if pending.answer is None], error)
+        return done
+
+    def _commit_rest(self, done: list[Pending]) -> None:
+        """Commit what a move of the views left to be sent, without waiting for another caller."""
+        while self._effects:
+            done += self._deliver(self._commit_group([]))
 
     def _fail_all(self, group: list[Pending], error: Exception) -> list[Pending]:
         """The group failed, and nobody will answer what waits any more."""
@@ -113,7 +129,7 @@ class Cluster:
                 half = Conclusory(request.client, request.request, commit=False)
                 operations: Operations = dict.fromkeys(request.operations, ())
                 self._effects += self.client.submit(operations, half=half)
-            self._deliver(self._commit_group([]))
+            self._commit_rest([])
 
     def end_leases(self) -> list[Pending]:
         """Abort whatever was held for too long; return the requests that are done by it.
@@ -161,6 +177,15 @@ class Cluster:
             self._effects += self._ask(pending)
             may_grow |= pending.second_half is not None or pending.concludes is not None
         inbox = self._stamp(answers)
+        given = self._given
+        try:
+            outbox = self._on_learner(inbox, answers, may_grow=may_grow)
+        except Exception as error:
+            return answers + self._move_views(error, inbox if self._given == given else None)
+        return answers + self._answer(outbox + self._take_arrived() if self.followers else outbox)
+
+    def _on_learner(self, inbox: Inbox, answers: list[Send], *, may_grow: bool) -> list[Send]:
+        """Steps 2 to 4 but for the replies, which it returns. On any error the learner can do no more."""
         learner, followers = self.learner, self.followers
         learner.begin()
         if followers and not may_grow:
@@ -182,7 +207,7 @@ class Cluster:
         except OutcomeUnknown:
             self.learner_failed = True
             raise
-        return answers + self._answer(outbox + self._take_arrived() if followers else outbox)
+        return outbox
 
     def _ask(self, pending: Pending) -> list[Effect]:
         """Have the client send what a caller asks for."""
@@ -200,9 +225,9 @@ class Cluster:
         self._waiting[pending.request] = pending
         return effects
 
-    def _stamp(self, answers: list[Send]) -> list[tuple[ShardId, ReplicaMessage]]:
+    def _stamp(self, answers: list[Send]) -> Inbox:
         """Have the sequencer stamp what the client sends; what it sends to callers is for later."""
-        inbox: list[tuple[ShardId, ReplicaMessage]] = []
+        inbox: Inbox = []
         effects, self._effects = self._effects, []
         for effect in effects:
             if type(effect) is not Send:
@@ -218,9 +243,7 @@ class Cluster:
                 inbox.append((send.to.shard, send.message))
         return inbox
 
-    def _second_halves(
-        self, sent: list[Send], inbox: list[tuple[ShardId, ReplicaMessage]], answers: list[Send]
-    ) -> list[Send]:
+    def _second_halves(self, sent: list[Send], inbox: Inbox, answers: list[Send]) -> list[Send]:
         """Step 3: have the client take votes, and the learner what comes of them, until nothing does.
 
         Adds it to the inbox; returns what the learner sent.
@@ -245,7 +268,7 @@ class Cluster:
 
     # -- followers ---------------------------------------------------------------------------
 
-    def _give_followers(self, inbox: list[tuple[ShardId, ReplicaMessage]]) -> None:
+    def _give_followers(self, inbox: Inbox) -> None:
         self._given += 1
         later, self._later = self._later, []
         for follower in self.followers:
@@ -274,10 +297,11 @@ class Cluster:
         return sum(not follower.failure and self._is_through(follower) for follower in self.followers)
 
     def lag(self) -> dict[str, int]:
-        """Batches each follower is behind, by replica number."""
+        """Batches each living follower is behind, by replica number."""
         return {
             str(follower.host.number): self._given - self._committed.get(follower.host.number, 0)
             for follower in self.followers
+            if follower.failure is None
         }
 
     def _is_through(self, follower: Follower) -> bool:
@@ -297,7 +321,10 @@ class Cluster:
         for send in arrived:
             message = send.message
             if type(message) is Reply:
-                answers += [effect for effect in client.handle(message) if type(effect) is Send]
+                for effect in client.handle(message):
+                    if type(effect) is Send:
+                        # Votes that are answered here came by a move of the views; others went before.
+                        (answers if type(effect.message) is Answer else self._effects).append(effect)
             elif type(message) is SyncReply:
                 self._later += self._synchronize(message)
         if client.outstanding:
@@ -327,17 +354,81 @@ class Cluster:
                 later.append((effect.to.shard, effect.to.replica, effect.message))  # type: ignore[arg-type]  # a SyncCommit
         return later
 
+    # -- another learner -----------------------------------------------------------------------
+
+    def _move_views(self, error: Exception, inbox: Inbox | None) -> list[Send]:
+        """The learner failed: go on under another one, if a majority is left; return what the client answers.
+
+        ``inbox``: the group, if followers were not given it yet; its numbers are taken, so they must log it.
+        Raises the error where it is to end here.
+        """
+        if 2 * len(self._living()) <= self.replicas:
+            raise error
+        if inbox is not None:
+            self._give_followers(inbox)
+        self.pause()
+        move = ViewMove(self._living(), self.replicas, self.opened.record)
+        try:
+            move.run()
+        except Exception as why:
+            # Somebody may have logged the group, and then the next opening completes it.
+            unknown = error if isinstance(error, OutcomeUnknown) else OutcomeUnknown(str(error))
+            raise unknown from (error.__cause__ or why)
+        self._follow(move, error)
+        answers = self._answer(move.replies)
+        # What was resolved on one shard before the view began on another was not replied to there.
+        asked_again = self.client.on_timer("retry")
+        self._effects += [effect for effect in asked_again if type(effect) is Send]
+        return answers
+
+    def _living(self) -> list[Host]:
+        return [follower.host for follower in self.followers if follower.failure is None]
+
+    def _follow(self, move: ViewMove, error: Exception) -> None:
+        """Give up the learner, and go on with the hosts that moved."""
+        old, why = self.learner, error.__cause__ or error
+        if old.environment.failure is None:
+            old.environment.fail(why)
+        # New ones instead of changed ones: another thread may be asking for the status. Who reads in the
+        # old learner's environment closes it.
+        self.given_up = {**self.given_up, old.number: why}
+        hosts = self.opened.hosts.items()
+        self.opened.found.hosts = {number: host for number, host in hosts if host is not old}
+        for follower in self.followers:
+            follower.failure = follower.failure or move.failures.get(follower.host.number)
+        self.opened.record = move.record
+        self.learner_failed = False
+        with self._changed:
+            self._arrived = []
+        self._later = []  # of the old view, as what arrived
+        self.resume()
+
     # -- the end -----------------------------------------------------------------------------
 
-    def sync(self) -> None:
-        """Make every commit so far durable (``durability="interval"``); between two groups only."""
+    def sync(self) -> list[Pending]:
+        """Make every commit so far durable (``durability="interval"``); between two groups only.
+
+        Returns what is done by it: where the learner's disk refuses, another learner may answer something.
+        """
         for follower in self.followers:
             follower.sync()
+        done: list[Pending] = []
         try:
             self.learner.environment.sync()
         except Failed as error:
-            self.failure = self.failure or error
-            self.learner_failed = True
+            self._sync_failed(error, done)
+        return done
+
+    def _sync_failed(self, error: Failed, done: list[Pending]) -> None:
+        self.learner_failed = True
+        if self.failure is not None:
+            return
+        try:
+            done += self._deliver(self._move_views(error, None))
+            self._commit_rest(done)
+        except Exception as why:
+            self.failure = why
+            done += self._fail_all([], why)
 
     def pause(self) -> None:
         """Let followers finish and end their threads: nobody uses the hosts until ``resume``."""

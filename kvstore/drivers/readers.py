@@ -2,6 +2,9 @@
 
 Closing an LMDB environment while another thread reads in it would end the process, so ``close`` waits
 until no read is under way and lets none begin.
+
+The learner's environment may fail while it is read. A read that begins then waits for what comes of it:
+another replica takes over and it reads there, or reads are refused.
 """
 
 from __future__ import annotations
@@ -11,14 +14,20 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
-from kvstore.errors import Closed, Error, LimitExceeded, SnapshotExpired
+from kvstore.errors import Closed, Error, Failed, LimitExceeded, SnapshotExpired
 from kvstore.execution.nesting import refuse_nested
 from kvstore.ports import Environment, View
 
 EXPIRED = "expired"
+TAKES_OVER_S = 60.0
+"""So long a read waits for another replica to take over. It takes some commits of the others."""
 READERS_MAX = 1000
 """Reads and snapshots open at once; LMDB's own table has some more places for other processes."""
+
+
+T = TypeVar("T")
 
 
 class Readers:
@@ -52,7 +61,10 @@ class Readers:
             refuse_nested()
             if self._refusal is not None:
                 raise self._refusal()
-            return self.environment.read(table, key)
+            try:
+                return self.environment.read(table, key)
+            except Failed:
+                return self._where_it_goes_on(lambda environment: environment.read(table, key))
         finally:
             self._active.pop(mark, None)
 
@@ -69,14 +81,37 @@ class Readers:
         finally:
             self._active.pop(mark, None)
 
-    def record_count(self) -> int:
-        """Records in the environment, of every kind."""
-        with self.reading() as environment:
-            view = environment.view()
+    def _where_it_goes_on(self, begin: Callable[[Environment], T]) -> T:
+        """Begin a read; where the environment fails, do so in the one that takes its place."""
+        while True:
+            environment = self.environment
             try:
-                return view.record_count()
+                return begin(environment)
+            except Failed:
+                self._await_end_of(environment)
+
+    def _await_end_of(self, failed: Environment) -> None:
+        deadline = time.monotonic() + TAKES_OVER_S
+        while self.environment is failed:
+            self.check()
+            if time.monotonic() > deadline:
+                raise Failed(f"{failed.location} failed, and no other replica took over")
+            time.sleep(0.0005)
+
+    @contextmanager
+    def viewing(self) -> Iterator[View]:
+        """A view of the last commit, for the length of the block."""
+        with self.reading():
+            view = self._where_it_goes_on(lambda environment: environment.view())
+            try:
+                yield view
             finally:
                 view.close()
+
+    def record_count(self) -> int:
+        """Records in the environment, of every kind."""
+        with self.viewing() as view:
+            return view.record_count()
 
     def check(self) -> None:
         """Raise what a read would raise that does not even begin."""
@@ -87,7 +122,11 @@ class Readers:
     def replace(self, environment: Environment) -> None:
         """Read this one from now on; the old one goes when nobody reads in it any more."""
         old, self.environment = self.environment, environment
-        self._retired[old] = set(self._active)
+        self.retire(old)
+
+    def retire(self, environment: Environment) -> None:
+        """Close it when nobody who reads now reads any more."""
+        self._retired[environment] = set(self._active)
         self._close_retired()
 
     def _close_retired(self) -> None:
@@ -96,7 +135,7 @@ class Readers:
                 in_use = any(cut.environment is environment for cut in self._cuts)
             idle = not in_use and marks.isdisjoint(list(self._active))
             if idle and self._retired.pop(environment, None) is not None:  # one of us closes it
-                environment.retire()
+                _end(environment)
 
     def refuse(self, error: Callable[[], Error]) -> None:
         """From now on every new read raises this."""
@@ -108,11 +147,11 @@ class Readers:
         It counts as long as it is open and somebody has it: one that was lost to an interrupt, too, is
         gone with its last reference.
         """
-        with self.reading() as environment:
+        with self.reading():
             if len(self._cuts) >= READERS_MAX:
                 message = f"{READERS_MAX} snapshots are open already; close some"
                 raise LimitExceeded(message, limit=READERS_MAX)
-            cut = Cut(self, environment, lifetime)
+            cut = self._where_it_goes_on(lambda environment: Cut(self, environment, lifetime))
             with self._cuts_lock:
                 self._cuts.add(cut)
                 self._next_expiry = min(self._next_expiry, cut.expiry)
@@ -171,6 +210,14 @@ class Readers:
                 self._close_retired()
                 return
             time.sleep(0.0005)
+
+
+def _end(environment: Environment) -> None:
+    """Close what was replaced: another file stands in its place, or it failed and keeps its mark of that."""
+    if environment.failure is None:
+        environment.retire()
+    else:
+        environment.close()
 
 
 def keep_for_ever(thing: object) -> None:

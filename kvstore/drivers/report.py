@@ -25,6 +25,8 @@ def status(store: Store) -> dict[str, Any]:
         "epoch": record.epoch,
         "view": record.view,
         "learner": record.view % manifest.replicas,
+        "views": (views := _views(store)),
+        "learners": {shard: view % manifest.replicas for shard, view in views.items()},
         "records": _record_count(store),
         "bytes": {str(number): env.size_bytes() for number, env in sorted(store.environments.items())},
         "snapshots": {"open": store.readers.open_count, "oldest_age": store.readers.oldest_age},
@@ -39,6 +41,14 @@ def status(store: Store) -> dict[str, Any]:
     return found
 
 
+def _views(store: Store) -> dict[str, int]:
+    """By shard. Who only reads has the coordinator's word for them: they move together."""
+    if isinstance(store, WritingStore):
+        replicas = store.cluster.learner.replicas
+        return {str(replica.address.shard): int(replica.record.view) for replica in replicas}
+    return {str(shard): int(store.record.view) for shard in range(store.manifest.shards)}
+
+
 def _record_count(store: Store) -> int | None:
     """None when the learner failed and nothing can be read until the store is opened again."""
     try:
@@ -50,6 +60,10 @@ def _record_count(store: Store) -> int | None:
 def _writing(store: WritingStore) -> dict[str, Any]:
     cluster = store.cluster
     problems = [
+        f"replica {number} failed: {why}; replica {cluster.learner.number} is the learner now"
+        for number, why in cluster.given_up.items()
+    ]
+    problems += [
         f"replica {follower.host.number} failed: {follower.failure}"
         for follower in cluster.followers
         if follower.failure is not None
@@ -76,10 +90,12 @@ def _writing(store: WritingStore) -> dict[str, Any]:
 
 
 def verify(store: Store, owns: Owns) -> dict[str, Any]:
-    """Walk every environment that is open: ``{"ok", "records", "problems"}``."""
+    """Walk every environment that is open and has not failed: ``{"ok", "records", "problems"}``."""
     records, problems = 0, []
     for _, environment in sorted(store.environments.items()):
         with store.readers.reading():
+            if environment.failure is not None:
+                continue  # what is wrong with it says the status
             count, found = verify_environment(environment, store.manifest, owns)
         records += count
         problems += found

@@ -16,20 +16,24 @@ from kvstore.drivers.commit_signal import CommitSignal
 from kvstore.drivers.finding import Options, find_manifest, stored_manifest
 from kvstore.drivers.group_commit import GroupCommit, Pending
 from kvstore.drivers.home import FolderHome, Home, MemoryHome
-from kvstore.drivers.host import COORDINATOR_KEY
 from kvstore.drivers.idempotency import Idempotency
 from kvstore.drivers.inprocess import Cluster
 from kvstore.drivers.interrupts import uninterrupted
 from kvstore.drivers.manifest import Manifest
 from kvstore.drivers.readers import Readers, keep_for_ever
 from kvstore.drivers.recovery import open_for_writing
+from kvstore.eris.coordinator_replication import RECORD_KEY
 from kvstore.eris.failure_coordinator import CoordinatorRecord, decode_record
-from kvstore.eris.shard_state import HOST_TABLE
+from kvstore.eris.shard_state import HOST_TABLE, ShardRecord, record_key
+from kvstore.eris.shard_state import decode_record as decode_shard
 from kvstore.errors import AlreadyOpen, Corrupt, Damage, Error, Failed, Forked, UsageError
 from kvstore.execution.nesting import refuse_nested
 from kvstore.ports import Environment
+from kvstore.types import ShardId
 
 LOOKS_AT_LEARNER, LOOK_AGAIN_S = 50, 0.02
+LOOK_AT_VIEWS_S = 0.05
+"""Who only reads looks so often whether another replica is the learner now."""
 NO_RECORD = CoordinatorRecord()
 AnyPath = str | os.PathLike[str]
 
@@ -116,30 +120,59 @@ class ReadingStore(Store):
             self._close_environments()
             raise
         self._learner = self.record.view % self.manifest.replicas
-        self._file = home.file_identity(self._learner)
+        self._files = {number: home.file_identity(number) for number in self.environments}
+        """Which file of each replica was looked at last."""
+        self._next_look = 0.0
         self._renewing = threading.Lock()
         self.readers = Readers(self.environments[self._learner], self._renew)
         self.idempotency = Idempotency(self.readers)
 
     def _renew(self) -> None:
-        """Open the learner's file again when another was put in its place, by a compaction."""
+        """Open the learner's file again when another was put in its place, by a compaction; and look now
+        and then whether the views moved."""
+        if self.forked:
+            return  # a thread of the parent may have held the lock
         with suppress(OSError):
-            if self.home.file_identity(self._learner) == self._file:
+            looked = time.monotonic() < self._next_look
+            if looked and self.home.file_identity(self._learner) == self._files[self._learner]:
                 return
         with uninterrupted(), self._renewing:
-            self._open_again()
+            if not self._closed:
+                for number in range(self.manifest.replicas):
+                    self._open_again(number)
+                self._follow_view()
+                self._next_look = time.monotonic() + LOOK_AT_VIEWS_S
 
-    def _open_again(self) -> None:
+    def _open_again(self, number: int) -> None:
+        old = self.environments.get(number)
         try:
-            found = self.home.file_identity(self._learner)
-            if found == self._file or self._closed or self.forked:
+            found = self.home.file_identity(number)
+            if found == self._files.get(number):
                 return
-            environment = self._open(self._learner)
+            if old is None:
+                self._files[number] = found  # one that is damaged is not examined again and again
+            environment = self._open(number)
         except (OSError, Damage):
             return  # it is just being replaced: the old one shows what it was until then
-        self._file = found
-        self.environments[self._learner] = environment
-        self.readers.replace(environment)
+        self._files[number] = found
+        self.environments[number] = environment
+        if number == self._learner:
+            self.readers.replace(environment)
+        elif old is not None:
+            self.readers.retire(old)
+
+    def _follow_view(self) -> None:
+        """Read where the learner of the newest record is, as soon as it began that view."""
+        newest = self.record
+        for environment in self.environments.values():
+            with suppress(Damage):
+                newest = max(newest, _record_in(environment), key=_age)
+        learner = newest.view % self.manifest.replicas
+        if learner == self._learner:
+            self.record = newest
+        elif learner in self.environments and _began(self.environments[learner], newest):
+            self.record, self._learner = newest, learner
+            self.readers.environment = self.environments[learner]  # it may be the old one again some day
 
     def _open_environments(self) -> None:
         for number in self.home.numbers():
@@ -173,10 +206,7 @@ class ReadingStore(Store):
         """
         for _ in range(LOOKS_AT_LEARNER):
             records = {number: _record_in(found) for number, found in self.environments.items()}
-            newest = max(
-                records.values(), key=lambda record: (record.epoch, record.counter), default=NO_RECORD
-            )
-            self.record = newest
+            self.record = newest = max(records.values(), key=_age, default=NO_RECORD)
             learner = newest.view % self.manifest.replicas
             if records.get(learner, newest).last_started == newest.last_started:
                 return learner
@@ -188,7 +218,8 @@ class ReadingStore(Store):
 
     def _close(self) -> None:
         self.readers.close()
-        self._close_environments()
+        with self._renewing:
+            self._close_environments()
 
     def _close_environments(self) -> None:
         for environment in self.environments.values():
@@ -210,17 +241,18 @@ class WritingStore(Store):
         opened = open_for_writing(home, options)
         self.manifest = opened.found.manifest
         self.options = options
-        self.record = opened.record
         self.repaired = opened.found.repaired
         for sentence in self.repaired:
             _log.warning("%s: %s", home.path, sentence)
         self.cluster = Cluster(opened, self._end_leases)
+        self.readers = Readers(opened.learner.environment)
         try:
             self.cluster.release_dead()
+            self._follow_learner()
         except BaseException:
+            self.readers.close()
             self.cluster.close()
             raise
-        self.readers = Readers(opened.learner.environment)
         self.idempotency = Idempotency(self.readers)
         self.commits = GroupCommit(self._process, finish)
         self.commits_seen = CommitSignal(told=True)
@@ -231,6 +263,10 @@ class WritingStore(Store):
         self._syncer: threading.Thread | None = None
         if options.durability == "interval":
             self._start_syncer(sync_interval_ms / 1000)
+
+    @property
+    def record(self) -> CoordinatorRecord:  # type: ignore[override]  # views move while it is open
+        return self.cluster.opened.record
 
     @property
     def environments(self) -> dict[int, Environment]:  # type: ignore[override]  # a failed host may go
@@ -266,9 +302,19 @@ class WritingStore(Store):
         if cluster.learner_failed:
             failure = cluster.failure
             self.readers.refuse(lambda: Failed(f"the store failed: {failure}"))
+        self._follow_learner()
         self.readers.expire()
         self.commits_seen.announce()
         return done
+
+    def _follow_learner(self) -> None:
+        """Read where the learner is now; snapshots that are open stay where they are."""
+        learner = self.cluster.learner
+        if self.readers.environment is not learner.environment:
+            self.readers.replace(learner.environment)
+            number, why = list(self.cluster.given_up.items())[-1]
+            message = "%s: replica %d failed: %s; replica %d is the learner now"
+            _log.warning(message, self.home.path, number, why, learner.number)
 
     def _start_syncer(self, seconds: float) -> None:
         # Holds the store weakly, so that one that was forgotten can be collected and closed.
@@ -289,11 +335,12 @@ class WritingStore(Store):
     def sync(self) -> None:
         """Make what was committed durable, unless nothing was since the last time."""
         if self._dirty:
-            self.commits.exclusively(self._sync)
+            self.commits.without_requests(self._sync)
 
-    def _sync(self) -> None:
+    def _sync(self) -> list[Pending]:
+        done = self._after(self.cluster.sync())
         self._dirty = False
-        self.cluster.sync()
+        return done
 
     def _close(self) -> None:
         self._stop_syncing.set()
@@ -306,8 +353,19 @@ class WritingStore(Store):
 
 
 def _record_in(environment: Environment) -> CoordinatorRecord:
-    stored = environment.read(HOST_TABLE, COORDINATOR_KEY)
+    stored = environment.read(HOST_TABLE, RECORD_KEY)
     return NO_RECORD if stored is None else decode_record(stored)
+
+
+def _age(record: CoordinatorRecord) -> tuple[int, int]:
+    return record.epoch, record.counter
+
+
+def _began(environment: Environment, record: CoordinatorRecord) -> bool:
+    """Whether its replicas are in the view of this record; before that they may show an older state."""
+    stored = environment.read(HOST_TABLE, record_key(ShardId(0)))  # all shards of a host begin it at once
+    shard = ShardRecord() if stored is None else decode_shard(stored)
+    return (shard.last_normal_epoch, shard.normal_view) == (record.last_started, record.view)
 
 
 def home_at(path: AnyPath) -> Home:

@@ -160,12 +160,18 @@ class LmdbEnvironment:
         return self._batch
 
     def begin_txn(self, *, write: bool) -> lmdb.Transaction:
-        """A transaction of LMDB's own. Raises ``LimitExceeded`` when too many read."""
+        """A transaction of LMDB's own.
+
+        Raises ``LimitExceeded`` when too many read, and ``Failed`` when LMDB gave the file up: a commit
+        failed in a way after which it lets nobody read either.
+        """
         try:
             return self._lmdb.begin(write=write)
         except lmdb.ReadersFullError as error:
             message = f"{self.location}: {READERS_MAX} snapshots are open already; close some"
             raise LimitExceeded(message, limit=READERS_MAX) from error
+        except lmdb.PanicError as error:
+            raise Failed(f"{self.location} failed: {error}") from error
 
     def expect(self, payload_bytes: int, records: int) -> None:
         """Say what the next batch will write. Raises ``DiskFull`` when there is no room for it."""

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from kvstore.database import Database
-from kvstore.drivers.host import COORDINATOR_KEY
+from kvstore.eris.coordinator_replication import RECORD_KEY
 from kvstore.eris.failure_coordinator import decode_record
 from kvstore.eris.shard_state import HOST_TABLE, record_key
 from kvstore.eris.shard_state import decode_record as decode_shard
@@ -62,6 +62,13 @@ def assert_holds(db: Database, *numbers: int) -> int:
     assert db["sum"] == sum(numbers)
     assert {db[name] for name in "abcdefgh"} == {numbers[-1]}
     return numbers[-1]
+
+
+def assert_is_over(db: Database) -> None:
+    """Nothing is written and nothing read until the store is opened again."""
+    for refused in (lambda: write(db, 99), lambda: db.get("a"), db.snapshot):
+        with pytest.raises(Failed):
+            refused()
 
 
 def reopened(disk: MemoryDisk, *unreachable: int) -> Database:
@@ -139,10 +146,9 @@ class TestBothFollowers:
 
 
 class TestTheLearner:
-    @pytest.mark.parametrize("replicas", [1, 3])
     @pytest.mark.parametrize("commits", range(3))
-    def test_fails_and_everything_ends_until_it_is_opened_again(self, replicas: int, commits: int) -> None:
-        disk, db = a_store(replicas=replicas)
+    def test_fails_alone_and_everything_ends_until_it_is_opened_again(self, commits: int) -> None:
+        disk, db = a_store(replicas=1)
         disk.commits_left[LEARNER] = commits
         for number in range(2, 2 + commits):
             write(db, number)
@@ -151,23 +157,48 @@ class TestTheLearner:
             write(db, 2 + commits)
 
         assert caught.value.__cause__ is not None
-        with pytest.raises(Failed):
-            write(db, 99)
-        with pytest.raises(Failed):
-            db.get("a")
-        with pytest.raises(Failed):
-            db.snapshot()
+        assert_is_over(db)
         db.close()
         with reopened(disk) as db:
-            # Alone it never committed; with followers they have it, and so it is completed.
-            assert_holds(db, *range(1, 2 + commits + (replicas > 1)))
+            assert_holds(db, *range(1, 2 + commits))  # alone it never committed
+
+    @pytest.mark.parametrize("follower", FOLLOWERS)
+    @pytest.mark.parametrize("commits", range(3))
+    def test_fails_with_a_follower_and_everything_ends(self, follower: str, commits: int) -> None:
+        disk, db = a_store()
+        disk.commits_left.update({LEARNER: commits, follower: commits})
+        for number in range(2, 2 + commits):
+            write(db, number)
+
+        with pytest.raises(OutcomeUnknown) as caught:
+            write(db, 2 + commits)
+
+        assert caught.value.__cause__ is not None
+        assert_is_over(db)
+        db.close()
+        with reopened(disk) as db:
+            assert_holds(db, *range(1, 3 + commits))  # the other follower has it, and so it is completed
+            assert_replicas_agree(db)
+
+    @pytest.mark.parametrize("commits", range(3))
+    def test_fails_and_another_takes_over(self, commits: int) -> None:
+        disk, db = a_store()
+        disk.commits_left[LEARNER] = commits
+
+        for number in range(2, 8):
+            write(db, number)
+            assert_holds(db, *range(1, number + 1))
+
+        assert db.status()["learner"] != int(LEARNER)
+        db.close()
+        with reopened(disk) as db:
+            assert_holds(db, *range(1, 8))
             assert_replicas_agree(db)
 
     def test_may_be_lost_after_it_failed(self) -> None:
         disk, db = a_store()
         disk.commits_left[LEARNER] = 0
-        with pytest.raises(OutcomeUnknown):
-            write(db, 2)
+        write(db, 2)
         db.close()
         del disk.folders[LEARNER]
 
@@ -185,8 +216,8 @@ class TestTheLearner:
             assert second != LEARNER
             write(db, 2)
             disk.commits_left[second] = 0
-            with pytest.raises(OutcomeUnknown):
-                write(db, 3)
+            write(db, 3)
+            assert str(db.status()["learner"]) != second
 
         with reopened(disk) as db:
             assert_holds(db, 1, 2, 3)
@@ -414,7 +445,7 @@ def epochs_of(disk: MemoryDisk, folder: str) -> tuple[int, int]:
     """The epoch that a replica began last, and the one that its copy of the coordinator's record started."""
     environment = MemoryEnvironment(disk, folder)
     shard = decode_shard(environment.read(HOST_TABLE, record_key(ShardId(0))) or b"")
-    record = decode_record(environment.read(HOST_TABLE, COORDINATOR_KEY) or b"")
+    record = decode_record(environment.read(HOST_TABLE, RECORD_KEY) or b"")
     return shard.last_normal_epoch, record.last_started
 
 

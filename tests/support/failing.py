@@ -1,0 +1,40 @@
+"""Stores on a memory disk whose replicas fail when they are told to, and how they are found afterwards."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kvstore import Database, Key
+from kvstore.storage import MemoryDisk
+from tests.support.power import assert_replicas_agree, environments, open_on
+
+SHARDS = 3
+
+
+def a_store(*, replicas: int = 3, **options: Any) -> tuple[MemoryDisk, Database]:
+    """An empty store, open; replica 0 is the learner."""
+    disk = MemoryDisk()
+    return disk, open_on(disk, shards=SHARDS, replicas=replicas, **options)
+
+
+def cluster_of(db: Database) -> Any:
+    store: Any = db._store
+    return store.cluster
+
+
+def fail(db: Database, disk: MemoryDisk, commits: int = 0) -> int:
+    """From now on the learner's disk takes so many commits and no more; return which replica that is."""
+    learner: int = db.status()["learner"]
+    disk.commits_left[str(learner)] = commits
+    return learner
+
+
+def assert_healed(disk: MemoryDisk, content: dict[Key, Any]) -> None:
+    disk.commits_left.clear()
+    with open_on(disk) as db:
+        assert dict(db.scan()) == content
+        assert sorted(environments(db)) == list(range(db.status()["replicas"]))
+        assert_replicas_agree(db)
+        assert db.verify()["ok"]
+        assert db.status()["healthy"], db.status()
+        db.put("after", 1)

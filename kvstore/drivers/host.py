@@ -26,7 +26,7 @@ from kvstore.eris.replica import Replica
 from kvstore.eris.shard_state import HOST_TABLE, ShardTables, log_name
 from kvstore.execution.part import Owns
 from kvstore.ports import Environment, WriteBatch
-from kvstore.types import HostId, ShardId
+from kvstore.types import HostId, ShardId, Slot
 
 MANIFEST_KEY = b"manifest"
 

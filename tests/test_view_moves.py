@@ -17,7 +17,7 @@ from kvstore.eris.coordinator_replication import RECORD_KEY
 from kvstore.eris.failure_coordinator import decode_record
 from kvstore.eris.shard_state import HOST_TABLE
 from kvstore.storage import MemoryEnvironment
-from kvstore.types import SequenceNumber, ShardId, TransactionId
+from kvstore.types import ShardId, TransactionId
 from tests.support.failing import SHARDS, a_store, assert_healed, cluster_of, fail
 from tests.support.power import WitnessedDisk, assert_replicas_agree, environments, image_of, open_on, sync
 from tests.support.transactions import Later, Stalled, key_on, unresolved, until_it_waits_or_is_over
@@ -307,7 +307,7 @@ def test_a_view_that_cannot_begin_is_not_gone_on_in() -> None:
     db.put("k", 1)
     shard = db.explain("k").shards[0]
     replica = cluster_of(db).followers[0].host.replicas[shard]
-    replica.record.temp_drops.add(TransactionId(replica.record.epoch, ShardId(shard), SequenceNumber(1)))
+    replica.record.temp_drops.add(TransactionId(replica.record.epoch, ShardId(shard), replica.next_number))
     fail(db, disk)
 
     with pytest.raises(kvstore.OutcomeUnknown):

@@ -49,9 +49,13 @@ class Host:
         replicas: int,
         retention: int,
         owns: Owns,
+        is_ahead: bool = True,
     ) -> None:
+        """``is_ahead``: as the learner it executes before a quorum has logged it. In one process nothing of
+        that is seen before a quorum has (contracts A4)."""
         self.number = number
         self._owns = owns
+        self._is_ahead = is_ahead
         self.environment = environment
         self.dropped: dict[str, int] = {}
         self.timers: list[tuple[ReplicaAddress, SetTimer | CancelTimer]] = []
@@ -82,6 +86,7 @@ class Host:
             tables=tables,
             executor=self.executor,
             owns=self._owns,
+            is_ahead=self._is_ahead,
         )
 
     def begin(self) -> None:

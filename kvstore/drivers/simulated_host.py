@@ -58,6 +58,8 @@ class Shape(NamedTuple):
     shards: int
     replicas: int
     retention: int = 1 << 30
+    ahead: tuple[int, ...] = (0,)
+    """The hosts whose learners execute before a quorum has logged it: at most f."""
 
 
 class Timer(NamedTuple):
@@ -170,6 +172,7 @@ class SimulatedHost:
             replicas=self.shape.replicas,
             retention=self.shape.retention,
             owns=lambda shard, encoded: True,
+            is_ahead=self.number in self.shape.ahead,
         )
 
     def crash(self) -> None:

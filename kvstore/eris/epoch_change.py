@@ -118,13 +118,17 @@ def _unfit(replica: Replica, message: StartEpoch) -> str | None:
     began, last = replica.record.last_normal_epoch, replica.last_slot
     if began < message.follows:
         return f"follows epoch {message.follows}, which this replica did not begin"
-    decided_end = message.entries[-1].slot if message.entries else message.stable
-    if not message.stable <= last <= decided_end:
+    if last < message.stable:
         return f"log ends at {last}, not at {message.stable} or later"
     return None
 
 
 def _take_over_log(replica: Replica, message: StartEpoch) -> None:
+    decided_end = message.entries[-1].slot if message.entries else message.stable
+    if replica.record.executed > decided_end:
+        replica.diverge()
+        return
+    replica.shorten(decided_end)
     own = {entry.slot: entry.stamped for entry in _above(replica, message.stable)}
     for entry in message.entries:
         if entry.slot > replica.last_slot:

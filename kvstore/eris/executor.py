@@ -81,7 +81,7 @@ class Executor:
         self.touched: set[ShardId] = set()
         """Shards where something began or ceased to wait, perhaps by what came to another."""
         self.behind: list[Replica] = []
-        """Followers that may execute something."""
+        """Those that may execute more of what is stable."""
         self._unresolved: dict[Timestamp, Unresolved] = {}
         self._requests: dict[tuple[ClientId, RequestId], Unresolved] = {}
         self._locks: dict[ShardId, Locks[Unresolved]] = {}
@@ -139,6 +139,11 @@ class Executor:
         self._pass_over(replica, slot, stamped)
         vote = None if first.votes is None else first.votes.get(replica.address.shard)
         return [] if vote is None else replica.reply(first.stamped.request, slot, vote)
+
+    def note_behind(self, replica: Replica) -> None:
+        """More of this replica's log is stable than it has executed."""
+        if replica not in self.behind:
+            self.behind.append(replica)
 
     def catch_up(self) -> list[Effect]:
         """On followers, execute what a quorum holds: over all shards in one order, so that the pieces of a

@@ -50,6 +50,10 @@ class Bodies:
         self.appended_bytes = self.appended_records = 0
         return taken
 
+    def displace(self, shard: ShardId) -> None:
+        """Nothing stands any more where it did in this shard's log."""
+        self.placed = {clock: place for clock, place in self.placed.items() if place[0] != shard}
+
     def forget(self) -> None:
         """The batch ended: later transactions cannot share bodies with it."""
         if self.placed:
@@ -116,10 +120,13 @@ class TransactionLog:
 
     def reset(self, first: Slot) -> None:
         """Forget everything; the next slot is this one."""
-        placed = self._bodies.placed
-        for clock in [clock for clock, (shard, _) in placed.items() if shard == self._shard]:
-            del placed[clock]
+        self._bodies.displace(self._shard)
         self._log.reset(first)
+
+    def shorten(self, end: Slot) -> None:
+        """Forget what stands behind this slot."""
+        self._bodies.displace(self._shard)
+        self._log.replace_from(end + 1, [])
 
     def _record(self, slot: Slot, stamped: Stamped | None) -> bytes:
         if stamped is None:

@@ -12,7 +12,8 @@ this replica, which asks the coordinator for it.
 
 INVARIANTS
     R1  Slot ``base + k`` holds exactly the transaction with number k of the current epoch, or NO-OP.
-    R2  executed <= last slot; on a follower executed <= stable.
+    R2  executed <= last slot; executed <= stable but on a learner that is ahead of its quorum. At most f
+        replicas of a shard may be, so the tables of a majority are never to be taken back.
     R3  The clock rises with the slots (contracts D1).
     R4  A request is executed at most once; its copies get the outcome of the first (contracts C4).
 """
@@ -79,6 +80,8 @@ class Replica:
     """Shared by all replicas of the host."""
     owns: Owns
     """Which keys belong to which shard, for procedures."""
+    is_ahead: bool = True
+    """Whether it executes at once as the learner, and does not wait until a quorum has what it executes."""
     status: Status = Status.NORMAL
     last_slot: Slot = field(init=False)
     is_learner: bool = field(init=False)
@@ -239,7 +242,7 @@ class Replica:
         assert stamped is None or stamped.stamp.clock > self.record.clock, "R3"
         slot = self.append(stamped)
         if self.is_learner:
-            return self.executor.arrive(self, slot, stamped)
+            return self.executor.arrive(self, slot, stamped) if self.is_ahead else []
         return self.acknowledge(slot, stamped)
 
     def acknowledge(self, slot: Slot, stamped: Stamped | None) -> list[Effect]:
@@ -264,6 +267,10 @@ class Replica:
             self.record.clock = stamped.stamp.clock
         return slot
 
+    def execute_as_learner(self) -> list[Effect]:
+        """Execute all that the learner may."""
+        return self.execute_up_to(self.last_slot if self.is_ahead else self.record.stable)
+
     def execute_up_to(self, slot: Slot) -> list[Effect]:
         """Execute the logged slots above ``executed``, up to and including ``slot``; return the replies."""
         replies: list[Effect] = []
@@ -274,6 +281,19 @@ class Replica:
     def entries_up_to(self, last: Slot) -> Iterator[LogEntry]:
         """The logged slots from ``executed`` on."""
         return self.log.walk(Slot(self.record.executed + 1), last)
+
+    def shorten(self, end: Slot) -> None:
+        """Forget what stands behind this slot, which nobody executed, and which never happens."""
+        if self.last_slot > end:
+            self.free_bodies()
+            self.log.shorten(end)
+            self.last_slot = self.log.last
+
+    def free_bodies(self) -> None:
+        """Have the other shards of the host hold what they only refer to in this log."""
+        for shard, other in self.executor.replicas.items():
+            if other is not self and other.log.take_home(self.address.shard):
+                self.executor.touched.add(shard)
 
     def logged(self, slot: Slot) -> Stamped | None:
         """The transaction in a slot of the log; None for a NO-OP, and where the log was cut."""

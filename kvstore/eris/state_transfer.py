@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from kvstore.eris import dropped_messages, view_change
 from kvstore.eris.effects import COORDINATOR, CancelTimer, Dropped, Effect, ReplicaAddress, Send, SetTimer
 from kvstore.eris.messages import EpochChangeRequest, Image, ImageRequest, LogEntry
-from kvstore.eris.shard_state import ShardRecord, ShardTables, decode_record, encode_record
+from kvstore.eris.shard_state import ShardRecord, ShardTables, Status, decode_record, encode_record
 from kvstore.ports import Table
 from kvstore.types import Epoch, SequenceNumber, Slot, Timestamp, ViewNumber
 
@@ -130,18 +130,20 @@ def on_image(replica: Replica, image: Image) -> list[Effect]:
 
 
 def _helps(replica: Replica, theirs: ShardRecord) -> bool:
-    """Whether nothing that was said in this epoch would be forgotten with it."""
+    """Whether it brings the replica on, and nothing that was said in this epoch would be forgotten."""
     own = replica.record
     if theirs.last_normal_epoch < max(own.last_normal_epoch, own.rejoin):
         return False
-    return theirs.last_normal_epoch > own.last_normal_epoch or theirs.head[1] >= replica.log.first - 1
+    if theirs.last_normal_epoch > own.last_normal_epoch:
+        return True
+    is_more = replica.has_diverged() or (
+        replica.status is not Status.EPOCH_CHANGE and theirs.head[1] > replica.last_slot
+    )
+    return is_more and theirs.head[1] >= replica.log.first - 1
 
 
 def _install(replica: Replica, image: Image, theirs: ShardRecord) -> None:
-    shard, executor = replica.address.shard, replica.executor
-    for other in executor.replicas.values():
-        if other is not replica and other.log.take_home(shard):
-            executor.touched.add(other.address.shard)
+    replica.free_bodies()
     for table, rows in zip(_tables(replica.tables), image.tables, strict=True):
         for key, _ in _rows(table):
             table.delete(key)
@@ -156,7 +158,7 @@ def _install(replica: Replica, image: Image, theirs: ShardRecord) -> None:
     replica.last_slot = replica.log.last
     replica.needs_image = False
     replica.forget_view()
-    executor.rebuild(shard)
+    replica.executor.rebuild(replica.address.shard)
 
 
 def _carry_over(replica: Replica, own: ShardRecord, kept: Iterable[LogEntry]) -> list[Effect]:
@@ -175,5 +177,5 @@ def _carry_over(replica: Replica, own: ShardRecord, kept: Iterable[LogEntry]) ->
         if view_change.undecided(replica):
             record.view = ViewNumber(record.view + 1)  # nobody is in a view with what he promised away
         replica.take_status()
-    effects = replica.execute_up_to(replica.last_slot) if replica.is_learner else []
+    effects = replica.execute_as_learner() if replica.is_learner else []
     return [*effects, *view_change.on_view_timer(replica), *dropped_messages.go_on(replica)]

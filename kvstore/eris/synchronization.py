@@ -66,6 +66,8 @@ def _advance(replica: Replica) -> list[Effect]:
     if stable <= replica.record.stable:
         return []
     replica.record.stable = stable
+    if not replica.is_ahead:
+        replica.executor.note_behind(replica)
     return [Send(peer, _commit(replica)) for peer in replica.peers()]
 
 
@@ -104,8 +106,7 @@ def on_sync_commit(replica: Replica, commit: SyncCommit) -> list[Effect]:
     if commit.dropped:
         dropped_messages.drop(replica, commit.dropped)  # before it is executed
     record.stable = max(record.stable, min(commit.slot, replica.last_slot))
-    if replica not in replica.executor.behind:
-        replica.executor.behind.append(replica)
+    replica.executor.note_behind(replica)
     if commit.slot <= replica.last_slot:
         return []
     number = SequenceNumber(commit.slot - record.base)

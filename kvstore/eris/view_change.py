@@ -178,7 +178,7 @@ def _begin(replica: Replica) -> list[Effect]:
     start = _start_view(replica, min(since, replica.record.stable))
     effects: list[Effect] = [Send(peer, start) for peer in replica.peers()]
     effects += _be_normal(replica)
-    effects += replica.execute_up_to(replica.last_slot)
+    effects += replica.execute_as_learner()
     return effects + dropped_messages.drain(replica)
 
 

@@ -1,7 +1,8 @@
 """What goes wrong in a simulated store, and when: drawn from the seed, and bounded by what can be survived.
 
-At most f hosts have forgotten something at any time, and no two coordinators live while one has: more is
-outside the fault model (contracts E). Everything else may happen at once, to anybody.
+At most f hosts ever lose their tables: it is always the same that may forget something and that may have
+executed what is dropped. And no two coordinators live while one has forgotten something. More is outside the
+fault model (contracts E). Everything else may happen at once, to anybody.
 """
 
 from __future__ import annotations
@@ -105,6 +106,10 @@ class Nemesis:
 
     # -- disks -------------------------------------------------------------------------------
 
+    def _who_may_forget(self) -> SimulatedHost | None:
+        host = self.simulator.hosts[self.chance.choice(self.simulator.shape.ahead)]
+        return host if self._may_forget() and host.is_up and not host.lacks_vote else None
+
     def _may_forget(self) -> bool:
         self._flipped = {number for number in self._flipped if not self.simulator.hosts[number].is_up}
         forgotten = len({h.number for h in self.simulator.hosts if h.lacks_vote} | self._flipped)
@@ -119,9 +124,9 @@ class Nemesis:
 
     def bring_back(self) -> None:
         """A disk is found to be older than what the peers were told."""
-        host = self._a_host()
+        host = self._who_may_forget()
         older = None if host is None else self._older.get(host.number)
-        if host is not None and older is not None and self._may_forget():
+        if host is not None and older is not None:
             self.count("stale disk")
             host.crash()
             host.lose_disk(older)
@@ -129,8 +134,8 @@ class Nemesis:
 
     def flip(self) -> None:
         """One bit of one record is another one; it shows when it is read, or at the next start."""
-        host = self._a_host()
-        if host is not None and host.host is not None and self._may_forget():
+        host = self._who_may_forget()
+        if host is not None and host.host is not None:
             self.count("bit flip")
             self._flipped.add(host.number)
             version = host.folder.committed.fork()

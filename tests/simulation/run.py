@@ -38,12 +38,18 @@ class Result:
     violation: str = ""
 
 
+def _shape(chance: random.Random) -> Shape:
+    replicas = chance.choice([3, 3, 3, 5])
+    ahead = tuple(sorted(chance.sample(range(replicas), replicas // 2)))
+    return Shape(chance.randint(1, 4), replicas, chance.choice(RETENTIONS), ahead)
+
+
 class Run:
     """A seed, step by step."""
 
     def __init__(self, seed: int, profile: str = "swarm", transactions: int = TRANSACTIONS) -> None:
         chance = random.Random(f"run {seed}")
-        shape = Shape(chance.randint(1, 4), chance.choice([3, 3, 3, 5]), chance.choice(RETENTIONS))
+        shape = _shape(chance)
         log_retention.MARK_BYTES_MIN = MARK_BYTES
         self.result = Result(seed, profile, shape)
         self.simulator = Simulator(chance.getrandbits(64), shape)

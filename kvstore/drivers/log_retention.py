@@ -64,6 +64,8 @@ class LogRetention:
 
     def trim(self, touched: set[ShardId]) -> None:
         """At the end of a batch: mark the logs when they have grown enough, and cut a chunk."""
+        if self._bodies.is_displaced:
+            self._forget_marks()
         size, records = self._bodies.take_appended()
         self._appended += size
         if self._appended >= self._next_mark:
@@ -74,6 +76,13 @@ class LogRetention:
                 break
         if self._cutting:
             self._cut_chunk(touched, CUT_MAX + 2 * records)
+
+    def _forget_marks(self) -> None:
+        """A log became another one, of an image perhaps: transactions lie in other places now."""
+        for mark in self._marks:
+            self._table.delete(_key(mark))
+        self._marks.clear()
+        self._cutting = self._bodies.is_displaced = False
 
     def _mark(self) -> None:
         mark = Mark(self._appended, [replica.last_slot for replica in self._replicas])
@@ -97,8 +106,7 @@ class LogRetention:
 
     def _cut_chunk(self, touched: set[ShardId], left: int) -> None:
         for replica in reversed(self._replicas):
-            # Not beyond what is stable: the log may have become another one, of an image, since the mark.
-            end = min(self._cut[replica.address.shard], replica.record.stable)
+            end = self._cut[replica.address.shard]
             if end >= replica.log.first:
                 left -= replica.log.truncate_before(Slot(end + 1), left)
                 touched.add(replica.address.shard)

@@ -380,5 +380,9 @@ class SimulatedHost:
                 state_transfer.forget(replica, rejoin)
             host.touch_all()
             host.finish()
-            self._commit(host, [])
-            self._look_around()
+            try:
+                self._commit(host, [])
+            except OutcomeUnknown:
+                self.fail_for_good("failed commit")
+            else:
+                self._look_around()

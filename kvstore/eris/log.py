@@ -41,6 +41,8 @@ class Bodies:
     def __init__(self) -> None:
         self.placed: dict[Timestamp, tuple[ShardId, Slot]] = {}
         self.logs: dict[ShardId, ports.Log] = {}
+        self.is_displaced = False
+        """Whether marks that were made of the logs' ends say nothing any more."""
         self.appended_bytes = 0
         self.appended_records = 0
 
@@ -52,6 +54,7 @@ class Bodies:
 
     def displace(self, shard: ShardId) -> None:
         """Nothing stands any more where it did in this shard's log."""
+        self.is_displaced = True
         self.placed = {clock: place for clock, place in self.placed.items() if place[0] != shard}
 
     def forget(self) -> None:

@@ -58,7 +58,7 @@ from kvstore.execution.operations import Call, Check, CheckRange, Expire, Outcom
 from kvstore.execution.outcomes import OutcomeRecord, expire, remember
 from kvstore.execution.part import Owns
 from kvstore.execution.validation import execute_validated
-from kvstore.types import ClientId, Epoch, SequenceNumber, Slot
+from kvstore.types import ClientId, Epoch, SequenceNumber, Slot, Timestamp
 
 NONE_ANNOUNCED = SequenceNumber(0)
 NO_EPOCH = Epoch(0)
@@ -288,6 +288,7 @@ class Replica:
             self.free_bodies()
             self.log.shorten(end)
             self.last_slot = self.log.last
+            self.record.clock = Timestamp(0)  # of what is gone; the epoch brings its own
 
     def free_bodies(self) -> None:
         """Have the other shards of the host hold what they only refer to in this log."""

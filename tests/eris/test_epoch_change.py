@@ -242,6 +242,7 @@ class TestStartEpoch:
         assert cluster.problems(1) == []
         assert cluster.replica(0).has_diverged()
 
+    @pytest.mark.parametrize("epoch", [0, 1])
     def test_of_an_epoch_that_is_not_new_is_dropped(self, epoch: int) -> None:
         cluster = Cluster()
 

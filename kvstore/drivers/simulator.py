@@ -129,6 +129,8 @@ class Simulator:
         self.clients: dict[ClientId, ClientNode] = {}
         self._last_client = 0
         self._events: list[tuple[Micros, int, Callable[[], None]]] = []
+        self.events = 0
+        """How many have happened: a run in which nothing comes to an end has more and more."""
         self._scheduled = 0
         self._trace = hashlib.sha256()
         self._locks_seen: dict[tuple[ClientId, RequestId], Micros] = {}
@@ -148,6 +150,7 @@ class Simulator:
         """Let time pass; return early, with True, when ``done`` says so."""
         while self._events and self._events[0][0] <= end:
             self.now, _, action = heappop(self._events)
+            self.events += 1
             action()
             if done is not None and done():
                 return True

@@ -154,7 +154,9 @@ class TransactionLog:
             first = Slot(entries[-1].slot + 1)
 
     def _referred(self, shard: ShardId, slot: Slot) -> bytes:
-        return self._bodies.logs[shard].read(slot, 1)[0][1]
+        found, record = self._bodies.logs[shard].read(slot, 1)[0]
+        assert found == slot, "a reference leads to a slot that is not cut"
+        return record
 
     def truncate_before(self, slot: Slot, count_max: int) -> int:
         """Forget up to ``count_max`` slots below ``slot``, and their effects; return how many went."""

@@ -20,6 +20,8 @@ from tests.simulation.workload import Workload
 TRANSACTIONS = 300
 CHAOS_US, PATIENCE_US = 1_500_000, 10_000_000
 """How long things go wrong, and how long it may take afterwards until all is well."""
+EVENTS_MAX = 400_000
+"""Many times what a run takes."""
 RETENTIONS = [0, 4_000, 1 << 30]
 MARK_BYTES = 2_000
 """Logs are marked, and cut, more often than a real store does it."""
@@ -81,7 +83,7 @@ class Run:
         simulator.run_until(simulator.now + 100_000, self._is_open)
         self.workload.start()
         self.nemesis.start()
-        simulator.run_until(simulator.now + CHAOS_US, self.workload.is_over)
+        simulator.run_until(simulator.now + CHAOS_US, self._is_over)
         self.nemesis.stop()
         if not simulator.run_until(simulator.now + PATIENCE_US, self._is_settled):
             raise Violation(f"not live: {self._unsettled()}")
@@ -91,8 +93,13 @@ class Run:
     def _is_open(self) -> bool:
         return bool(self.simulator.sequencers)
 
+    def _is_over(self) -> bool:
+        if self.simulator.events > EVENTS_MAX:
+            raise Violation(f"{EVENTS_MAX} events, and no end: {self._unsettled()}")
+        return self.workload.is_over()
+
     def _is_settled(self) -> bool:
-        return self.workload.is_over() and not self._unsettled()
+        return self._is_over() and not self._unsettled()
 
     def _unsettled(self) -> list[str]:
         """What is not as it should be in the end."""

@@ -8,7 +8,8 @@ overtake. The slots of what is not resolved are kept with each shard's record (c
 rest is rebuilt from the log.
 
 INVARIANTS
-    H1  A transaction is executed on all hosted participants in one step, or on none.
+    H1  A transaction is executed on all hosted participants in one step, or on none; but for those whose
+        part came with an image (``state_transfer.py``).
     H2  Two transactions that conflict are executed in the order of the log.
     H3  Nothing is claimed, and no lock looked at, while nothing stands in anybody's way.
 """

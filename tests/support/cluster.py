@@ -232,6 +232,12 @@ class Cluster:
             self.step()
         raise AssertionError(f"there is no end to {self.wire}")
 
+    def run_until(self, kind: type[msgspec.Struct]) -> None:
+        """Deliver until a message of this kind is on the wire."""
+        while not self.on_wire(kind):
+            assert self.wire, f"no {kind.__name__} will come"
+            self.step()
+
     def settle(self) -> None:
         """Deliver everything, let learners say that they live and timers run out, begin the epochs that
         started, and have the client try again, until all is quiet."""
@@ -410,7 +416,7 @@ class Cluster:
             clients_from=self.client.client,
         )
         self.turned_to = number
-        self.carry(role.prepare(Epoch(1)))
+        self.carry(role.prepare(Epoch(2)))  # 1 began without messages
 
     def fire_coordinator(self, number: int, name: str) -> None:
         """Let a coordinator's timer run out."""

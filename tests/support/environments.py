@@ -46,3 +46,12 @@ def log_in_view(environment: Environment, head: Head, read: Callable[[Log], obje
         return read(view.log(T, head))
     finally:
         view.close()
+
+
+def problems(environment: Environment) -> list[str]:
+    """What is found damaged in a new view."""
+    view = environment.view()
+    try:
+        return list(view.problems())
+    finally:
+        view.close()

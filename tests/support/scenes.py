@@ -1,4 +1,4 @@
-"""What the scenes of ``tests/eris`` have in common: transactions that are stamped, held, looked for, dropped."""
+"""What the scenes of ``tests/eris`` share: transactions that are stamped, held back, looked for, dropped."""
 
 from __future__ import annotations
 

@@ -369,7 +369,7 @@ class TestWhatWasDecidedBeforeAFailover:
         world = World()
         first = world.lead(0)
         world.give(0, has(first, 1))
-        world.run(0, 1)
+        world.run(0, 2)
         assert world.heard(TransactionFound)
         world.prepare(1)
         world.run(1, 2)

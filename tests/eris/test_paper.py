@@ -7,9 +7,27 @@ and ``test_paper_invariants.py`` the invariants of section 8.
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+from typing import get_args
+
 import msgspec
 import pytest
 
+from kvstore.eris import (
+    client,
+    coordinator_replication,
+    drop_decisions,
+    dropped_messages,
+    epoch_change,
+    failure_coordinator,
+    messages,
+    replica,
+    sequencer,
+    state_transfer,
+    synchronization,
+    view_change,
+)
 from kvstore.eris.effects import COORDINATOR, SEQUENCER, ReplicaAddress, Send
 from kvstore.eris.failure_coordinator import FailureCoordinator
 from kvstore.eris.messages import (
@@ -32,12 +50,34 @@ from kvstore.eris.messages import (
 from kvstore.eris.replica import Replica
 from kvstore.eris.shard_state import Status
 from kvstore.types import Epoch, SequenceNumber, ShardId, Slot, TransactionId, ViewNumber
-from tests.eris.test_dropped_messages import TestTheCoordinator
+from tests.eris import test_dropped_messages
 from tests.support.cluster import Cluster, add, name, put
 from tests.support.scenes import drop, find, hold, requests, stamp
 
 S = ShardId(0)
 HOSTS = range(3)
+
+
+class TestTheCatalogue:
+    """``docs/eris.md`` has a table of all messages: who sends each to whom, and who takes it."""
+
+    def rows(self) -> dict[str, str]:
+        page = (Path(messages.__file__).parents[2] / "docs" / "eris.md").read_text(encoding="utf-8")
+        table = page.partition("## Messages")[2].partition("\n## ")[0]
+        return dict(re.findall(r"^\| `(\w+)` .*\| `([\w.]+)` \|[^|]*\|$", table, flags=re.MULTILINE))
+
+    def test_has_every_message_and_no_other(self) -> None:
+        every = {kind.__name__ for kind in get_args(messages.Message)}
+        assert self.rows().keys() | {"Answer"} == every, "an Answer is taken by the driver"
+
+    def test_names_who_takes_it(self) -> None:
+        modules = [client, coordinator_replication, drop_decisions, dropped_messages, epoch_change]
+        modules += [failure_coordinator, replica, sequencer, state_transfer, synchronization, view_change]
+        by_name = {module.__name__.rpartition(".")[2]: module for module in modules}
+        classes = {name: kind for module in modules for name, kind in vars(module).items()}
+        for place in self.rows().values():
+            owner, _, function = place.partition(".")
+            assert callable(getattr(by_name.get(owner) or classes[owner], function)), place
 
 
 class TestSection5Groupcast:
@@ -427,7 +467,7 @@ class TestSection6DroppedMessages:
         assert cluster.values(0) == {"n": 1}
 
     def test_the_unsafe_schedule_of_the_published_implementation_is_safe_here(self) -> None:
-        TestTheCoordinator().test_the_unsafe_schedule_of_the_published_implementation()
+        test_dropped_messages.TestTheCoordinator().test_the_unsafe_schedule_of_the_published_implementation()
 
     def test_and_unsafe_again_where_names_are_matched_by_the_own_shard_only(
         self, monkeypatch: pytest.MonkeyPatch
@@ -435,7 +475,7 @@ class TestSection6DroppedMessages:
         """So that the schedule is known to see what it is about: this is what the published code does."""
         match_own_names_only(monkeypatch)
         with pytest.raises(AssertionError, match="one order of T and U on both shards"):
-            TestTheCoordinator().test_the_unsafe_schedule_of_the_published_implementation()
+            test_dropped_messages.TestTheCoordinator().test_the_unsafe_schedule_of_the_published_implementation()
 
 
 def match_own_names_only(patch: pytest.MonkeyPatch) -> None:

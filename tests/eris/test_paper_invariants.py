@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kvstore.drivers.simulated_host import RESTART_TIMERS
 from kvstore.eris.messages import Stamped, StartEpoch, TempDroppedTransaction
 from kvstore.eris.replica import Replica
 from kvstore.eris.shard_state import ShardRecord, Status
@@ -72,19 +73,27 @@ class Run:
             case "heartbeat":
                 cluster.fire(host, shard, "heartbeat")
             case "restart":
-                cluster.crash(host)
-                cluster.restart(host)
-                cluster.timers = {key: ms for key, ms in cluster.timers.items() if key[0].replica != host}
+                self.restart(host)
             case "silence":
                 cluster.fire(host, 0, "silence")
-            case "coordinator":
-                cluster.start_coordinator((cluster.turned_to + 1) % COORDINATORS)
+            case "coordinator" if cluster.turned_to + 1 < COORDINATORS:  # each of them once
+                cluster.start_coordinator(cluster.turned_to + 1)
             case "retry":
                 cluster.carry(cluster.client.on_timer("retry"))
             case "stamp" if cluster.coordinator.is_normal:
                 if cluster.coordinator.record.epoch > cluster.sequencer.epoch:
                     cluster.begin_stamping(keep_client=True)
         self.look()
+
+    def restart(self, host: int) -> None:
+        """It goes on with whatever its replicas were in the middle of."""
+        cluster = self.cluster
+        cluster.crash(host)
+        cluster.restart(host)
+        cluster.timers = {key: ms for key, ms in cluster.timers.items() if key[0].replica != host}
+        for shard in SHARDS:
+            for timer in RESTART_TIMERS:
+                cluster.fire(host, shard, timer)
 
     def look(self) -> None:
         """Note what is new, and check everything."""

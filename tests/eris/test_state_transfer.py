@@ -399,6 +399,19 @@ class TestAForgottenDisk:
         assert cluster.values(2) == {"n": 3}
         assert is_whole(cluster, 2, 0)
 
+    def test_does_not_take_one_of_an_epoch_that_it_was_in(self) -> None:
+        """What it said in that is forgotten, and may count."""
+        cluster = Cluster()
+        self.forget(cluster)
+        cluster.wire.clear()
+        given = cluster.give(1, ImageRequest(S, 2, Epoch(1)))
+        cluster.carry(given)
+        (effect, *_) = cluster.give(2, cluster.on_wire(Image)[0].message)  # type: ignore[arg-type]  # an Image
+
+        assert isinstance(effect, Dropped)
+        assert effect.reason == "it does not help"
+        assert cluster.replica(2).has_diverged()
+
     def test_takes_part_in_nothing_until_then(self) -> None:
         cluster = Cluster()
         cluster.start_coordinator(0)

@@ -6,7 +6,17 @@ import pytest
 
 from kvstore.errors import Corrupt
 from kvstore.ports import Environment, Head
-from tests.support.environments import ALL, EMPTY, T, append, items, log_in_view, problems, write
+from tests.support.environments import (
+    ALL,
+    EMPTY,
+    T,
+    append,
+    items,
+    log_in_view,
+    problems,
+    record_count,
+    write,
+)
 
 
 def records_up_to(last: int) -> list[bytes]:
@@ -110,6 +120,7 @@ class TestALog:
     ) -> None:
         """It may become shorter by that, or longer."""
         others = [b"other %d" % at for at in range(count)]
+        besides = record_count(environment) - 10
         batch = environment.begin()
         log = environment.log(T, head)
         log.replace_from(index, others)
@@ -118,6 +129,7 @@ class TestALog:
         batch.commit()
 
         assert log.head[:2] == (1, len(kept))
+        assert record_count(environment) == besides + len(kept), "nothing of before is left"
         again = append(environment, log.head, b"after")
         read = log_in_view(environment, again, lambda log: [record for _, record in log.read(1, ALL)])
         assert read == [*kept, b"after"]
@@ -154,6 +166,7 @@ class TestALog:
     def test_forgets_everything_and_begins_anywhere(
         self, environment: Environment, head: Head, first: int
     ) -> None:
+        besides = record_count(environment) - 10
         batch = environment.begin()
         log = environment.log(T, head)
         log.reset(first)
@@ -168,7 +181,8 @@ class TestALog:
         read = log_in_view(environment, again, lambda log: log.read(0, ALL))
         assert read == [(first, b"new"), (first + 1, b"newer")]
         log_in_view(environment, again, lambda log: log.check_end())
-        assert problems(environment) == [], "nothing of before is left"
+        assert problems(environment) == []
+        assert record_count(environment) == besides + 2, "nothing of before is left"
 
     def test_begins_as_a_new_one_does_when_everything_is_forgotten(
         self, environment: Environment, head: Head

@@ -55,3 +55,12 @@ def problems(environment: Environment) -> list[str]:
         return list(view.problems())
     finally:
         view.close()
+
+
+def record_count(environment: Environment) -> int:
+    """How many records a new view has."""
+    view = environment.view()
+    try:
+        return view.record_count()
+    finally:
+        view.close()

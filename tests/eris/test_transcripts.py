@@ -10,6 +10,7 @@
     late REQUEST PART...          the Commit of client 1, which is dead, comes now
     step [COUNT]                  deliver what is on the wire, in one batch for each host
     run                           deliver until nothing is under way, and show only what was answered
+    run without HOST...           the same, and lose what these hosts would get
     deliver HOST                  deliver what is on the wire for one host
     lose KIND [host=N] [shard=N]  take messages off the wire
     fire                          the client's retry timer
@@ -20,6 +21,10 @@
     crash HOST... | restart HOST...
     epoch [HOST...]               begin an epoch change; only these hosts are consulted
     stamp                         the sequencer and the client of the new epoch begin
+    stamp on                      only the sequencer does, and the client goes on
+    coordinator NUMBER            one that keeps its record at the hosts begins; those before it live on
+    timer NUMBER prepare|save     hosts have not answered a coordinator
+    silence HOST                  nothing was heard of the sequencer for long
     wire | status | log
 
 Messages are shown as ``to <- message``; s0.r1 is replica 1 of shard 0, and runs on host 1.
@@ -44,18 +49,26 @@ from kvstore.eris.effects import (
     ReplicaAddress,
     RoleAddress,
 )
+from kvstore.eris.failure_coordinator import decode_record
 from kvstore.eris.messages import (
     Conclusory,
     EpochChange,
     EpochChangeAck,
+    EpochChangeRequest,
     FindTransaction,
     Flush,
     HasTransaction,
+    Image,
+    ImageRequest,
     LogEntry,
     Preliminary,
+    Prepare,
+    Prepared,
+    RecordSaved,
     Reply,
     Request,
     ResendRequest,
+    SaveRecord,
     SlotAnswer,
     SlotRequest,
     Stamped,
@@ -147,8 +160,9 @@ class Player:
             self.cluster.step()
         return self._wire()
 
-    def _run(self) -> list[str]:
-        self.cluster.run()
+    def _run(self, without: str = "", *hosts: str) -> list[str]:
+        assert without in ("", "without")
+        self.cluster.run_without(*map(int, hosts))
         return []
 
     def _deliver(self, host: str) -> list[str]:
@@ -194,11 +208,24 @@ class Player:
         self.cluster.begin_epoch(*map(int, hosts))
         return self._wire()
 
-    def _stamp(self) -> list[str]:
-        self.cluster.begin_stamping()
+    def _stamp(self, on: str = "") -> list[str]:
+        self.cluster.begin_stamping(keep_client=bool(on))
+        if on:
+            return []
         self.cluster.answered.clear()
         self.shown = 0
         return []
+
+    def _coordinator(self, number: str) -> list[str]:
+        self.cluster.start_coordinator(int(number))
+        return self._wire()
+
+    def _timer(self, number: str, name: str) -> list[str]:
+        self.cluster.fire_coordinator(int(number), name)
+        return self._wire()
+
+    def _silence(self, host: str) -> list[str]:
+        return self._fire_replica(host, "0", "silence")
 
     def _wire(self) -> list[str]:
         return [shown_packet(packet) for packet in self.cluster.wire]
@@ -333,6 +360,33 @@ def shown_loss(message: msgspec.Struct) -> str:
         case StartView():
             entries = shown_entries(message.entries)
             return f"StartView {message.view}, after slot {message.since}{entries}{shown_drops(message)}"
+        case EpochChangeRequest():
+            return f"EpochChangeRequest of s{message.shard}.r{message.replica}, epoch {message.epoch}"
+        case ImageRequest():
+            return f"ImageRequest of s{message.shard}.r{message.replica}, of epoch {message.epoch} or later"
+        case Image():
+            rows = sum(map(len, message.tables))
+            return f"Image of epoch {message.epoch}, {rows} rows{shown_entries(message.entries)}"
+        case _:
+            return shown_record(message)
+
+
+def shown_record(message: msgspec.Struct) -> str:
+    """Messages between coordinators and hosts."""
+    match message:
+        case Prepare():
+            return f"Prepare epoch {message.epoch}"
+        case Prepared():
+            record = decode_record(message.record)
+            kept = f"record {record.epoch}.{record.counter}"
+            return f"Prepared of h{message.host}, epoch {message.epoch}, promised {message.promised}, {kept}"
+        case SaveRecord():
+            record = decode_record(message.record)
+            found = f", found {', '.join(map(shown_stamped, record.found))}" if record.found else ""
+            state = f"epoch {record.last_started} started{found}"
+            return f"SaveRecord {message.epoch}.{message.counter}: {state}"
+        case RecordSaved():
+            return f"RecordSaved of h{message.host}, {message.epoch}.{message.counter}"
         case _:
             raise AssertionError(f"{message} was never on the wire")
 

@@ -6,13 +6,28 @@ import pytest
 
 from kvstore.errors import Corrupt
 from kvstore.ports import Environment, Head
-from tests.support.environments import ALL, EMPTY, T, append, items, log_in_view, write
+from tests.support.environments import (
+    ALL,
+    EMPTY,
+    T,
+    append,
+    items,
+    log_in_view,
+    problems,
+    record_count,
+    write,
+)
+
+
+def records_up_to(last: int) -> list[bytes]:
+    """The first records of the log that the tests begin with."""
+    return [b"record %d" % index for index in range(1, last + 1)]
 
 
 class TestALog:
     @pytest.fixture
     def head(self, environment: Environment) -> Head:
-        return append(environment, EMPTY, *(b"record %d" % index for index in range(1, 11)))
+        return append(environment, EMPTY, *records_up_to(10))
 
     def test_has_its_records_under_consecutive_indexes(self, environment: Environment, head: Head) -> None:
         assert head[:2] == (1, 10)
@@ -97,6 +112,89 @@ class TestALog:
                 log.replace(wrong, b"x")
 
         batch.abort()
+
+    @pytest.mark.parametrize("count", [1, 3, 8])
+    @pytest.mark.parametrize("index", [1, 5, 10])
+    def test_has_other_records_from_one_on(
+        self, environment: Environment, head: Head, index: int, count: int
+    ) -> None:
+        """It may become shorter by that, or longer."""
+        others = [b"other %d" % at for at in range(count)]
+        besides = record_count(environment) - 10
+        batch = environment.begin()
+        log = environment.log(T, head)
+        log.replace_from(index, others)
+        assert log.read(1, ALL) == list(enumerate(kept := records_up_to(index - 1) + others, 1)), "D1"
+        log.check_end()
+        batch.commit()
+
+        assert log.head[:2] == (1, len(kept))
+        assert record_count(environment) == besides + len(kept), "nothing of before is left"
+        again = append(environment, log.head, b"after")
+        read = log_in_view(environment, again, lambda log: [record for _, record in log.read(1, ALL)])
+        assert read == [*kept, b"after"]
+        log_in_view(environment, again, lambda log: log.check_end())
+        assert problems(environment) == []
+
+    def test_has_other_records_only_from_one_that_it_has(self, environment: Environment, head: Head) -> None:
+        batch = environment.begin()
+        log = environment.log(T, head)
+        log.truncate_before(3, 9)
+
+        for wrong in (0, 2, 11):
+            with pytest.raises(AssertionError):
+                log.replace_from(wrong, [b"x"])
+
+        batch.abort()
+
+    def test_is_as_it_was_when_the_batch_that_replaced_it_is_aborted(
+        self, environment: Environment, head: Head
+    ) -> None:
+        """D2"""
+        batch = environment.begin()
+        environment.log(T, head).replace_from(2, [b"x"])
+        batch.abort()
+        batch = environment.begin()
+        environment.log(T, head).reset(70)
+        batch.abort()
+
+        read = log_in_view(environment, head, lambda log: [record for _, record in log.read(1, ALL)])
+        assert read == records_up_to(10)
+        log_in_view(environment, head, lambda log: log.check_end())
+
+    @pytest.mark.parametrize("first", [1, 4, 11, 500])
+    def test_forgets_everything_and_begins_anywhere(
+        self, environment: Environment, head: Head, first: int
+    ) -> None:
+        besides = record_count(environment) - 10
+        batch = environment.begin()
+        log = environment.log(T, head)
+        log.reset(first)
+        assert (log.first, log.last) == (first, first - 1)
+        assert log.read(0, ALL) == []
+        log.check_end()
+        log.append(first, b"new")
+        batch.commit()
+
+        assert log.head[:2] == (first, first)
+        again = append(environment, log.head, b"newer")
+        read = log_in_view(environment, again, lambda log: log.read(0, ALL))
+        assert read == [(first, b"new"), (first + 1, b"newer")]
+        log_in_view(environment, again, lambda log: log.check_end())
+        assert problems(environment) == []
+        assert record_count(environment) == besides + 2, "nothing of before is left"
+
+    def test_begins_as_a_new_one_does_when_everything_is_forgotten(
+        self, environment: Environment, head: Head
+    ) -> None:
+        """Its chain of checksums starts anew: what it holds then does not depend on what it held."""
+        batch = environment.begin()
+        log = environment.log(T, head)
+        log.reset(1)
+        batch.commit()
+        assert log.head == EMPTY
+
+        assert append(environment, EMPTY, *records_up_to(10)) == head
 
     @pytest.mark.parametrize(
         ("index", "count", "gone", "first"),

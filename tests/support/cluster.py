@@ -22,13 +22,16 @@ from kvstore.drivers.host import Host
 from kvstore.drivers.manifest import Manifest
 from kvstore.drivers.verification import verify
 from kvstore.eris.client import Client, SecondHalf
+from kvstore.eris.coordinator_replication import ReplicatedCoordinator
 from kvstore.eris.effects import (
     COORDINATOR,
     SEQUENCER,
     Address,
     ClientAddress,
+    CoordinatorAddress,
     Effect,
     GroupAddress,
+    HostAddress,
     ReplicaAddress,
     Send,
     SetTimer,
@@ -60,9 +63,20 @@ from kvstore.execution.operations import Add, Check, Delete, Operation, Put, Res
 from kvstore.keys import Key
 from kvstore.ports import View
 from kvstore.storage import MemoryDisk, MemoryEnvironment
-from kvstore.types import ClientId, Epoch, HostId, RequestId, ShardId, Slot, Timestamp
+from kvstore.types import (
+    ClientId,
+    Epoch,
+    HostId,
+    RequestId,
+    SequenceNumber,
+    ShardId,
+    Slot,
+    Timestamp,
+    TransactionId,
+)
 
 SECOND = 10**9
+COORDINATORS = 3
 ROWS_ALL = 1 << 20
 
 Parts = Mapping[int, Iterable[Operation]]
@@ -101,6 +115,11 @@ class Cluster:
         self.sequencer: Sequencer
         self.client: Client
         self.coordinator: FailureCoordinator
+        """The one that leads."""
+        self.coordinators: dict[int, ReplicatedCoordinator] = {}
+        """Those that ``start_coordinator`` started. While there are none, the one that leads never fails."""
+        self.turned_to = 0
+        """The one of them that the roles turn to."""
         self.change_epoch()
 
     # -- hosts -------------------------------------------------------------------------------
@@ -213,6 +232,34 @@ class Cluster:
             self.step()
         raise AssertionError(f"there is no end to {self.wire}")
 
+    def run_until(self, kind: type[msgspec.Struct]) -> None:
+        """Deliver until a message of this kind is on the wire."""
+        while not self.on_wire(kind):
+            assert self.wire, f"no {kind.__name__} will come"
+            self.step()
+
+    def settle(self) -> None:
+        """Deliver everything, let learners say that they live and timers run out, begin the epochs that
+        started, and have the client try again, until all is quiet."""
+        for number in range(200):
+            self.run()
+            for host in self.hosts:
+                for shard in range(self.shards):
+                    self.fire(host, shard, "heartbeat")
+            self.run()
+            self.fire_all()
+            for coordinator in self.coordinators:
+                for timer in ("prepare", "save", "epoch"):
+                    self.fire_coordinator(coordinator, timer)
+            if self.coordinator.is_normal and self.coordinator.record.epoch > self.sequencer.epoch:
+                self.begin_stamping(keep_client=True)
+            self.carry(self.sequencer.on_timer("flush"))
+            if number % 10 == 9:
+                if not self.client.outstanding and not self.timers:
+                    break
+                self.carry(self.client.on_timer("retry"))
+        self.run()
+
     def run_without(self, *hosts: int) -> None:
         """Deliver until nothing is under way, and lose whatever these hosts would get."""
         while self.wire:
@@ -229,8 +276,13 @@ class Cluster:
         if packets:
             host = self.hosts[number]
             host.begin()
-            inbox = [(packet.to.shard, packet.message) for packet in packets]  # type: ignore[union-attr]  # replicas have one
-            sends = host.handle(inbox)  # type: ignore[arg-type]  # and take these messages
+            sends: list[Send] = []
+            for to, message in packets:
+                if isinstance(to, ReplicaAddress):
+                    sends += host.handle([(to.shard, message)])  # type: ignore[list-item]  # as addressed
+                else:
+                    kept = host.keeper.handle(message)  # type: ignore[arg-type]  # as addressed
+                    sends += [effect for effect in kept if isinstance(effect, Send)]
             sends += host.finish()
             host.commit()
             self.carry(sends)
@@ -267,6 +319,10 @@ class Cluster:
                 self.carry(self.sequencer.handle(request, Timestamp(self.now)))
             case Packet(ClientAddress(), Reply() as reply):
                 self.carry(self.client.handle(reply))
+            case Packet(CoordinatorAddress(number), message):
+                self._give_coordinator(number, message)
+            case Packet(to, message) if to == COORDINATOR and self.coordinators:
+                self._give_coordinator(self.turned_to, message)
             case Packet(to, message) if to == COORDINATOR:
                 before = self.coordinator.record
                 effects = self.coordinator.handle(message)  # type: ignore[arg-type]  # it takes what it is sent
@@ -277,6 +333,13 @@ class Cluster:
                 self.carry(self.sequencer.on_resend(resend))
             case _:
                 self.effects.append(Send(packet.to, packet.message))
+
+    def _give_coordinator(self, number: int, message: msgspec.Struct) -> None:
+        if number in self.coordinators:  # else it is dead
+            role = self.coordinators[number]
+            self.carry(role.handle(message))  # type: ignore[arg-type]  # as addressed
+            if role.leading is not None and number == self.turned_to:
+                self.coordinator = role.leading
 
     def _save_coordinator(self) -> None:
         for host in self.hosts.values():
@@ -342,6 +405,23 @@ class Cluster:
         since = {ShardId(shard): end for shard, end in enumerate(ends)}
         self.carry(self.coordinator.begin(epoch, since if complete else None))
 
+    def start_coordinator(self, number: int) -> None:
+        """Have one begin that keeps its record at the hosts, by messages; from now on roles turn to it. Those
+        before it live on."""
+        self.coordinators[number] = role = ReplicatedCoordinator(
+            number=number,
+            coordinators=COORDINATORS,
+            hosts=self.replicas,
+            shards=self.shards,
+            clients_from=self.client.client,
+        )
+        self.turned_to = number
+        self.carry(role.prepare(Epoch(2)))  # 1 began without messages
+
+    def fire_coordinator(self, number: int, name: str) -> None:
+        """Let a coordinator's timer run out."""
+        self.carry(self.coordinators[number].on_timer(name))
+
     def newest_record(self) -> CoordinatorRecord:
         """The newest coordinator's record on the disks of the living hosts."""
         records = []
@@ -351,11 +431,13 @@ class Cluster:
             host.abort()
         return max(records, key=lambda record: (record.epoch, record.counter))
 
-    def begin_stamping(self) -> None:
-        """Let the sequencer and the client of the epoch that was started begin."""
+    def begin_stamping(self, *, keep_client: bool = False) -> None:
+        """Let the sequencer and the client of the epoch that was started begin; or let the client live on."""
         record = self.coordinator.record
         clock = max(start.clock for start in record.start_epochs)
         self.sequencer = Sequencer(epoch=record.epoch, shards=self.shards, clock=clock, kept=self.kept)
+        if keep_client:
+            return
         self.client = Client(client=ClientId(record.epoch), replicas=self.replicas)
 
     def change_epoch(self, *consulted: int, complete: bool = False) -> None:
@@ -413,7 +495,11 @@ def _record(view: View, shard: ShardId) -> ShardRecord:
 
 
 def _host_of(address: Address) -> int | None:
-    return address.replica if isinstance(address, ReplicaAddress) else None
+    match address:
+        case ReplicaAddress(_, host) | HostAddress(host):
+            return host
+        case _:
+            return None
 
 
 def _matches(packet: Packet, kind: type[msgspec.Struct] | None, host: int | None, shard: int | None) -> bool:
@@ -422,6 +508,11 @@ def _matches(packet: Packet, kind: type[msgspec.Struct] | None, host: int | None
         and (host is None or _host_of(packet.to) == host)
         and (shard is None or getattr(packet.to, "shard", None) == shard)
     )
+
+
+def name(shard: int, number: int, epoch: int = 1) -> TransactionId:
+    """One of a transaction's names."""
+    return TransactionId(Epoch(epoch), ShardId(shard), SequenceNumber(number))
 
 
 def put(key: Key, value: object) -> Put:

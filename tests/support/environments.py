@@ -46,3 +46,21 @@ def log_in_view(environment: Environment, head: Head, read: Callable[[Log], obje
         return read(view.log(T, head))
     finally:
         view.close()
+
+
+def problems(environment: Environment) -> list[str]:
+    """What is found damaged in a new view."""
+    view = environment.view()
+    try:
+        return list(view.problems())
+    finally:
+        view.close()
+
+
+def record_count(environment: Environment) -> int:
+    """How many records a new view has."""
+    view = environment.view()
+    try:
+        return view.record_count()
+    finally:
+        view.close()

@@ -41,6 +41,9 @@ from kvstore.eris.messages import (
     TransactionFound,
     TransactionRequest,
 )
+from kvstore.eris.shard_state import HOST_TABLE
+from kvstore.ports import Table
+from kvstore.storage import MemoryDisk, MemoryEnvironment
 from kvstore.types import (
     ClientId,
     Epoch,
@@ -58,26 +61,11 @@ S = ShardId(0)
 HOSTS = 3
 
 
-class Rows:
-    """A host's table, in memory."""
-
-    def __init__(self) -> None:
-        self._rows: dict[bytes, bytes] = {}
-
-    def get(self, key: bytes) -> bytes | None:
-        return self._rows.get(key)
-
-    def put(self, key: bytes, value: bytes) -> None:
-        self._rows[key] = value
-
-    def delete(self, key: bytes) -> None:
-        self._rows.pop(key, None)
-
-    def scan(
-        self, start: bytes, stop: bytes, *, reverse: bool = False, limit: int
-    ) -> list[tuple[bytes, bytes]]:
-        found = [row for row in sorted(self._rows.items(), reverse=reverse) if start <= row[0] < stop]
-        return found[:limit]
+def a_table() -> Table:
+    """A host's table, in a batch that stays open."""
+    environment = MemoryEnvironment(MemoryDisk(), "host")
+    environment.begin()
+    return environment.table(HOST_TABLE)
 
 
 class World:
@@ -85,7 +73,7 @@ class World:
     is delivered; what a coordinator tells replicas is ``said``."""
 
     def __init__(self) -> None:
-        self.keepers = [RecordKeeper(host, Rows()) for host in range(HOSTS)]
+        self.keepers = [RecordKeeper(host, a_table()) for host in range(HOSTS)]
         self.coordinators = [
             ReplicatedCoordinator(number=number, coordinators=COORDINATORS, hosts=HOSTS, shards=1)
             for number in range(COORDINATORS)
@@ -423,7 +411,7 @@ class TestWhatWasDecidedBeforeAFailover:
 
 class TestAHost:
     def test_keeps_the_newest_record_by_epoch_and_counter(self) -> None:
-        keeper = RecordKeeper(0, Rows())
+        keeper = RecordKeeper(0, a_table())
         newer = CoordinatorRecord(Epoch(3), 7)
         for epoch, counter in [(3, 6), (3, 7), (3, 5), (2, 9)]:
             record = CoordinatorRecord(Epoch(epoch), counter)
@@ -432,7 +420,7 @@ class TestAHost:
         assert keeper.record() == newer
 
     def test_refuses_what_is_older_than_its_promise_and_says_what_it_promised(self) -> None:
-        keeper = RecordKeeper(2, Rows())
+        keeper = RecordKeeper(2, a_table())
         keeper.handle(Prepare(1, Epoch(4)))
         old = SaveRecord(0, Epoch(3), 1, encode_record(CoordinatorRecord(Epoch(3), 1)))
 
@@ -441,7 +429,7 @@ class TestAHost:
         assert keeper.record() == CoordinatorRecord()
 
     def test_answers_twice_who_asks_twice(self) -> None:
-        keeper = RecordKeeper(0, Rows())
+        keeper = RecordKeeper(0, a_table())
         prepare = Prepare(1, Epoch(4))
         assert keeper.handle(prepare) == keeper.handle(prepare)
         save = SaveRecord(1, Epoch(4), 1, encode_record(CoordinatorRecord(Epoch(4), 1)))
@@ -450,14 +438,14 @@ class TestAHost:
         ]  # fmt: skip
 
     def test_remembers_its_promise(self) -> None:
-        rows = Rows()
-        RecordKeeper(0, rows).handle(Prepare(1, Epoch(4)))
+        table = a_table()
+        RecordKeeper(0, table).handle(Prepare(1, Epoch(4)))
 
-        assert RecordKeeper(0, rows).promised() == 4
+        assert RecordKeeper(0, table).promised() == 4
 
     def test_that_forgot_is_silent_until_it_has_a_newer_record(self) -> None:
         """What it kept may have been what a majority rested on."""
-        keeper = RecordKeeper(0, Rows())
+        keeper = RecordKeeper(0, a_table())
         keeper.forget(Epoch(5))
         for epoch in (2, 6):
             (effect,) = keeper.handle(Prepare(0, Epoch(epoch)))

@@ -17,12 +17,8 @@ from kvstore.eris.messages import (
     TransactionDropped,
     TransactionRequest,
 )
-from kvstore.types import Epoch, SequenceNumber, ShardId, TransactionId
-from tests.support.cluster import Cluster, add, put
-
-
-def name(shard: int, number: int, epoch: int = 1) -> TransactionId:
-    return TransactionId(Epoch(epoch), ShardId(shard), SequenceNumber(number))
+from kvstore.types import Epoch, SequenceNumber, ShardId
+from tests.support.cluster import Cluster, add, name, put
 
 
 def stamp(cluster: Cluster, *shards: int) -> None:

@@ -30,24 +30,6 @@ def suspect(cluster: Cluster, *hosts: int, shards: int = 1) -> None:
             cluster.fire(host, shard, "suspect")
 
 
-def settle(cluster: Cluster) -> None:
-    """Everything is delivered, learners say that they live, timers run out, clients try again; until all is
-    quiet. A lost number takes some rounds, and the next one is looked for after it."""
-    for number in range(200):
-        cluster.run()
-        for host in cluster.hosts:
-            for shard in range(cluster.shards):
-                cluster.fire(host, shard, "heartbeat")
-        cluster.run()
-        cluster.fire_all()
-        cluster.carry(cluster.sequencer.on_timer("flush"))
-        if number % 10 == 9:
-            if not cluster.client.outstanding and not cluster.timers:
-                break
-            cluster.carry(cluster.client.on_timer("retry"))
-    cluster.run()
-
-
 def views(cluster: Cluster, shard: int = 0) -> list[int]:
     return [cluster.replica(host, shard).record.view for host in sorted(cluster.hosts)]
 
@@ -177,7 +159,7 @@ class TestWhatIsHeldBack:
         cluster.lose(Stamped, host=0)
         cluster.crash(0)
         suspect(cluster, 2)
-        settle(cluster)
+        cluster.settle()
 
         assert cluster.values(1) == cluster.values(2) == {"n": 2}
         assert len(cluster.log(2)) == 2
@@ -204,7 +186,7 @@ class TestPromises:
 
         assert cluster.replica(1, 1).status is Status.VIEW_CHANGE, "it may have been dropped already"
         assert cluster.on_wire(FindTransaction)
-        settle(cluster)
+        cluster.settle()
         assert cluster.replica(1, 1).status is Status.NORMAL
         assert cluster.log(1, 1)[0] == cluster.log(1, 0)[0]
 
@@ -247,7 +229,7 @@ class TestAnOldLearner:
         cluster.run_without(0)
         cluster.submit({0: [add("n")]})
         cluster.run_without(0)
-        settle(cluster)
+        cluster.settle()
 
         assert cluster.replica(0).status is Status.NORMAL
         assert cluster.log(0) == cluster.log(1)
@@ -282,7 +264,7 @@ class TestAnOldLearner:
         cluster.run_without(0)
         assert name in cluster.coordinator.record.dropped
         assert cluster.values(0) == {"n": 1}
-        settle(cluster)
+        cluster.settle()
 
         assert cluster.replica(0).status is Status.NORMAL
         assert cluster.log(0) == cluster.log(1) == cluster.log(2)
@@ -337,7 +319,7 @@ def test_whatever_happens_to_views_what_is_acknowledged_stays(steps: list[tuple[
             if cluster.replica(host, shard).status is Status.VIEW_CHANGE:
                 cluster.carry([])
                 cluster.fire(host, shard, "view")
-    settle(cluster)
+    cluster.settle()
 
     for shard in range(2):
         whole = [host for host in range(3) if cluster.replica(host, shard).status is not Status.DIVERGED]

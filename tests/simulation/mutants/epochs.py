@@ -24,7 +24,7 @@ AT_REPLICAS = [
     mutant(
         "epoch-promise-not-durable",
         "after EPOCH-CHANGE and a crash a replica goes on in the old epoch (E1)",
-        "all",
+        "losses",
         Change(
             ShardTables,
             "save",
@@ -53,13 +53,13 @@ AT_REPLICAS = [
     mutant(
         "epoch-without-drops",
         "a replica does not hear from START-EPOCH what was dropped",
-        "all",
+        "losses",
         Change(epoch_change, "on_start_epoch", "dropped_messages.drop(replica, message.dropped)", "pass"),
     ),
     mutant(
         "epoch-keeps-own-log",
         "a replica that has another transaction in a slot than START-EPOCH keeps its own",
-        "all",
+        "losses",
         Change(epoch_change, "_take_over_log", "replica.log.replace(entry.slot, entry.stamped)", "pass"),
     ),
     mutant(
@@ -80,13 +80,13 @@ AT_COORDINATORS = [
     mutant(
         "epoch-without-found",
         "an epoch begins without what the coordinator had found",
-        "all",
+        "losses",
         Change(FailureCoordinator, "_known", "yield from self.record.found", "pass"),
     ),
     mutant(
         "epoch-with-dropped",
         "an epoch begins with what the coordinator had dropped",
-        "all",
+        "losses",
         Change(FailureCoordinator, "_decided", " and not stamped.stamp.matches(self.record.dropped)", ""),
     ),
     mutant(

@@ -74,12 +74,12 @@ TRUNCATION = [
             "min(replica.record.stable, replica.record.resolved_end)",
             "replica.record.resolved_end",
         ),
-        Change(
-            LogRetention,
-            "_cut_chunk",
-            "min(self._cut[replica.address.shard], replica.record.stable)",
-            "self._cut[replica.address.shard]",
-        ),
+    ),
+    mutant(
+        "marks-outlive-image",
+        "a log is cut at a mark that was made before it became another, of an image",
+        "all",
+        Change(LogRetention, "trim", "self._forget_marks()", "self._bodies.is_displaced = False"),
     ),
     mutant(
         "cut-by-one-shard",
@@ -175,13 +175,13 @@ CLIENTS = [
     mutant(
         "quorum-of-learner",
         "a client takes the learner's word, without a majority",
-        "network",
+        "losses",
         Change(Client, "_quorum_outcome", " or 2 * len(voters) <= self.replicas:", ":"),
     ),
     mutant(
         "quorum-over-views",
         "a client counts replies of different views together",
-        "network",
+        "losses",
         Change(
             Client,
             "_quorum_outcome",
@@ -203,7 +203,7 @@ CLIENTS = [
     mutant(
         "quorum-over-slots",
         "a client counts replies about different slots together",
-        "network",
+        "losses",
         Change(
             Client,
             "_quorum_outcome",

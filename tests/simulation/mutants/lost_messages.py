@@ -14,7 +14,7 @@ AT_REPLICAS = [
     mutant(
         "promise-not-kept",
         "what was promised away enters the log when it comes after all (M1)",
-        "network",
+        "losses",
         Change(
             dropped_messages,
             "drain",
@@ -25,7 +25,7 @@ AT_REPLICAS = [
     mutant(
         "promise-of-own-name",
         "a promise counts for the name of the own shard only (M1)",
-        "network",
+        "losses",
         Change(
             dropped_messages,
             "drain",
@@ -36,19 +36,19 @@ AT_REPLICAS = [
     mutant(
         "promise-not-noted",
         "a promise is given and not remembered",
-        "network",
+        "losses",
         Change(dropped_messages, "on_transaction_request", "record.temp_drops.add(request.id)", "pass"),
     ),
     mutant(
         "promise-not-durable",
         "promises are gone after a crash",
-        "all",
+        "losses",
         Change(ShardTables, "save", SAVE, "encode_record(msgspec.structs.replace(record, temp_drops=set()))"),
     ),
     mutant(
         "promise-in-any-status",
         "promises are made during a view change too, which has shown its promises already (M3)",
-        "network",
+        "losses",
         Change(
             dropped_messages,
             "on_transaction_request",
@@ -59,7 +59,7 @@ AT_REPLICAS = [
     mutant(
         "cut-slot-promised",
         "what is resolved here, and perhaps cut, is promised away (M4)",
-        "network",
+        "losses",
         Change(
             dropped_messages, "on_transaction_request", "if _is_resolved(replica, request.id):", "if False:"
         ),
@@ -67,7 +67,7 @@ AT_REPLICAS = [
     mutant(
         "cut-of-image-promised",
         "what may have been cut from the log of an image is promised away (I3)",
-        "all",
+        "losses",
         Change(
             dropped_messages,
             "_is_resolved",
@@ -78,25 +78,25 @@ AT_REPLICAS = [
     mutant(
         "drop-of-own-name",
         "a drop counts for the name of the own shard only (M2)",
-        "network",
+        "losses",
         Change(dropped_messages, "drain", "elif stamped.stamp.matches(record.perm_drops):", "elif False:"),
     ),
     mutant(
         "drop-stays-in-log",
         "what is dropped stays where it stands in a log already (M2)",
-        "network",
+        "losses",
         Change(dropped_messages, "drop", "replica.log.replace(slot, None)", "pass"),
     ),
     mutant(
         "drop-after-execution",
         "a learner that executed what is dropped goes on as if nothing had been",
-        "network",
+        "losses",
         Change(dropped_messages, "drop", "replica.diverge()\n            return", "pass"),
     ),
     mutant(
         "sync-without-drops",
         "a follower does not hear from SYNC-COMMIT what was dropped, and executes it",
-        "network",
+        "losses",
         Change(synchronization, "on_sync_commit", "if commit.dropped:", "if False:"),
     ),
     mutant(
@@ -108,31 +108,31 @@ AT_REPLICAS = [
     mutant(
         "found-not-noted",
         "a promise is never over, even when the transaction is found",
-        "network",
+        "losses",
         Change(dropped_messages, "on_transaction_found", "record.un_drops.update(stamp.ids())", "pass"),
     ),
     mutant(
         "held-not-purged",
         "what was held back stays held after it came another way",
-        "network",
+        "losses",
         Change(dropped_messages, "drain", "del replica.held[number]", "pass"),
     ),
     mutant(
         "gap-not-seen",
         "a number above the next one is written into the next slot",
-        "network",
+        "losses",
         Change(Replica, "_on_stamped", "number == expected and", "number >= expected and"),
     ),
     mutant(
         "gap-not-asked-for",
         "nobody is asked for what is missing after the sequencer gave no answer",
-        "network",
+        "losses",
         Change(dropped_messages, "on_gap_timer", "replica.asked += 1", "return []"),
     ),
     mutant(
         "ack-of-held",
         "a follower acknowledges to the client what it only holds back",
-        "network",
+        "losses",
         Change(
             Replica,
             "_on_stamped",
@@ -144,7 +144,7 @@ AT_REPLICAS = [
     mutant(
         "settled-by-stability",
         "of what is stable here nothing is shown to the coordinator, though other participants may lack it",
-        "network",
+        "losses",
         Change(
             dropped_messages, "unsettled", "end = min(record.stable, record.executed)", "end = record.stable"
         ),
@@ -156,31 +156,31 @@ AT_COORDINATORS = [
     mutant(
         "drop-by-one-shard",
         "the promises of one shard are enough to drop a transaction",
-        "network",
+        "losses",
         Change(drop_decisions, "_on_temp_dropped", "if not all(", "if not any("),
     ),
     mutant(
         "drop-without-learner",
         "promises of a majority count without the learner's",
-        "network",
+        "losses",
         Change(drop_decisions, "_has_promised", " and newest % coordinator.replicas in together", ""),
     ),
     mutant(
         "drop-over-views",
         "promises of different views count together",
-        "network",
+        "losses",
         Change(drop_decisions, "_has_promised", " if view == newest}", "}"),
     ),
     mutant(
         "drop-by-minority",
         "the promise of the learner is enough, without a majority",
-        "network",
+        "losses",
         Change(drop_decisions, "_has_promised", "2 * len(together) > coordinator.replicas and ", ""),
     ),
     mutant(
         "found-after-dropped",
         "who has it makes it happen, though it was dropped (F4)",
-        "network",
+        "losses",
         Change(
             drop_decisions, "_on_has", "if stamped.stamp.matches(coordinator.record.dropped):", "if False:"
         ),
@@ -188,7 +188,7 @@ AT_COORDINATORS = [
     mutant(
         "found-by-own-name",
         "the coordinator looks among the dropped for the name that it was asked for only (F4)",
-        "network",
+        "losses",
         Change(
             drop_decisions,
             "_on_has",
@@ -199,13 +199,13 @@ AT_COORDINATORS = [
     mutant(
         "dropped-after-found",
         "promises about what was found are counted on (F4)",
-        "network",
+        "losses",
         Change(drop_decisions, "_on_has", "coordinator.promises.pop(name, None)", "pass"),
     ),
     mutant(
         "found-unknown",
         "who misses a transaction that was found is not told so",
-        "network",
+        "losses",
         Change(drop_decisions, "_found", "if stamped.stamp.matches([name])", "if False"),
     ),
 ]

@@ -20,7 +20,7 @@ NORMAL_CASE = [
     mutant(
         "follower-executes",
         "a follower executes at once, before a majority has it",
-        "network",
+        "losses",
         Change(
             Replica,
             "take",
@@ -31,13 +31,13 @@ NORMAL_CASE = [
     mutant(
         "stable-without-quorum",
         "what the learner alone has counts as stable",
-        "network",
+        "losses",
         Change(synchronization, "_quorum_slot", "replica.replicas // 2 + 1", "1"),
     ),
     mutant(
         "stable-over-views",
         "the learner counts what followers said in another view",
-        "network",
+        "losses",
         Change(
             synchronization,
             "_is_current",
@@ -48,7 +48,7 @@ NORMAL_CASE = [
     mutant(
         "stable-beyond-log",
         "a follower tells the learner that it logged what it only holds back",
-        "network",
+        "losses",
         Change(
             synchronization,
             "on_batch_end",
@@ -77,7 +77,7 @@ NORMAL_CASE = [
     mutant(
         "tombstone-forgotten",
         "how a general transaction ended is not remembered",
-        "network",
+        "losses",
         Change(ClientWindow, "conclude", "self.tombstones[preliminary] = committed", "pass"),
     ),
 ]
@@ -86,7 +86,7 @@ VIEW_CHANGES = [
     mutant(
         "view-adopts",
         "a follower takes the new learner's promises and decisions in the place of its own, instead of both",
-        "network",
+        "losses",
         Change(
             view_change,
             "on_start_view",
@@ -103,7 +103,7 @@ VIEW_CHANGES = [
     mutant(
         "view-by-minority",
         "a view begins with the log of its learner alone",
-        "network",
+        "losses",
         Change(
             view_change,
             "_begin_if_possible",
@@ -127,43 +127,43 @@ VIEW_CHANGES = [
     mutant(
         "view-of-shortest-log",
         "a view begins with the shortest of the logs that were shown",
-        "network",
+        "losses",
         Change(view_change, "_begin_if_possible", "longest = max(", "longest = min("),
     ),
     mutant(
         "view-of-own-log",
         "a view begins with what its learner has, whatever the others showed",
-        "network",
+        "losses",
         Change(view_change, "_begin_if_possible", "append_all(replica, longest.entries)", "pass"),
     ),
     mutant(
         "view-forgets-promises",
         "VIEW-CHANGE does not show the promises",
-        "network",
+        "losses",
         Change(view_change, "_show", "frozenset(record.temp_drops)", "frozenset()"),
     ),
     mutant(
         "view-forgets-drops",
         "VIEW-CHANGE does not show what was dropped",
-        "network",
+        "losses",
         Change(view_change, "_show", "frozenset(record.perm_drops)", "frozenset()"),
     ),
     mutant(
         "view-with-undecided",
         "a view begins with a transaction that was promised away and is not decided",
-        "network",
+        "losses",
         Change(view_change, "_begin_if_possible", "_find_undecided(replica) or _begin", "_begin"),
     ),
     mutant(
         "follower-with-undecided",
         "a follower takes part in a view with what it promised away beyond the learner's log",
-        "network",
+        "losses",
         Change(view_change, "on_start_view", "if doubtful:", "if False:"),
     ),
     mutant(
         "view-not-durable",
         "which view was joined is forgotten in a crash",
-        "crashes",
+        "losses",
         Change(
             ShardTables,
             "save",
@@ -174,7 +174,7 @@ VIEW_CHANGES = [
     mutant(
         "view-goes-back",
         "a view begins though a later one was joined (V1)",
-        "network",
+        "losses",
         Change(
             view_change,
             "on_start_view",
@@ -185,7 +185,7 @@ VIEW_CHANGES = [
     mutant(
         "old-learner-goes-on",
         "a learner that joined another view goes on as a learner",
-        "network",
+        "losses",
         Change(
             view_change, "join", "replica.status = Status.VIEW_CHANGE\n    replica.is_learner = False", "pass"
         ),
@@ -196,13 +196,13 @@ IMAGES = [
     mutant(
         "image-forgets-promises",
         "who gets an image forgets what it promised (I1)",
-        "all",
+        "losses",
         Change(state_transfer, "_carry_over", "record.temp_drops |= own.temp_drops", "pass"),
     ),
     mutant(
         "image-forgets-log",
         "who gets an image forgets what it had logged beyond it (I1)",
-        "all",
+        "losses",
         Change(
             state_transfer,
             "on_image",
@@ -213,7 +213,7 @@ IMAGES = [
     mutant(
         "image-of-unstable",
         "an image is given of what was executed and is not stable (I2)",
-        "all",
+        "losses",
         Change(
             state_transfer,
             "on_image_request",
@@ -224,7 +224,7 @@ IMAGES = [
     mutant(
         "image-without-cut",
         "an image does not tell up to where its log may have been cut (I3)",
-        "all",
+        "losses",
         Change(
             state_transfer,
             "on_image",

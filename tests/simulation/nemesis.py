@@ -11,15 +11,17 @@ import random
 from collections.abc import Callable
 
 from kvstore.drivers.simulated_host import SimulatedHost
-from kvstore.drivers.simulated_network import Node
+from kvstore.drivers.simulated_network import Link, Micros, Network, Node
 from kvstore.drivers.simulator import COORDINATORS, Simulator
 from kvstore.storage.memory_environment import MemoryFolder
 from kvstore.storage.sorted_map import SortedMap
+from kvstore.types import Epoch
 from tests.simulation.workload import Workload
 
 EVERY_US = 60_000
 """About so often something happens."""
 SHORT_US, LONG_US = 20_000, 250_000
+LATE_US = 100_000
 YEAR_NS = 365 * 86_400 * 10**9
 
 Fault = Callable[["Nemesis"], None]
@@ -277,6 +279,27 @@ class Nemesis:
         network = self.simulator.network
         network.loss, network.repeats, network.stragglers = 0.0, 0.0, 0.0
 
+    def lose_stamps(self) -> None:
+        """For a while much of what sequencers send is lost or late, and they forget at once what they sent."""
+        self.count("stamps lost")
+        network = self.simulator.network
+        network.arrivals = self._arrivals_of_stamps
+        self.later(self._lose_no_stamps)
+
+    def _arrivals_of_stamps(self, link: Link) -> list[Micros]:
+        usual = Network.arrivals(self.simulator.network, link)
+        if link[0].kind != "sequencer":
+            return usual
+        for recent in self.simulator.sequencers[Epoch(link[0].number)].role._recent:
+            recent.clear()
+        fate = self.chance.random()
+        if fate < 0.5:
+            return []
+        return [delay + self.chance.randint(0, LATE_US) for delay in usual] if fate < 0.8 else usual
+
+    def _lose_no_stamps(self) -> None:
+        vars(self.simulator.network).pop("arrivals", None)
+
     # -- the end -----------------------------------------------------------------------------
 
     def stop(self) -> None:
@@ -285,6 +308,7 @@ class Nemesis:
         simulator = self.simulator
         simulator.note("heal")
         simulator.network.heal()
+        self._lose_no_stamps()
         for link in list(simulator.network.clogged):
             simulator.unclog(link)
         simulator.disk.commits_left.clear()
@@ -341,10 +365,14 @@ PROFILES: dict[str, list[str]] = {
 }
 PROFILES["all"] = list(FAULTS)
 
+FAULTS["lose stamps"] = Nemesis.lose_stamps
+PROFILES["losses"] = ["lose stamps"] * 5 + ["pause", "isolate", "one-way cut", "crash", "bad weather"]
+"""For bugs in what is done about lost messages, and in views that begin meanwhile."""
+
 
 def drawn(profile: str, chance: random.Random) -> list[str]:
     """The faults of a run. "swarm" takes some at random: what is left out matters as much as what is in."""
     if profile != "swarm":
         return PROFILES[profile]
-    names = list(FAULTS)
+    names = PROFILES["all"]
     return sorted(chance.sample(names, chance.randint(1, len(names))))

@@ -1,0 +1,211 @@
+"""Bugs in what is done about lost messages, at replicas and at the coordinator (section 6.3)."""
+
+from __future__ import annotations
+
+from kvstore.eris import drop_decisions, dropped_messages, synchronization
+from kvstore.eris.replica import Replica
+from kvstore.eris.shard_state import ShardTables
+from tests.simulation.mutants.planting import Change, mutant
+
+OWN_NAME = "TransactionId(record.epoch, replica.address.shard, number)"
+SAVE = "encode_record(record)"
+
+AT_REPLICAS = [
+    mutant(
+        "promise-not-kept",
+        "what was promised away enters the log when it comes after all (M1)",
+        "losses",
+        Change(
+            dropped_messages,
+            "drain",
+            "elif stamped.stamp.matches(record.temp_drops) and not stamped.stamp.matches(record.un_drops):",
+            "elif False:",
+        ),
+    ),
+    mutant(
+        "promise-of-own-name",
+        "a promise counts for the name of the own shard only (M1)",
+        "losses",
+        Change(
+            dropped_messages,
+            "drain",
+            "elif stamped.stamp.matches(record.temp_drops)",
+            f"elif {OWN_NAME} in record.temp_drops",
+        ),
+    ),
+    mutant(
+        "promise-not-noted",
+        "a promise is given and not remembered",
+        "losses",
+        Change(dropped_messages, "on_transaction_request", "record.temp_drops.add(request.id)", "pass"),
+    ),
+    mutant(
+        "promise-not-durable",
+        "promises are gone after a crash",
+        "losses",
+        Change(ShardTables, "save", SAVE, "encode_record(msgspec.structs.replace(record, temp_drops=set()))"),
+    ),
+    mutant(
+        "promise-in-any-status",
+        "promises are made during a view change too, which has shown its promises already (M3)",
+        "losses",
+        Change(
+            dropped_messages,
+            "on_transaction_request",
+            "if replica.status is not Status.NORMAL:",
+            "if False:",
+        ),
+    ),
+    mutant(
+        "cut-slot-promised",
+        "what is resolved here, and perhaps cut, is promised away (M4)",
+        "losses",
+        Change(
+            dropped_messages, "on_transaction_request", "if _is_resolved(replica, request.id):", "if False:"
+        ),
+    ),
+    mutant(
+        "cut-of-image-promised",
+        "what may have been cut from the log of an image is promised away (I3)",
+        "losses",
+        Change(
+            dropped_messages,
+            "_is_resolved",
+            "return named.record.clock < replica.record.cut_clock",
+            "return False",
+        ),
+    ),
+    mutant(
+        "drop-of-own-name",
+        "a drop counts for the name of the own shard only (M2)",
+        "losses",
+        Change(dropped_messages, "drain", "elif stamped.stamp.matches(record.perm_drops):", "elif False:"),
+    ),
+    mutant(
+        "drop-stays-in-log",
+        "what is dropped stays where it stands in a log already (M2)",
+        "losses",
+        Change(dropped_messages, "drop", "replica.log.replace(slot, None)", "pass"),
+    ),
+    mutant(
+        "drop-after-execution",
+        "a learner that executed what is dropped goes on as if nothing had been",
+        "losses",
+        Change(dropped_messages, "drop", "replica.diverge()\n            return", "pass"),
+    ),
+    mutant(
+        "sync-without-drops",
+        "a follower does not hear from SYNC-COMMIT what was dropped, and executes it",
+        "losses",
+        Change(synchronization, "on_sync_commit", "if commit.dropped:", "if False:"),
+    ),
+    mutant(
+        "cut-slot-is-no-op",
+        "a slot that a peer has cut is taken for one that was dropped",
+        "all",
+        Change(dropped_messages, "on_slot_answer", "if answer.is_cut:", "if False:"),
+    ),
+    mutant(
+        "found-not-noted",
+        "a promise is never over, even when the transaction is found",
+        "losses",
+        Change(dropped_messages, "on_transaction_found", "record.un_drops.update(stamp.ids())", "pass"),
+    ),
+    mutant(
+        "held-not-purged",
+        "what was held back stays held after it came another way",
+        "losses",
+        Change(dropped_messages, "drain", "del replica.held[number]", "pass"),
+    ),
+    mutant(
+        "gap-not-seen",
+        "a number above the next one is written into the next slot",
+        "losses",
+        Change(Replica, "_on_stamped", "number == expected and", "number >= expected and"),
+    ),
+    mutant(
+        "gap-not-asked-for",
+        "nobody is asked for what is missing after the sequencer gave no answer",
+        "losses",
+        Change(dropped_messages, "on_gap_timer", "replica.asked += 1", "return []"),
+    ),
+    mutant(
+        "ack-of-held",
+        "a follower acknowledges to the client what it only holds back",
+        "losses",
+        Change(
+            Replica,
+            "_on_stamped",
+            "return dropped_messages.drain(self)",
+            "early = [] if self.is_learner else self.acknowledge(Slot(record.base + number), stamped)\n"
+            "    return [*early, *dropped_messages.drain(self)]",
+        ),
+    ),
+    mutant(
+        "settled-by-stability",
+        "of what is stable here nothing is shown to the coordinator, though other participants may lack it",
+        "losses",
+        Change(
+            dropped_messages, "unsettled", "end = min(record.stable, record.executed)", "end = record.stable"
+        ),
+        Change(dropped_messages, "unsettled", "replica.waiting() if", "() if"),
+    ),
+]
+
+AT_COORDINATORS = [
+    mutant(
+        "drop-by-one-shard",
+        "the promises of one shard are enough to drop a transaction",
+        "losses",
+        Change(drop_decisions, "_on_temp_dropped", "if not all(", "if not any("),
+    ),
+    mutant(
+        "drop-without-learner",
+        "promises of a majority count without the learner's",
+        "losses",
+        Change(drop_decisions, "_has_promised", " and newest % coordinator.replicas in together", ""),
+    ),
+    mutant(
+        "drop-over-views",
+        "promises of different views count together",
+        "losses",
+        Change(drop_decisions, "_has_promised", " if view == newest}", "}"),
+    ),
+    mutant(
+        "drop-by-minority",
+        "the promise of the learner is enough, without a majority",
+        "losses",
+        Change(drop_decisions, "_has_promised", "2 * len(together) > coordinator.replicas and ", ""),
+    ),
+    mutant(
+        "found-after-dropped",
+        "who has it makes it happen, though it was dropped (F4)",
+        "losses",
+        Change(
+            drop_decisions, "_on_has", "if stamped.stamp.matches(coordinator.record.dropped):", "if False:"
+        ),
+    ),
+    mutant(
+        "found-by-own-name",
+        "the coordinator looks among the dropped for the name that it was asked for only (F4)",
+        "losses",
+        Change(
+            drop_decisions,
+            "_on_has",
+            "if stamped.stamp.matches(coordinator.record.dropped):",
+            "if message.id in coordinator.record.dropped:",
+        ),
+    ),
+    mutant(
+        "dropped-after-found",
+        "promises about what was found are counted on (F4)",
+        "losses",
+        Change(drop_decisions, "_on_has", "coordinator.promises.pop(name, None)", "pass"),
+    ),
+    mutant(
+        "found-unknown",
+        "who misses a transaction that was found is not told so",
+        "losses",
+        Change(drop_decisions, "_found", "if stamped.stamp.matches([name])", "if False"),
+    ),
+]

@@ -300,6 +300,7 @@ class Simulator:
         """Let a coordinator begin, and everybody turn to it; others may live on."""
         role = ReplicatedCoordinator(
             number=number,
+            life=self._scheduled,
             coordinators=COORDINATORS,
             hosts=self.shape.replicas,
             shards=self.shape.shards,

@@ -66,11 +66,15 @@ class RecordKeeper:
 
     def promised(self) -> Epoch:
         """Records of lower epochs are not taken."""
-        stored = self._table.get(PROMISED_KEY) or b""
-        return max(Epoch(int.from_bytes(stored, "big")), self.record().epoch)
+        return max(self._promise()[0], self.record().epoch)
 
-    def promise(self, epoch: Epoch) -> None:
-        self._table.put(PROMISED_KEY, epoch.to_bytes(8, "big"))
+    def _promise(self) -> tuple[Epoch, int]:
+        """Of which epoch, and to which life of its coordinator."""
+        stored = self._table.get(PROMISED_KEY) or b""
+        return Epoch(int.from_bytes(stored[:8], "big")), int.from_bytes(stored[8:], "big")
+
+    def promise(self, epoch: Epoch, life: int = 0) -> None:
+        self._table.put(PROMISED_KEY, epoch.to_bytes(8, "big") + life.to_bytes(8, "big"))
 
     def forget(self, rejoin: Epoch) -> None:
         """Its disk is not to be trusted: it takes only what is newer, and until then says nothing."""
@@ -92,7 +96,11 @@ class RecordKeeper:
         promised = self.promised()
         if message.epoch > promised:
             promised = message.epoch
-            self.promise(promised)
+            self.promise(promised, message.life)
+        elif message.epoch == promised and self._promise() != (promised, message.life):
+            if self._promise()[0] < promised:
+                return [Dropped(message, "a record of this epoch came without its promise")]
+            promised = Epoch(promised + 1)  # it is taken, by another life of this coordinator
         record = encode_record(self.record())
         answer = Prepared(self._host, message.epoch, promised, record)
         return [Send(CoordinatorAddress(message.coordinator), answer)]
@@ -118,6 +126,8 @@ class ReplicatedCoordinator:
     """One of several coordinators: prepares, then leads until another one prepares."""
 
     number: int
+    life: int = 0
+    """Its driver gives no two lives of a coordinator the same."""
     coordinators: int
     hosts: int
     shards: int
@@ -144,7 +154,8 @@ class ReplicatedCoordinator:
         return self._ask_for_promises()
 
     def _ask_for_promises(self) -> list[Effect]:
-        return self._to_hosts(Prepare(self.number, self.epoch), SetTimer("prepare", PREPARE_MS))
+        prepare = Prepare(self.number, self.epoch, self.life)
+        return self._to_hosts(prepare, SetTimer("prepare", PREPARE_MS))
 
     def _to_hosts(self, message: HostMessage, timer: SetTimer) -> list[Effect]:
         return [*(Send(HostAddress(host), message) for host in range(self.hosts)), timer]

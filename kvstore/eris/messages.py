@@ -361,10 +361,15 @@ class Image(msgspec.Struct, frozen=True, array_like=True, tag=29):
 
 
 class Prepare(msgspec.Struct, frozen=True, array_like=True, tag=25):
-    """A coordinator that begins -> every host: take no record of a lower epoch, and show what you have."""
+    """A coordinator that begins -> every host: take no record of a lower epoch, and show what you have.
+
+    ``life``: a coordinator that begins again is another one, and must not take an epoch for its own that it
+    has taken before.
+    """
 
     coordinator: int
     epoch: Epoch
+    life: int = 0
 
 
 class Prepared(msgspec.Struct, frozen=True, array_like=True, tag=26):

@@ -148,6 +148,7 @@ class Host:
         if executor.behind:
             outbox += (effect for effect in executor.catch_up() if type(effect) is Send)
         executor.settle_arriving()
+        outbox += (effect for effect in executor.run_ready() if type(effect) is Send)
         if executor.touched:
             self._touched |= executor.touched
             executor.touched.clear()

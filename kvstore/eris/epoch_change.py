@@ -160,9 +160,7 @@ def _begin(replica: Replica, message: StartEpoch) -> list[Effect]:
     for client in [client for client in record.windows if client < record.clients_from]:
         del record.windows[client]  # (contracts C4)
     _forget_losses(replica)
-    if replica.executor.waiting(replica.address.shard):
-        replica.executor.rebuild()
-    return replies
+    return replies + replica.executor.rebuild()
 
 
 def _forget_losses(replica: Replica) -> None:

@@ -94,6 +94,7 @@ class Executor:
         self._unclaimed: list[Unresolved] = []
         """Those that nothing came after that could get past them: they have no claims yet."""
         self._ready: list[tuple[Timestamp, Unresolved]] = []
+        self._is_restoring = False
 
     # -- what comes ----------------------------------------------------------------------------
 
@@ -203,7 +204,7 @@ class Executor:
         if transaction.blockers:
             return []
         self._put_ready(transaction)
-        return self._run_ready()
+        return [] if self._is_restoring else self.run_ready()
 
     def settle_arriving(self) -> None:
         """Something else came, or the batch ends: what misses pieces is one of those that wait."""
@@ -265,7 +266,8 @@ class Executor:
     def _put_ready(self, transaction: Unresolved) -> None:
         heappush(self._ready, (transaction.clock, transaction))
 
-    def _run_ready(self) -> list[Effect]:
+    def run_ready(self) -> list[Effect]:
+        """Execute what waits for nobody, in the order of the stamps."""
         replies: list[Effect] = []
         while self._ready:
             transaction = heappop(self._ready)[1]
@@ -356,15 +358,18 @@ class Executor:
         return tuple(sorted(pieces[shard] for pieces in self._copies.values() if shard in pieces))
 
     def restore(self) -> None:
-        """After a host was loaded: take back what was not resolved when it stopped (contracts A6)."""
+        """After a host was loaded: take back what was not resolved when it stopped (contracts A6). What
+        waits no more is executed in the next batch: what was written now would be lost."""
         pieces = [
             (stamped.stamp.clock, replica, slot, stamped)
             for replica in self.replicas.values()
             for slot in replica.record.waiting
             if (stamped := replica.logged(slot)) is not None  # else it is dropped, and waits for nothing
         ]
+        self._is_restoring = True
         for _, together in groupby(sorted(pieces, key=itemgetter(0)), itemgetter(0)):
             self._restore(list(together))
+        self._is_restoring = False
         self.touched.clear()
 
     def _restore(self, pieces: list[tuple[Timestamp, Replica, Slot, Stamped]]) -> None:
@@ -379,10 +384,12 @@ class Executor:
             self._next_piece(transaction, replica, slot)
         self.settle_arriving()
 
-    def rebuild(self, replaced: ShardId | None = None) -> None:
+    def rebuild(self, replaced: ShardId | None = None) -> list[Effect]:
         """The record of a shard was replaced, or an epoch has begun: see anew what waits, and for which
-        pieces."""
+        pieces; return the replies of what waits no more."""
         self.settle_arriving()
+        if replaced is None and not self._unresolved and not self._copies:
+            return []
         for shard, replica in self.replicas.items():
             if shard != replaced:
                 replica.record.waiting, replica.record.copies = self.waiting(shard), self.copies(shard)
@@ -392,6 +399,7 @@ class Executor:
         self._ready.clear()
         self.restore()
         self.touched.update(self.replicas)
+        return self.run_ready()
 
     def outstanding(self) -> list[Stamped]:
         """The preliminaries that no second half has come for."""

@@ -125,8 +125,8 @@ def on_image(replica: Replica, image: Image) -> list[Effect]:
         replica.announced = SequenceNumber(0)
     else:
         kept += replica.log.walk(Slot(theirs.head[1] + 1), replica.last_slot)
-    _install(replica, image, theirs)
-    return [CancelTimer("image"), CancelTimer("gap"), *_carry_over(replica, own, kept)]
+    replies = _install(replica, image, theirs)
+    return [CancelTimer("image"), CancelTimer("gap"), *replies, *_carry_over(replica, own, kept)]
 
 
 def _helps(replica: Replica, theirs: ShardRecord) -> bool:
@@ -142,7 +142,7 @@ def _helps(replica: Replica, theirs: ShardRecord) -> bool:
     return is_more and theirs.head[1] >= replica.log.first - 1
 
 
-def _install(replica: Replica, image: Image, theirs: ShardRecord) -> None:
+def _install(replica: Replica, image: Image, theirs: ShardRecord) -> list[Effect]:
     replica.free_bodies()
     for table, rows in zip(_tables(replica.tables), image.tables, strict=True):
         for key, _ in _rows(table):
@@ -158,7 +158,7 @@ def _install(replica: Replica, image: Image, theirs: ShardRecord) -> None:
     replica.last_slot = replica.log.last
     replica.needs_image = False
     replica.forget_view()
-    replica.executor.rebuild(replica.address.shard)
+    return replica.executor.rebuild(replica.address.shard)
 
 
 def _carry_over(replica: Replica, own: ShardRecord, kept: Iterable[LogEntry]) -> list[Effect]:

@@ -22,6 +22,7 @@ FOUND = [
     (11, "swarm"),
     (15, "network"),
     (17, "swarm"),
+    (18, "swarm"),
     (27, "swarm"),
     (32, "network"),
     (112, "network"),

@@ -280,7 +280,7 @@ class Nemesis:
         network.loss, network.repeats, network.stragglers = 0.0, 0.0, 0.0
 
     def lose_stamps(self) -> None:
-        """For a while much of what sequencers send is lost or late, and they forget at once what they sent."""
+        """For a while much of what sequencers send is lost or late, and they forget at once what it was."""
         self.count("stamps lost")
         network = self.simulator.network
         network.arrivals = self._arrivals_of_stamps

@@ -6,16 +6,20 @@ from tests.simulation.checkers.atomicity import Atomicity
 from tests.simulation.checkers.coordinator import FoundOrDropped
 from tests.simulation.checkers.durability import Durability
 from tests.simulation.checkers.epochs import EpochBoundaries
+from tests.simulation.checkers.kept_word import KeptWord
 from tests.simulation.checkers.locks import NoLockLeft
 from tests.simulation.checkers.one_order import OneOrder
 from tests.simulation.checkers.prefixes import PrefixAgreement
 from tests.simulation.checkers.promises import Promises
+from tests.simulation.checkers.quorums import Quorums
 from tests.simulation.checkers.truncation import Truncation
 
 CHECKERS = [
     PrefixAgreement,
     Durability,
     Promises,
+    KeptWord,
+    Quorums,
     FoundOrDropped,
     EpochBoundaries,
     Truncation,

@@ -1,5 +1,7 @@
 """The promise rule: who promised away any name of a transaction works with it only if it was found, or if a
-quorum has it, with its learner, which then cannot promise it away any more (sections 6.3 and 6.6)."""
+quorum has it, with its learner, which then cannot promise it away any more (sections 6.3 and 6.6). What is
+dropped was promised away by a majority of every shard, each in one view and with its learner; and who knows
+of a drop has nothing of any dropped name in its log."""
 
 from __future__ import annotations
 
@@ -7,8 +9,8 @@ from collections import defaultdict
 
 from kvstore.drivers.simulated_host import SimulatedHost
 from kvstore.eris.effects import Send
-from kvstore.eris.messages import TempDroppedTransaction, TransactionFound
-from kvstore.types import ShardId, TransactionId
+from kvstore.eris.messages import TempDroppedTransaction, TransactionDropped, TransactionFound
+from kvstore.types import ShardId, TransactionId, ViewNumber
 from tests.simulation.ledger import Changed, Checker, Ledger, Replica, require
 
 
@@ -17,23 +19,45 @@ class Promises(Checker):
         super().__init__(ledger)
         self._promised: defaultdict[Replica, set[TransactionId]] = defaultdict(set)
         self._found: set[TransactionId] = set()
+        self._dropped: set[TransactionId] = set()
+        self._by_view: defaultdict[tuple[TransactionId, ShardId, ViewNumber], set[int]] = defaultdict(set)
 
     def sent(self, host: SimulatedHost, sends: list[Send]) -> None:
         for send in sends:
             message = send.message
             if isinstance(message, TempDroppedTransaction):
-                self._promised[Replica(host.number, ShardId(message.shard))].add(message.id)
+                shard = ShardId(message.shard)
+                self._promised[Replica(host.number, shard)].add(message.id)
+                self._by_view[message.id, shard, message.view].add(host.number)
 
     def spoke(self, sends: list[Send]) -> None:
         for send in sends:
             if isinstance(send.message, TransactionFound):
                 self._found.update(send.message.stamped.stamp.ids())
+            elif isinstance(send.message, TransactionDropped):
+                names = send.message.ids
+                rests = not self._dropped.isdisjoint(names) or any(map(self._may_be_dropped, names))
+                require(rests, f"dropped without the promises of majorities: {names}")
+                self._dropped.update(names)
+
+    def _may_be_dropped(self, name: TransactionId) -> bool:
+        replicas, shards = self.ledger.simulator.shape.replicas, self.ledger.simulator.shards()
+        enough = {
+            shard
+            for (named, shard, view), hosts in self._by_view.items()
+            if named == name and view % replicas in hosts and 2 * len(hosts) > replicas
+        }
+        return len(enough) == len(shards)
 
     def changed(self, change: Changed) -> None:
         replica, record = change.replica, change.after
         if record.diverged or record.epoch != record.last_normal_epoch or record.view != record.normal_view:
             return
         shadow = self.ledger.shadows[replica]
+        for slot in {*change.slots, *map(shadow.names.get, record.perm_drops - change.before.perm_drops)}:
+            stamped = None if slot is None else shadow.log.get(slot)
+            gone = stamped is not None and stamped.stamp.matches(record.perm_drops)
+            require(not gone, f"{replica} knows that {stamped} is dropped, and has it in slot {slot}")
         for name in self._promised[replica] - self._found:
             slot = shadow.names.get(name)
             if name.epoch == record.epoch and slot is not None and slot > record.stable:

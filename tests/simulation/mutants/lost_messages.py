@@ -59,7 +59,7 @@ AT_REPLICAS = [
     mutant(
         "cut-slot-promised",
         "what is resolved here, and perhaps cut, is promised away (M4)",
-        "losses",
+        "network",
         Change(
             dropped_messages, "on_transaction_request", "if _is_resolved(replica, request.id):", "if False:"
         ),

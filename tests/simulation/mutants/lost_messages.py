@@ -46,17 +46,6 @@ AT_REPLICAS = [
         Change(ShardTables, "save", SAVE, "encode_record(msgspec.structs.replace(record, temp_drops=set()))"),
     ),
     mutant(
-        "promise-in-any-status",
-        "promises are made during a view change too, which has shown its promises already (M3)",
-        "losses",
-        Change(
-            dropped_messages,
-            "on_transaction_request",
-            "if replica.status is not Status.NORMAL:",
-            "if False:",
-        ),
-    ),
-    mutant(
         "cut-slot-promised",
         "what is resolved here, and perhaps cut, is promised away (M4)",
         "network",
@@ -65,33 +54,10 @@ AT_REPLICAS = [
         ),
     ),
     mutant(
-        "cut-of-image-promised",
-        "what may have been cut from the log of an image is promised away (I3)",
-        "losses",
-        Change(
-            dropped_messages,
-            "_is_resolved",
-            "return named.record.clock < replica.record.cut_clock",
-            "return False",
-        ),
-    ),
-    mutant(
-        "drop-of-own-name",
-        "a drop counts for the name of the own shard only (M2)",
-        "losses",
-        Change(dropped_messages, "drain", "elif stamped.stamp.matches(record.perm_drops):", "elif False:"),
-    ),
-    mutant(
         "drop-stays-in-log",
         "what is dropped stays where it stands in a log already (M2)",
         "losses",
         Change(dropped_messages, "drop", "replica.log.replace(slot, None)", "pass"),
-    ),
-    mutant(
-        "drop-after-execution",
-        "a learner that executed what is dropped goes on as if nothing had been",
-        "losses",
-        Change(dropped_messages, "drop", "replica.diverge()\n            return", "pass"),
     ),
     mutant(
         "sync-without-drops",
@@ -166,12 +132,6 @@ AT_COORDINATORS = [
         Change(drop_decisions, "_has_promised", " and newest % coordinator.replicas in together", ""),
     ),
     mutant(
-        "drop-over-views",
-        "promises of different views count together",
-        "losses",
-        Change(drop_decisions, "_has_promised", " if view == newest}", "}"),
-    ),
-    mutant(
         "drop-by-minority",
         "the promise of the learner is enough, without a majority",
         "losses",
@@ -186,26 +146,9 @@ AT_COORDINATORS = [
         ),
     ),
     mutant(
-        "found-by-own-name",
-        "the coordinator looks among the dropped for the name that it was asked for only (F4)",
-        "losses",
-        Change(
-            drop_decisions,
-            "_on_has",
-            "if stamped.stamp.matches(coordinator.record.dropped):",
-            "if message.id in coordinator.record.dropped:",
-        ),
-    ),
-    mutant(
         "dropped-after-found",
         "promises about what was found are counted on (F4)",
         "losses",
         Change(drop_decisions, "_on_has", "coordinator.promises.pop(name, None)", "pass"),
-    ),
-    mutant(
-        "found-unknown",
-        "who misses a transaction that was found is not told so",
-        "losses",
-        Change(drop_decisions, "_found", "if stamped.stamp.matches([name])", "if False"),
     ),
 ]

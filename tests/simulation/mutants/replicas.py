@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from kvstore.eris import state_transfer, synchronization, view_change
-from kvstore.eris.client_window import ClientWindow
+from kvstore.eris import synchronization, view_change
 from kvstore.eris.replica import Replica
 from kvstore.eris.shard_state import ShardTables
 from tests.simulation.mutants.planting import Change, mutant
@@ -35,17 +34,6 @@ NORMAL_CASE = [
         Change(synchronization, "_quorum_slot", "replica.replicas // 2 + 1", "1"),
     ),
     mutant(
-        "stable-over-views",
-        "the learner counts what followers said in another view",
-        "losses",
-        Change(
-            synchronization,
-            "_is_current",
-            "(message.epoch, message.view) == (record.epoch, record.view)",
-            "message.epoch == record.epoch",
-        ),
-    ),
-    mutant(
         "stable-beyond-log",
         "a follower tells the learner that it logged what it only holds back",
         "losses",
@@ -68,38 +56,9 @@ NORMAL_CASE = [
         "crashes",
         Change(ShardTables, "save", SAVE, "encode_record(msgspec.structs.replace(record, windows={}))"),
     ),
-    mutant(
-        "ended-clients-heard",
-        "late requests of clients that have ended are executed",
-        "crashes",
-        Change(Replica, "known_outcome", "if request.client < record.clients_from and", "if False and"),
-    ),
-    mutant(
-        "tombstone-forgotten",
-        "how a general transaction ended is not remembered",
-        "losses",
-        Change(ClientWindow, "conclude", "self.tombstones[preliminary] = committed", "pass"),
-    ),
 ]
 
 VIEW_CHANGES = [
-    mutant(
-        "view-adopts",
-        "a follower takes the new learner's promises and decisions in the place of its own, instead of both",
-        "losses",
-        Change(
-            view_change,
-            "on_start_view",
-            "record.temp_drops |= message.temp_drops",
-            "record.temp_drops = set(message.temp_drops)",
-        ),
-        Change(
-            view_change,
-            "on_start_view",
-            "record.un_drops |= message.un_drops",
-            "record.un_drops = set(message.un_drops)",
-        ),
-    ),
     mutant(
         "view-by-minority",
         "a view begins with the log of its learner alone",
@@ -125,62 +84,10 @@ VIEW_CHANGES = [
         ),
     ),
     mutant(
-        "view-of-shortest-log",
-        "a view begins with the shortest of the logs that were shown",
-        "losses",
-        Change(view_change, "_begin_if_possible", "longest = max(", "longest = min("),
-    ),
-    mutant(
         "view-of-own-log",
         "a view begins with what its learner has, whatever the others showed",
         "losses",
         Change(view_change, "_begin_if_possible", "append_all(replica, longest.entries)", "pass"),
-    ),
-    mutant(
-        "view-forgets-promises",
-        "VIEW-CHANGE does not show the promises",
-        "losses",
-        Change(view_change, "_show", "frozenset(record.temp_drops)", "frozenset()"),
-    ),
-    mutant(
-        "view-forgets-drops",
-        "VIEW-CHANGE does not show what was dropped",
-        "losses",
-        Change(view_change, "_show", "frozenset(record.perm_drops)", "frozenset()"),
-    ),
-    mutant(
-        "view-with-undecided",
-        "a view begins with a transaction that was promised away and is not decided",
-        "losses",
-        Change(view_change, "_begin_if_possible", "_find_undecided(replica) or _begin", "_begin"),
-    ),
-    mutant(
-        "follower-with-undecided",
-        "a follower takes part in a view with what it promised away beyond the learner's log",
-        "losses",
-        Change(view_change, "on_start_view", "if doubtful:", "if False:"),
-    ),
-    mutant(
-        "view-not-durable",
-        "which view was joined is forgotten in a crash",
-        "losses",
-        Change(
-            ShardTables,
-            "save",
-            SAVE,
-            "encode_record(msgspec.structs.replace(record, view=record.normal_view))",
-        ),
-    ),
-    mutant(
-        "view-goes-back",
-        "a view begins though a later one was joined (V1)",
-        "losses",
-        Change(
-            view_change,
-            "on_start_view",
-            "if message.view < record.view or began:",
-            "if message.view < record.normal_view or began:",
-        ),
     ),
     mutant(
         "old-learner-goes-on",
@@ -188,59 +95,6 @@ VIEW_CHANGES = [
         "losses",
         Change(
             view_change, "join", "replica.status = Status.VIEW_CHANGE\n    replica.is_learner = False", "pass"
-        ),
-    ),
-]
-
-IMAGES = [
-    mutant(
-        "image-forgets-promises",
-        "who gets an image forgets what it promised (I1)",
-        "losses",
-        Change(state_transfer, "_carry_over", "record.temp_drops |= own.temp_drops", "pass"),
-    ),
-    mutant(
-        "image-forgets-log",
-        "who gets an image forgets what it had logged beyond it (I1)",
-        "losses",
-        Change(
-            state_transfer,
-            "on_image",
-            "kept += replica.log.walk(Slot(theirs.head[1] + 1), replica.last_slot)",
-            "pass",
-        ),
-    ),
-    mutant(
-        "image-of-unstable",
-        "an image is given of what was executed and is not stable (I2)",
-        "losses",
-        Change(
-            state_transfer,
-            "on_image_request",
-            "other.record.executed > other.record.stable or ",
-            "",
-        ),
-    ),
-    mutant(
-        "image-without-cut",
-        "an image does not tell up to where its log may have been cut (I3)",
-        "losses",
-        Change(
-            state_transfer,
-            "on_image",
-            "_install(replica, image, theirs)",
-            "_install(replica, image, theirs)\n    theirs.cut_clock = Timestamp(0)",
-        ),
-    ),
-    mutant(
-        "image-of-any-epoch",
-        "who has forgotten takes part again with an image of an epoch that it may have taken part in",
-        "disks",
-        Change(
-            state_transfer,
-            "_helps",
-            "max(own.last_normal_epoch, own.rejoin)",
-            "own.last_normal_epoch",
         ),
     ),
 ]

@@ -21,9 +21,6 @@ QUICK = [
     "vote-not-validated",
     "locks-not-waited-for",
     "waiting-not-saved",
-    "clock-goes-back",
-    "epoch-forgets-clients",
-    "number-twice",
 ]
 QUICK_SEEDS = 10
 IS_LONG = os.environ.get("KVSTORE_MUTANTS") == "all"

@@ -6,6 +6,7 @@ from kvstore.eris import epoch_change
 from kvstore.eris.coordinator_replication import ReplicatedCoordinator
 from kvstore.eris.failure_coordinator import FailureCoordinator
 from kvstore.eris.sequencer import Sequencer
+from kvstore.eris.shard_state import ShardTables
 from tests.simulation.mutants.planting import Change, mutant
 
 AT_REPLICAS = [
@@ -18,6 +19,17 @@ AT_REPLICAS = [
             "on_epoch_change",
             "record.epoch = message.epoch\n    replica.status = Status.EPOCH_CHANGE",
             "pass",
+        ),
+    ),
+    mutant(
+        "epoch-promise-not-durable",
+        "after EPOCH-CHANGE and a crash a replica goes on in the old epoch (E1)",
+        "losses",
+        Change(
+            ShardTables,
+            "save",
+            "encode_record(record)",
+            "encode_record(msgspec.structs.replace(record, epoch=record.last_normal_epoch))",
         ),
     ),
     mutant(
@@ -36,6 +48,12 @@ AT_REPLICAS = [
 
 AT_COORDINATORS = [
     mutant(
+        "epoch-without-found",
+        "an epoch begins without what the coordinator had found",
+        "losses",
+        Change(FailureCoordinator, "_known", "yield from self.record.found", "pass"),
+    ),
+    mutant(
         "epoch-of-own-shard",
         "a shard begins with what its own replicas showed, not with what those of others did (F2)",
         "all",
@@ -51,6 +69,23 @@ AT_COORDINATORS = [
         "the next sequencer's clock does not begin above what was logged",
         "roles",
         Change(FailureCoordinator, "_latest_clock", "return max(chain(", "return 0 * max(chain("),
+    ),
+    mutant(
+        "unsaved-spoken",
+        "a coordinator speaks before its record is saved (P1)",
+        "roles",
+        Change(
+            ReplicatedCoordinator,
+            "_hold_back",
+            "return self._save(leading)",
+            "self.unsaved[-1] = Unsaved(counter, [])\n        return [*self._save(leading), *effects]",
+        ),
+    ),
+    mutant(
+        "saved-by-minority",
+        "a record counts as saved when one host keeps it (P1)",
+        "roles",
+        Change(ReplicatedCoordinator, "_saved_by_majority", "self.hosts // 2 + 1", "1"),
     ),
     mutant(
         "shared-epochs",

@@ -7,13 +7,12 @@ mutant whose text is not there any more cannot be planted, which says so: it is 
 from __future__ import annotations
 
 import inspect
-import sys
 import textwrap
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from types import ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -63,7 +62,10 @@ def _changed(owner: Owner, function: str, changes: list[Change]) -> Callable[...
         found = text.count(change.old)
         assert found == 1, f"{owner.__name__}.{function} has {found} times: {change.old}"
         text = text.replace(change.old, change.new)
-    module = owner if isinstance(owner, ModuleType) else sys.modules[owner.__module__]
-    made: dict[str, Any] = {}
-    exec(compile(text, f"<{owner.__name__}.{function}, changed>", "exec"), vars(module), made)
-    return made[function]  # type: ignore[no-any-return]  # of a text it is whatever it is
+    compiled = compile(text, f"<{owner.__name__}.{function}, changed>", "exec")
+    code = next(made for made in compiled.co_consts if isinstance(made, CodeType))
+    real = getattr(owner, function)
+    changed = FunctionType(code, real.__globals__, function, real.__defaults__)
+    changed.__kwdefaults__ = real.__kwdefaults__
+    is_static = isinstance(inspect.getattr_static(owner, function), staticmethod)
+    return staticmethod(changed) if is_static else changed

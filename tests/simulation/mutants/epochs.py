@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from kvstore.eris import epoch_change
-from kvstore.eris.coordinator_replication import ReplicatedCoordinator
 from kvstore.eris.failure_coordinator import FailureCoordinator
 from kvstore.eris.sequencer import Sequencer
-from kvstore.eris.shard_state import ShardTables
 from tests.simulation.mutants.planting import Change, mutant
 
 AT_REPLICAS = [
@@ -22,23 +20,6 @@ AT_REPLICAS = [
         ),
     ),
     mutant(
-        "epoch-promise-not-durable",
-        "after EPOCH-CHANGE and a crash a replica goes on in the old epoch (E1)",
-        "losses",
-        Change(
-            ShardTables,
-            "save",
-            "encode_record(record)",
-            "encode_record(msgspec.structs.replace(record, epoch=record.last_normal_epoch))",
-        ),
-    ),
-    mutant(
-        "epoch-keeps-held",
-        "what was held back in one epoch is taken in the next",
-        "all",
-        Change(epoch_change, "_forget_losses", "replica.held.clear()", "pass"),
-    ),
-    mutant(
         "epoch-forgets-clients",
         "a new epoch forgets what clients were answered that live on",
         "roles",
@@ -47,12 +28,6 @@ AT_REPLICAS = [
 ]
 
 AT_COORDINATORS = [
-    mutant(
-        "epoch-without-found",
-        "an epoch begins without what the coordinator had found",
-        "losses",
-        Change(FailureCoordinator, "_known", "yield from self.record.found", "pass"),
-    ),
     mutant(
         "epoch-of-own-shard",
         "a shard begins with what its own replicas showed, not with what those of others did (F2)",
@@ -70,43 +45,9 @@ AT_COORDINATORS = [
         "roles",
         Change(FailureCoordinator, "_latest_clock", "return max(chain(", "return 0 * max(chain("),
     ),
-    mutant(
-        "unsaved-spoken",
-        "a coordinator speaks before its record is saved (P1)",
-        "roles",
-        Change(
-            ReplicatedCoordinator,
-            "_hold_back",
-            "return self._save(leading)",
-            "self.unsaved[-1] = Unsaved(counter, [])\n        return [*self._save(leading), *effects]",
-        ),
-    ),
-    mutant(
-        "saved-by-minority",
-        "a record counts as saved when one host keeps it (P1)",
-        "roles",
-        Change(ReplicatedCoordinator, "_saved_by_majority", "self.hosts // 2 + 1", "1"),
-    ),
-    mutant(
-        "shared-epochs",
-        "two coordinators may take the same epoch",
-        "roles",
-        Change(
-            ReplicatedCoordinator,
-            "prepare",
-            "Epoch(lowest + (self.number - lowest) % self.coordinators)",
-            "lowest",
-        ),
-    ),
 ]
 
 AT_SEQUENCERS = [
-    mutant(
-        "number-twice",
-        "now and then a number is given a second time (S1)",
-        "calm",
-        Change(Sequencer, "handle", "assigned[shard] + 1)", "assigned[shard] + (clock // 1000 % 97 != 0))"),
-    ),
     mutant(
         "clock-goes-back",
         "the clock follows its machine's, wherever that goes (S2)",

@@ -46,14 +46,6 @@ AT_REPLICAS = [
         Change(ShardTables, "save", SAVE, "encode_record(msgspec.structs.replace(record, temp_drops=set()))"),
     ),
     mutant(
-        "cut-slot-promised",
-        "what is resolved here, and perhaps cut, is promised away (M4)",
-        "network",
-        Change(
-            dropped_messages, "on_transaction_request", "if _is_resolved(replica, request.id):", "if False:"
-        ),
-    ),
-    mutant(
         "drop-stays-in-log",
         "what is dropped stays where it stands in a log already (M2)",
         "losses",
@@ -66,34 +58,10 @@ AT_REPLICAS = [
         Change(synchronization, "on_sync_commit", "if commit.dropped:", "if False:"),
     ),
     mutant(
-        "cut-slot-is-no-op",
-        "a slot that a peer has cut is taken for one that was dropped",
-        "all",
-        Change(dropped_messages, "on_slot_answer", "if answer.is_cut:", "if False:"),
-    ),
-    mutant(
-        "found-not-noted",
-        "a promise is never over, even when the transaction is found",
-        "losses",
-        Change(dropped_messages, "on_transaction_found", "record.un_drops.update(stamp.ids())", "pass"),
-    ),
-    mutant(
-        "held-not-purged",
-        "what was held back stays held after it came another way",
-        "losses",
-        Change(dropped_messages, "drain", "del replica.held[number]", "pass"),
-    ),
-    mutant(
         "gap-not-seen",
         "a number above the next one is written into the next slot",
         "losses",
         Change(Replica, "_on_stamped", "number == expected and", "number >= expected and"),
-    ),
-    mutant(
-        "gap-not-asked-for",
-        "nobody is asked for what is missing after the sequencer gave no answer",
-        "losses",
-        Change(dropped_messages, "on_gap_timer", "replica.asked += 1", "return []"),
     ),
     mutant(
         "ack-of-held",

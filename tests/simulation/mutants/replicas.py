@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from kvstore.eris import state_transfer, synchronization, view_change
-from kvstore.eris.client_window import ClientWindow
+from kvstore.eris import synchronization, view_change
 from kvstore.eris.replica import Replica
 from kvstore.eris.shard_state import ShardTables
 from tests.simulation.mutants.planting import Change, mutant
@@ -57,99 +56,15 @@ NORMAL_CASE = [
         "crashes",
         Change(ShardTables, "save", SAVE, "encode_record(msgspec.structs.replace(record, windows={}))"),
     ),
-    mutant(
-        "tombstone-forgotten",
-        "how a general transaction ended is not remembered",
-        "losses",
-        Change(ClientWindow, "conclude", "self.tombstones[preliminary] = committed", "pass"),
-    ),
 ]
 
 VIEW_CHANGES = [
-    mutant(
-        "view-adopts",
-        "a follower takes the new learner's promises and decisions in the place of its own, instead of both",
-        "losses",
-        Change(
-            view_change,
-            "on_start_view",
-            "record.temp_drops |= message.temp_drops",
-            "record.temp_drops = set(message.temp_drops)",
-        ),
-        Change(
-            view_change,
-            "on_start_view",
-            "record.un_drops |= message.un_drops",
-            "record.un_drops = set(message.un_drops)",
-        ),
-    ),
-    mutant(
-        "view-by-minority",
-        "a view begins with the log of its learner alone",
-        "losses",
-        Change(
-            view_change,
-            "_begin_if_possible",
-            "if 2 * (len(replica.view_changes) + 1) <= replica.replicas:",
-            "if False:",
-        ),
-        Change(
-            view_change,
-            "_begin_if_possible",
-            "lambda message: message.last)",
-            "lambda message: message.last, default=None)",
-        ),
-        Change(view_change, "_begin_if_possible", "longest.entries", "longest.entries if longest else ()"),
-        Change(
-            view_change,
-            "_begin",
-            "replica.view_changes.values())",
-            "replica.view_changes.values()) if replica.view_changes else replica.record.stable",
-        ),
-    ),
-    mutant(
-        "view-of-own-log",
-        "a view begins with what its learner has, whatever the others showed",
-        "losses",
-        Change(view_change, "_begin_if_possible", "append_all(replica, longest.entries)", "pass"),
-    ),
-    mutant(
-        "view-not-durable",
-        "which view was joined is forgotten in a crash",
-        "losses",
-        Change(
-            ShardTables,
-            "save",
-            SAVE,
-            "encode_record(msgspec.structs.replace(record, view=record.normal_view))",
-        ),
-    ),
     mutant(
         "old-learner-goes-on",
         "a learner that joined another view goes on as a learner",
         "losses",
         Change(
             view_change, "join", "replica.status = Status.VIEW_CHANGE\n    replica.is_learner = False", "pass"
-        ),
-    ),
-]
-
-IMAGES = [
-    mutant(
-        "image-forgets-promises",
-        "who gets an image forgets what it promised (I1)",
-        "losses",
-        Change(state_transfer, "_carry_over", "record.temp_drops |= own.temp_drops", "pass"),
-    ),
-    mutant(
-        "image-forgets-log",
-        "who gets an image forgets what it had logged beyond it (I1)",
-        "losses",
-        Change(
-            state_transfer,
-            "on_image",
-            "kept += replica.log.walk(Slot(theirs.head[1] + 1), replica.last_slot)",
-            "pass",
         ),
     ),
 ]

@@ -4,6 +4,7 @@ import logging
 
 from kvstore.batch import Batch, Commit
 from kvstore.database import Database
+from kvstore.drivers.exchange import Staleness
 from kvstore.errors import (
     Abort,
     AlreadyOpen,
@@ -53,8 +54,12 @@ from kvstore.errors import (
 from kvstore.execution.part import Part
 from kvstore.execution.procedures import procedure
 from kvstore.functions import transactional
+from kvstore.fuzzy_log import Log, Node, NodeId, Playback
+from kvstore.geo import Geo, open_region
 from kvstore.keys import Key
 from kvstore.opening import open
+from kvstore.ports import Link
+from kvstore.region_database import LostWrite, Region
 from kvstore.routing import Route
 from kvstore.snapshot import Snapshot
 from kvstore.transaction import Savepoint, Transaction
@@ -84,6 +89,7 @@ __all__ = [
     "Finished",
     "ForeignSnapshot",
     "Forked",
+    "Geo",
     "HomeUnreachable",
     "InsufficientFunds",
     "InsufficientRights",
@@ -92,21 +98,29 @@ __all__ = [
     "KeyNotDeclared",
     "KeyReused",
     "LimitExceeded",
+    "Link",
     "Locked",
+    "Log",
+    "LostWrite",
     "NestedCall",
     "NoParent",
+    "Node",
+    "NodeId",
     "NotAStore",
     "NotFound",
     "OpenError",
     "OutcomeUnknown",
     "Part",
+    "Playback",
     "ProcedureFailed",
     "ReadOnly",
+    "Region",
     "RetryLater",
     "Route",
     "Savepoint",
     "Snapshot",
     "SnapshotExpired",
+    "Staleness",
     "TimedOut",
     "Transaction",
     "TypeClash",
@@ -119,6 +133,7 @@ __all__ = [
     "WrongFormat",
     "WrongShape",
     "open",
+    "open_region",
     "procedure",
     "transactional",
 ]

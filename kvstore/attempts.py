@@ -22,14 +22,17 @@ from kvstore.drivers.store import WritingStore
 from kvstore.eris.client import SecondHalf
 from kvstore.eris.messages import Answer
 from kvstore.errors import Conflict, Error, OutcomeUnknown, TimedOut
+from kvstore.execution.escrow import decode_unaffordable
 from kvstore.execution.nesting import refuse_unfinished, running
 from kvstore.execution.operations import Operation, Operations, Reserve, Token
 from kvstore.execution.validation import Current, decode_current
 from kvstore.keys import Key
 from kvstore.reconnaissance import LockedReads, LockSets, Reconnaissance
+from kvstore.region_transaction import RegionTransaction, has_debit, judged
 from kvstore.routing import Route, Routing, route_of
 from kvstore.snapshot import Snapshot
 from kvstore.transaction import Transaction
+from kvstore.typed import RegionNames
 from kvstore.types import RequestId, ShardId
 
 UNLOCKED_ATTEMPTS = 3
@@ -77,10 +80,27 @@ class Changed(Exception):  # not an error: an attempt that did not commit; it st
 class Attempts:
     """Commits the transactions of one database."""
 
-    def __init__(self, store: WritingStore, routing: Routing, snapshot: Callable[[], Snapshot]) -> None:
+    def __init__(
+        self,
+        store: WritingStore,
+        routing: Routing,
+        snapshot: Callable[[], Snapshot],
+        regions: RegionNames | None = None,
+    ) -> None:
+        """``regions``: in a region, which one it is."""
         self._store = store
         self._routing = routing
         self._snapshot = snapshot
+        self._regions = regions
+
+    def _transaction(
+        self,
+        reads: Reconnaissance | LockedReads,
+        commit: Callable[[Transaction], Route] | None = None,
+    ) -> Transaction:
+        if self._regions is None:
+            return Transaction(reads, self._routing, commit)
+        return RegionTransaction(reads, self._routing, commit, regions=self._regions)
 
     def begin(self) -> Transaction:
         """A transaction that its owner commits."""
@@ -94,12 +114,13 @@ class Attempts:
                 else:
                     answer = self._preliminary(plan, SecondHalf(plan.writes), Patience(None), "commit")
                     if not answer.committed:
+                        self._refuse_debits(answer)
                         raise Changed(self._changed_key(answer, reads))
             except Changed as changed:
                 raise _conflict(changed, "the transaction", 1) from None
             return plan.route
 
-        return Transaction(reads, self._routing, commit)
+        return self._transaction(reads, commit)
 
     def run(self, task: Task) -> Any:
         """Run the function until it is committed; return its result.
@@ -130,7 +151,7 @@ class Attempts:
 
     def _attempt(self, task: Task, wanted: LockSets, patience: Patience, *, locks: bool) -> Any:
         reads = Reconnaissance(self._snapshot, self._routing)
-        transaction = Transaction(reads, self._routing)
+        transaction = self._transaction(reads)
         try:
             result = _call(task, transaction)
             patience.check(task.name)
@@ -156,7 +177,7 @@ class Attempts:
         try:
             reads.expect(task.expected)
             locks = LockSets(written=set(task.expected))
-            plan = self._plan(Transaction(reads, self._routing), reads, locks, task.token, locks=True)
+            plan = self._plan(self._transaction(reads), reads, locks, task.token, locks=True)
             answer = self._preliminary(plan, SecondHalf(plan.writes, keeps_locks=True), patience, task.name)
             return self._run_again(task, plan, reads, answer, patience)
         finally:
@@ -171,9 +192,12 @@ class Attempts:
             raise Changed(key)  # somebody aborted it
         transaction = None
         try:
+            self._refuse_debits(answer)
             locked = LockedReads(reads, _held(answer), plan.reserved)
-            transaction = Transaction(locked, self._routing)
+            transaction = self._transaction(locked)
             result = _call_locked(task, transaction, locked)
+            if has_debit(transaction):
+                raise Changed(key)  # it was judged for what it wrote before
             if not locked.touched.is_empty():
                 raise Changed(key, _union(reads.sets(), LockSets(written=plan.reserved), locked.touched))
             patience.check(task.name)
@@ -206,7 +230,8 @@ class Attempts:
             written.add(token.home)
         route = route_of(reads.shards, written)
         reserved = transaction.written.keys() | wanted.written
-        if route.path == "general" or (locks and reads.shards):
+        debits = has_debit(transaction) and len(route.shards) > 1
+        if route.path == "general" or debits or (locks and reads.shards):
             operations = self._first_half(transaction, reads, wanted.written, written)
             route = Route("general", tuple(operations), 2)
             writes = _writes_of(transaction, operations)
@@ -225,7 +250,7 @@ class Attempts:
         for shard in written:
             operations.setdefault(shard, [])
         for key, entry in transaction.written.items():
-            operations[entry.shard].append(Reserve(key))
+            operations[entry.shard] += (Reserve(key), *judged(entry.operations))
         for key in sorted(wanted - transaction.written.keys()):
             operations.setdefault(self._routing.shard_of_encoded(key), []).append(Reserve(key))
         return {shard: tuple(operations[shard]) for shard in sorted(operations)}
@@ -239,6 +264,7 @@ class Attempts:
         with uninterrupted() if token else nullcontext():
             self._store.run(pending)
         assert pending.answer is not None, "a request is answered or fails"
+        self._refuse_debits(pending.answer)
         for outcome in pending.answer.outcomes.values():
             if outcome.refused:
                 raise Changed(self._name(_payload(outcome.results[0]), reads))
@@ -288,6 +314,13 @@ class Attempts:
             return False
         return True
 
+    def _refuse_debits(self, answer: Answer) -> None:
+        """Raise ``InsufficientFunds`` or ``InsufficientRights`` where a debit was refused."""
+        for outcome in answer.outcomes.values():
+            if outcome.unaffordable:
+                assert self._regions is not None, "only regions have debits"
+                raise self._regions.refusal(decode_unaffordable(outcome.unaffordable))
+
     # -- what to tell ------------------------------------------------------------------------
 
     def _changed_key(self, answer: Answer, reads: Reconnaissance) -> Key | None:
@@ -320,7 +353,7 @@ def _held(answer: Answer) -> dict[ShardId, Current]:
     return {
         shard: decode_current(_payload(vote.results[0]))
         for shard, vote in answer.outcomes.items()
-        if vote.refused
+        if vote.refused and vote.results
     }
 
 

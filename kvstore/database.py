@@ -255,9 +255,13 @@ class Database:
         return Batch(self._routing, self._read, self._commit, idempotency_key)
 
     def _commit(self, batch: Batch) -> None:
-        operations = batch.finish()
-        if operations:
-            self._run(operations, batch.size, batch.idempotency_key, batch.weight)
+        pending = self._pending_of(batch)
+        if pending.operations:
+            self._run_pending(pending, batch.idempotency_key)
+
+    def _pending_of(self, batch: Batch) -> Pending:
+        """The batch as a request. Raises ``Finished`` the second time."""
+        return Pending(batch.finish(), batch.size, batch.weight)
 
     def submit(self, batch: Batch, *, idempotency_key: Key | None = None) -> Future[Commit]:
         """Send a batch without waiting; the future is done when it is as durable as a put.
@@ -267,13 +271,12 @@ class Database:
         store = self._writing_store()
         if not batch.belongs_to(self._routing):
             raise UsageError("a batch is submitted to the database that made it")
-        operations, route = batch.finish(), batch.route
+        pending, route = self._pending_of(batch), batch.route
         future: Future[Commit] = Future()
         future.set_running_or_notify_cancel()
-        if not operations:
+        if not pending.operations:
             future.set_result(Commit({}, route))
             return future
-        pending = Pending(operations, batch.size, batch.weight)
         pending.future, pending.route = future, route
         if idempotency_key is None:
             idempotency_key = batch.idempotency_key
@@ -301,8 +304,12 @@ class Database:
         call: Call | None = None,
     ) -> Answer:
         """Return the answer of a request; ``check`` may refuse it, unless it was made before."""
+        return self._run_pending(Pending(operations, size, weight, call), idempotency_key, check)
+
+    def _run_pending(
+        self, pending: Pending, idempotency_key: Key | None, check: Callable[[], None] | None = None
+    ) -> Answer:
         store = self._writing_store()
-        pending = Pending(operations, size, weight, call)
         if idempotency_key is None:
             return _answer(store, pending, check)
         with uninterrupted(), self._claim(pending, idempotency_key) as claim:
@@ -412,9 +419,14 @@ class Database:
 
     def _claim(self, pending: Pending, idempotency_key: Key) -> Claim:
         """Give the request its token; the claim to it is still to be taken, and to be released."""
-        pending.token = self._token(idempotency_key, digest(pending.call or pending.operations))
-        pending.operations.setdefault(pending.token.home, ())
-        return self._store.idempotency.claim(pending.token)
+        half = pending.second_half
+        writes = pending.operations if half is None else half.writes
+        pending.token = token = self._token(idempotency_key, digest(pending.call or writes))
+        for operations in (pending.operations, writes):
+            operations.setdefault(token.home, ())
+        if half is not None:
+            pending.second_half = half._replace(token=token)
+        return self._store.idempotency.claim(token)
 
     def _token(self, idempotency_key: Key, digest: bytes) -> Token:
         self._tokens_used += 1
@@ -512,8 +524,12 @@ def complete(pending: Pending) -> None:
     """Give a submitted request's future its result."""
     future = pending.future
     assert future is not None
-    if pending.error is not None:
-        future.set_exception(pending.error)
+    error = pending.error
+    if error is None and pending.refusal is not None:
+        assert pending.answer is not None, "a request is answered or fails"
+        error = pending.refusal(pending.answer)
+    if error is not None:
+        future.set_exception(error)
     else:
         assert pending.answer is not None, "a request is answered or fails"
         assert pending.route is not None

@@ -59,7 +59,7 @@ def open(
         UnknownProcedure: a call is to be run again and no such procedure is registered.
         UsageError: an argument is out of its bounds.
     """
-    _check(shards, replicas, durability, sync_interval_ms, placement)
+    check_options(shards, replicas, durability, sync_interval_ms, placement)
     _check_positive(snapshot_lifetime=snapshot_lifetime, idempotency_days=idempotency_days)
     _check_range("watch_retention", watch_retention, 0, 1 << 50)
     _import(procedures)
@@ -71,7 +71,7 @@ def open(
         durability=durability,
         create=create,
         watch_retention=watch_retention,
-        owner=_owner,
+        owner=owner,
     )
     return open_at(
         home_at(path),
@@ -116,7 +116,7 @@ def open_at(
         raise
 
 
-def _owner(shards: int, placement: int | None) -> Owns:
+def owner(shards: int, placement: int | None) -> Owns:
     return Routing(shards, placement).owns
 
 
@@ -129,7 +129,7 @@ def _import(modules: Iterable[str | ModuleType] | str | None) -> None:
             importlib.import_module(module)
 
 
-def _check(
+def check_options(
     shards: int | None,
     replicas: int | None,
     durability: str,

@@ -17,7 +17,7 @@ Names of logs and tables are exactly ``NAME_BYTES`` long, so that no two overlap
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol, TypeAlias
 
 NAME_BYTES = 3
@@ -109,6 +109,19 @@ class WriteBatch(Protocol):
         """Make it visible and durable. Raises ``OutcomeUnknown``; then the environment failed."""
 
     def abort(self) -> None: ...
+
+
+class Link(Protocol):
+    """A way to one other region. It may lose, delay, repeat and reorder messages, but not change them."""
+
+    def start(self, deliver: Callable[[bytes], None]) -> None:
+        """Hand every message that comes to ``deliver``, on any thread; called once."""
+
+    def send(self, message: bytes) -> None:
+        """Send it, or lose it; never waits for the other side."""
+
+    def close(self) -> None:
+        """Deliver nothing any more."""
 
 
 class Environment(Protocol):

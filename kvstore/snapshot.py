@@ -41,6 +41,10 @@ class Snapshot:
         self._tables = tables
         self._close_after_scan = False
 
+    def of_tables(self, tables: list[bytes]) -> Snapshot:
+        """The same moment of other tables, one of each shard; it ends with this one."""
+        return Snapshot(self._cut, self._routing, tables)
+
     def get(self, key: Key, default: Any = None) -> Any:
         """The value, or ``default`` when there is none."""
         cell = self._cell(key)

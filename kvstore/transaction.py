@@ -15,11 +15,12 @@ from kvstore.errors import Finished, LimitExceeded, NotFound, UsageError
 from kvstore.execution.execute import VERSION_BYTES, value_of
 from kvstore.execution.nesting import function_running, refuse_nested, refuse_unfinished, running
 from kvstore.execution.numbers import check_amount, check_number
-from kvstore.execution.operations import Add, Delete, Operation, Put
+from kvstore.execution.operations import Add, Delete, Effect, Operation, Put, SetAdd, SetRemove
 from kvstore.keys import Key
 from kvstore.routing import Route, Routing, route_of
 from kvstore.types import ShardId
 
+AMOUNT_BYTES = 8
 TRANSACTION_BYTES_MAX = 64 << 20
 """Bound on the keys and values of one transaction (contracts C5)."""
 
@@ -63,7 +64,7 @@ class Written(NamedTuple):
     @property
     def overwrites(self) -> bool:
         """Whether the value depends on nothing that was there before."""
-        return type(self.operations[0]) is not Add
+        return type(self.operations[0]) in (Put, Delete)
 
 
 class Transaction:
@@ -209,13 +210,11 @@ class Transaction:
         self.put(key, value)
         return value
 
-    def _write(
-        self, key: Key, operation: Put | Delete | Add, value: bytes | None, behind: Written | None = None
-    ) -> None:
+    def _write(self, key: Key, operation: Effect, value: bytes | None, behind: Written | None = None) -> None:
         encoded = operation.key
         self.reads.allow_write(encoded)
         earlier, size = ((), len(encoded)) if behind is None else (behind.operations, behind.size)
-        size += _size(operation)
+        size += effect_size(operation)
         before = self.written.get(encoded)
         total = self.size + size - (0 if before is None else before.size)
         if total > TRANSACTION_BYTES_MAX:
@@ -369,11 +368,12 @@ def _value(payload: bytes | None, missing: Any) -> Any:
     return missing if payload is None else values.decode(payload)
 
 
-def _size(operation: Put | Delete | Add) -> int:
-    match operation:
-        case Put(_, value):
-            return len(value)
-        case Add(_, amount):
-            return len(amount)
-        case _:
+def effect_size(effect: Effect) -> int:
+    """Bytes that an effect writes besides its key."""
+    match effect:
+        case Put(_, written) | Add(_, written) | SetAdd(_, written) | SetRemove(_, written):
+            return len(written)
+        case Delete():
             return 0
+        case _:
+            return AMOUNT_BYTES

@@ -17,6 +17,8 @@ ClientId = NewType("ClientId", int)
 """A client's number: the epoch of the opening that made it (contracts C4)."""
 RequestId = NewType("RequestId", int)
 """A client's own count of its requests, from 1."""
+RegionId = NewType("RegionId", int)
+"""A region's number, from 0: its place among the names of all regions, sorted."""
 Epoch = NewType("Epoch", int)
 """The reign of one sequencer, from 1; it never goes back."""
 ViewNumber = NewType("ViewNumber", int)

@@ -18,7 +18,7 @@ nothing else, at half the cost of reading it back. Only where they differ do we 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -62,15 +62,24 @@ def decode(payload: bytes) -> Any:
             return _read(payload)
         except RecursionError:
             # msgpack keeps a stack of its own: a deep value is readable from deep in the caller's.
-            return msgpack.unpackb(payload, strict_map_key=False, ext_hook=_int_from_extension)
+            return msgpack.unpackb(payload, strict_map_key=False, ext_hook=_from_extension)
     except (msgspec.DecodeError, ValueError, TypeError) as damage:
         raise ValueError(f"not an encoded value: {damage!r}") from damage
 
 
-def _int_from_extension(code: int, data: bytes | memoryview) -> int:
-    if code != INT_EXTENSION:
-        raise ValueError(f"unknown msgpack extension {code}")
+def _int_from(data: bytes | memoryview) -> int:
     return int.from_bytes(data, "big", signed=True)
+
+
+EXTENSIONS: dict[int, Callable[[bytes | memoryview], Any]] = {INT_EXTENSION: _int_from}
+"""What reads the data of each msgpack extension; ``kvstore.cells`` adds the records of a region."""
+
+
+def _from_extension(code: int, data: bytes | memoryview) -> Any:
+    read = EXTENSIONS.get(code)
+    if read is None:
+        raise ValueError(f"unknown msgpack extension {code}")
+    return read(data)
 
 
 def _extension_from_int(part: Any) -> msgpack.ExtType:
@@ -81,7 +90,7 @@ def _extension_from_int(part: Any) -> msgpack.ExtType:
 
 
 _write = msgspec.msgpack.Encoder().encode
-_read = msgspec.msgpack.Decoder(ext_hook=_int_from_extension).decode
+_read = msgspec.msgpack.Decoder(ext_hook=_from_extension).decode
 _FOREIGN = msgpack.ExtType(127, b"not msgpack's")
 
 

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple, TypeVar
 
 from kvstore import keys, values
 from kvstore.drivers.commit_signal import CommitSignal
-from kvstore.drivers.log_tail import Committed, Position, committed_after, executed, oldest
+from kvstore.drivers.log_retention import oldest
 from kvstore.drivers.readers import Readers
+from kvstore.eris.log_tail import Committed, Position, committed_after, executed
 from kvstore.errors import Closed, CursorTrimmed, LimitExceeded, UsageError
 from kvstore.execution.execute import VERSION_BYTES, cell_version
 from kvstore.keys import Key

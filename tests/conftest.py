@@ -18,6 +18,16 @@ settings.register_profile("ci", deadline=None, print_blob=True, derandomize=True
 settings.load_profile("ci" if os.environ.get("CI") else "by-hand")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """The whole suite is run on all cores; what was named on the command line as it was asked for."""
+    options = config.option
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not options.keyword
+    is_first = "PYTEST_XDIST_WORKER" not in os.environ  # a worker runs nothing but what it is given
+    if whole and is_first and not options.usepdb and getattr(options, "numprocesses", 0) is None:
+        options.numprocesses, options.dist = len(os.sched_getaffinity(0)), "worksteal"
+
+
 @pytest.fixture(autouse=True)
 def _forget_procedures() -> Iterator[None]:
     """What a test registers, and the modules of its own that it does so in, end with it."""

@@ -4,7 +4,7 @@ Rooms import downwards only:
 
     cli, demo -> kvstore (its public face) -> drivers -> region -> eris | fuzzylog -> execution
 
-with types, errors, ports, keys and values below them all; eris and fuzzylog never meet; storage knows
+with types, errors, ports, keys, values and cells below them all; eris and fuzzylog never meet; storage knows
 nothing of ours but errors, and only drivers and database know storage.
 """
 
@@ -23,7 +23,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-BOTTOM = {"types", "errors", "ports", "keys", "values"}
+BOTTOM = {"types", "errors", "ports", "keys", "values", "cells"}
 """Modules that every room but storage may import, and that import only each other."""
 
 BELOW_FACE = BOTTOM | {"execution", "eris", "fuzzylog", "region", "routing", "transaction"}
@@ -34,6 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ports": BOTTOM,
     "keys": BOTTOM,
     "values": BOTTOM,
+    "cells": BOTTOM,
     "storage": {"errors"},
     "execution": BOTTOM,
     "eris": BOTTOM | {"execution"},

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import kvstore
-from kvstore.drivers.log_tail import shard_record
+from kvstore.eris.log_tail import shard_record
 from kvstore.types import ShardId
 from tests.support.programs import running
 from tests.support.programs.between_halves import OWN, PAIRS, SHARDS

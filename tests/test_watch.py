@@ -239,7 +239,7 @@ class TestACutLog:
         fill_log(db)
         changes = now(db, since=0)
 
-        for place in [*range(0, 230, 7), len(changes) - 1]:
+        for place in [*range(0, min(230, len(changes)), 7), len(changes) - 1]:
             assert now(db, since=changes[place].cursor) == changes[place + 1 :]
 
     def test_what_changes_while_the_older_records_are_read_comes_with_the_log(self, db: Database) -> None:
@@ -338,7 +338,7 @@ class TestWaiting:
         changes = now(db, since=0)
         watch = db.watch(since=0, timeout=0)
         for change in changes:
-            for interrupted_call in ("kvstore.watch._change", "kvstore.drivers.log_tail._ShardTail.take"):
+            for interrupted_call in ("kvstore.watch._change", "kvstore.eris.log_tail._ShardTail.take"):
                 with monkeypatch.context() as patched:
                     patched.setattr(interrupted_call, _interrupt)
                     with pytest.raises(KeyboardInterrupt):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 
@@ -24,10 +25,14 @@ class CommitSignal:
         self.count = 0
         self._nap = LOOK_AGAIN_S if told else POLL_S
         self._sleepers: set[SimpleQueue[None]] = set()
+        self.listener: Callable[[], None] | None = None
+        """Told of each at once, on the thread that commits: it has to be quick."""
 
     def announce(self) -> None:
         """Something was committed, or the store is being closed."""
         self.count += 1
+        if self.listener is not None:
+            self.listener()
         if self._sleepers:
             sleepers, self._sleepers = self._sleepers, set()
             for sleeper in tuple(sleepers):

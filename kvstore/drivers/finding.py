@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from kvstore.drivers.home import Durability, Home
 from kvstore.drivers.host import MANIFEST_KEY, Host
-from kvstore.drivers.manifest import Manifest, decode, encode
+from kvstore.drivers.manifest import Manifest, RegionIdentity, decode, encode
 from kvstore.eris.shard_state import HOST_TABLE
 from kvstore.errors import Corrupt, Damage, DiskFull, NotAStore
 from kvstore.execution.part import Owns
@@ -36,6 +36,7 @@ class Options:
     durability: Durability = "commit"
     create: bool = True
     watch_retention: int = 64 << 20
+    region: RegionIdentity | None = None
     owner: Callable[[int, int | None], Owns]
     """Given the number of shards and the placement, what says which key belongs to which shard."""
 
@@ -81,6 +82,7 @@ class Found:
             replicas=self.manifest.replicas,
             retention=self.options.watch_retention,
             owns=self.options.owner(self.manifest.shards, self.manifest.placement),
+            region=None if self.manifest.region is None else self.manifest.region.number,
         )
 
     def _check_identity(self, number: int, environment: Environment) -> None:
@@ -142,6 +144,7 @@ def create(home: Home, options: Options) -> None:
         replicas=REPLICAS_DEFAULT if options.replicas is None else options.replicas,
         placement=options.placement,
         idempotency_days=options.idempotency_days,
+        region=options.region,
     )
     home.begin_creation()
     try:

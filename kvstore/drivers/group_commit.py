@@ -28,7 +28,7 @@ from kvstore.eris.client import SecondHalf
 from kvstore.eris.messages import Answer
 from kvstore.errors import Closed
 from kvstore.execution.operations import Call, Operation, Token
-from kvstore.types import RequestId, ShardId
+from kvstore.types import RequestId, ShardId, Timestamp
 
 GROUP_BYTES_MAX = 8 << 20
 GROUP_OPERATIONS_MAX = 2000
@@ -47,6 +47,7 @@ class Pending:
 
     __slots__ = (
         "aborts",
+        "after",
         "answer",
         "call",
         "concludes",
@@ -55,6 +56,7 @@ class Pending:
         "future",
         "on_done",
         "operations",
+        "refusal",
         "request",
         "route",
         "second_half",
@@ -85,9 +87,13 @@ class Pending:
         self.request: RequestId | None = None
         """Its id, once it was sent."""
         self.token: Token | None = None
+        self.after = Timestamp(0)
+        """Of an import, the latest time in it (contracts D1)."""
         self.future: Future[Any] | None = None
         self.route: Any = None
         """What the future's result says of the path; only for the one who submitted."""
+        self.refusal: Callable[[Answer], Exception | None] | None = None
+        """What the future's exception is where the answer refuses something."""
         self.on_done: Callable[[], None] | None = None
         self.answer: Answer | None = None
         self.error: BaseException | None = None

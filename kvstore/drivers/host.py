@@ -26,7 +26,7 @@ from kvstore.eris.replica import Replica
 from kvstore.eris.shard_state import HOST_TABLE, ShardTables, log_name
 from kvstore.execution.part import Owns
 from kvstore.ports import Environment, WriteBatch
-from kvstore.types import HostId, ShardId, Slot
+from kvstore.types import HostId, RegionId, ShardId, Slot
 
 MANIFEST_KEY = b"manifest"
 
@@ -50,12 +50,14 @@ class Host:
         retention: int,
         owns: Owns,
         is_ahead: bool = True,
+        region: RegionId | None = None,
     ) -> None:
         """``is_ahead``: as the learner it executes before a quorum has logged it. In one process nothing of
         that is seen before a quorum has (contracts A4)."""
         self.number = number
         self._owns = owns
         self._is_ahead = is_ahead
+        self._region = region
         self.environment = environment
         self.dropped: dict[str, int] = {}
         self.timers: list[tuple[ReplicaAddress, SetTimer | CancelTimer]] = []
@@ -87,6 +89,7 @@ class Host:
             executor=self.executor,
             owns=self._owns,
             is_ahead=self._is_ahead,
+            regional=None if self._region is None else tables.regional(self._region),
         )
 
     def begin(self) -> None:

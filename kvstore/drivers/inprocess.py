@@ -32,7 +32,7 @@ from kvstore.drivers.host import Host
 from kvstore.drivers.leases import Leases
 from kvstore.drivers.recovery import Opened
 from kvstore.drivers.view_moves import Inbox, ViewMove
-from kvstore.eris.client import Client
+from kvstore.eris.client import NO_EDGES, Client
 from kvstore.eris.effects import Effect, GroupAddress, ReplicaAddress, Send
 from kvstore.eris.messages import (
     Answer,
@@ -46,6 +46,7 @@ from kvstore.eris.messages import (
 from kvstore.eris.sequencer import Sequencer
 from kvstore.errors import DiskFull, Error, Failed, OutcomeUnknown
 from kvstore.execution.operations import Operations
+from kvstore.fuzzylog.causes import Causes
 from kvstore.types import ClientId, RequestId, ShardId, Timestamp
 
 
@@ -67,6 +68,7 @@ class Cluster:
         clock = max(replica.record.clock for replica in self.learner.replicas)
         self.sequencer = Sequencer(epoch=epoch, shards=manifest.shards, clock=clock)
         self.client = Client(client=ClientId(epoch), replicas=manifest.replicas)
+        self._causes = None if manifest.region is None else Causes(manifest.shards)
         self._waiting: dict[RequestId, Pending] = {}
         """Who waits for which answer; over groups, where locks are in the way."""
         self._effects: list[Effect] = []
@@ -173,6 +175,8 @@ class Cluster:
         """Return the answers for callers, which may leave now."""
         answers: list[Send] = []
         may_grow = bool(self._effects)
+        if self._causes is not None:
+            self._causes.observe(replica.record.executed for replica in self.learner.replicas)
         for pending in group:
             self._effects += self._ask(pending)
             may_grow |= pending.second_half is not None or pending.concludes is not None
@@ -217,10 +221,15 @@ class Cluster:
             self._waiting[pending.concludes] = pending
             writes = None if pending.aborts else pending.operations
             return client.conclude(pending.concludes, writes, pending.token)
+        edges = NO_EDGES
+        if self._causes is not None and not pending.after:  # an import is no node of this region
+            edges = self._causes.edges(pending.operations.keys())
         if pending.second_half is not None:
-            effects = client.submit_general(pending.operations, pending.second_half)
+            effects = client.submit_general(pending.operations, pending.second_half, edges)
         else:
-            effects = client.submit(pending.operations, pending.token, pending.call)
+            effects = client.submit(
+                pending.operations, pending.token, pending.call, after=pending.after, edges=edges
+            )
         pending.request = client.last_request
         self._waiting[pending.request] = pending
         return effects

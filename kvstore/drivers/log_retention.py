@@ -18,7 +18,8 @@ import msgspec
 
 from kvstore.eris.log import Bodies
 from kvstore.eris.replica import Replica
-from kvstore.ports import ReadableTable, Table
+from kvstore.eris.shard_state import HOST_TABLE
+from kvstore.ports import ReadableTable, Table, View
 from kvstore.types import ShardId, Slot
 
 MARK_PREFIX = b"mark"
@@ -119,6 +120,11 @@ def kept_after(table: ReadableTable, shards: int) -> list[Slot]:
     """By shard, the slot after which everything is kept; ``table`` is the host's."""
     cut = table.get(CUT_KEY)
     return [Slot(0)] * shards if cut is None else _decode(cut).ends
+
+
+def oldest(view: View, shards: int) -> list[Slot]:
+    """The oldest position after which everything is kept."""
+    return kept_after(view.table(HOST_TABLE), shards)
 
 
 def _key(mark: Mark) -> bytes:

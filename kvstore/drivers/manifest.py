@@ -9,14 +9,27 @@ from __future__ import annotations
 import msgspec
 
 from kvstore.errors import WrongShape
+from kvstore.types import RegionId
 
 FORMAT = 1
 """The on-disk format this version reads and writes (docs/storage-format.md)."""
 LMDB_FORMAT = "0.9"
 
 
+class RegionIdentity(msgspec.Struct, frozen=True):
+    """Of a region's store: its name, those of all regions, sorted, and what the world they make is called."""
+
+    name: str
+    names: tuple[str, ...]
+    world: str
+
+    @property
+    def number(self) -> RegionId:
+        return RegionId(self.names.index(self.name))
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """The store's identity and shape."""
+    """The store's identity and shape. ``region``: None for a store that stands alone."""
 
     format: int = FORMAT
     lmdb: str = LMDB_FORMAT
@@ -25,6 +38,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     replicas: int
     placement: int | None = None
     idempotency_days: float = 7
+    region: RegionIdentity | None = None
 
     def check_shape(self, path: str, **wanted: int | None) -> None:
         """Raise ``WrongShape`` for the first argument that is given and differs."""

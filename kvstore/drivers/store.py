@@ -24,12 +24,13 @@ from kvstore.drivers.readers import Readers, keep_for_ever
 from kvstore.drivers.recovery import open_for_writing
 from kvstore.eris.coordinator_replication import RECORD_KEY
 from kvstore.eris.failure_coordinator import CoordinatorRecord, decode_record
+from kvstore.eris.log_tail import executed
 from kvstore.eris.shard_state import HOST_TABLE, ShardRecord, record_key
 from kvstore.eris.shard_state import decode_record as decode_shard
 from kvstore.errors import AlreadyOpen, Corrupt, Damage, Error, Failed, Forked, UsageError
 from kvstore.execution.nesting import refuse_nested
 from kvstore.ports import Environment
-from kvstore.types import ShardId
+from kvstore.types import ShardId, Slot
 
 LOOKS_AT_LEARNER, LOOK_AGAIN_S = 50, 0.02
 LOOK_AT_VIEWS_S = 0.05
@@ -259,6 +260,7 @@ class WritingStore(Store):
         self.procedures_failed = 0
         """Calls of this opening that had a part which raised."""
         self._dirty = False
+        self._synced_end = self._end() if options.durability == "interval" else None
         self._stop_syncing = threading.Event()
         self._syncer: threading.Thread | None = None
         if options.durability == "interval":
@@ -338,9 +340,21 @@ class WritingStore(Store):
             self.commits.without_requests(self._sync)
 
     def _sync(self) -> list[Pending]:
+        end = self._end()
         done = self._after(self.cluster.sync())
         self._dirty = False
+        self._synced_end = end
+        self.commits_seen.announce()
         return done
+
+    def _end(self) -> list[Slot]:
+        """By shard, the end of what is resolved."""
+        with self.readers.viewing() as view:
+            return executed(view, self.manifest.shards)
+
+    def synced_end(self) -> list[Slot] | None:
+        """The same of what is on disk; None where all that can be seen is (contracts D2)."""
+        return self._synced_end
 
     def _close(self) -> None:
         self._stop_syncing.set()

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from functools import partial
 
 from kvstore import keys, values
-from kvstore.drivers.log_tail import log_record, shard_record
 from kvstore.drivers.manifest import Manifest
 from kvstore.eris.log import decode_changes, effects_key, read_body
+from kvstore.eris.log_tail import log_record, shard_record
 from kvstore.eris.shard_state import EFFECTS, REGISTERS, ShardRecord, log_name, table_name
 from kvstore.errors import Damage
 from kvstore.execution.execute import VERSION_BYTES, cell_version

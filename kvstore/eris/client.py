@@ -33,6 +33,8 @@ RETRY_MS = 100
 UNANSWERED_RANGES_MAX = 16
 """Ranges of ids a request carries; more are joined, which only makes windows larger."""
 NONE_YET = RequestId(0)
+NO_TIME = Timestamp(0)
+NO_EDGES: dict[ShardId, Slot] = {}
 _ARM, _DISARM = SetTimer("retry", RETRY_MS), CancelTimer("retry")
 
 
@@ -88,6 +90,8 @@ class Client:
         token: Token | None = None,
         call: Call | None = None,
         half: Preliminary | Conclusory | None = None,
+        after: Timestamp = NO_TIME,
+        edges: dict[ShardId, Slot] = NO_EDGES,
     ) -> list[Effect]:
         """Send a new request; its id is ``last_request`` afterwards."""
         first = not self.outstanding
@@ -97,18 +101,20 @@ class Client:
         if unanswered is None:
             unanswered = self._unanswered = _ranges(self.parked)
         request = Request(
-            self.client, number, answered, operations, Timestamp(0), token, call, unanswered, half
+            self.client, number, answered, operations, after, token, call, unanswered, half, edges
         )
         self.outstanding[number] = Outstanding(request)
         send = Send(SEQUENCER, request)
         return [send, _ARM] if first and not self.parked else [send]
 
-    def submit_general(self, operations: Operations, second_half: SecondHalf) -> list[Effect]:
+    def submit_general(
+        self, operations: Operations, second_half: SecondHalf, edges: dict[ShardId, Slot] = NO_EDGES
+    ) -> list[Effect]:
         """Send a preliminary, which names what is read and what may be written.
 
         The participants of both halves are the same: ``operations`` and ``writes`` have equal shards.
         """
-        effects = self.submit(operations, half=Preliminary())
+        effects = self.submit(operations, half=Preliminary(), edges=edges)
         self.outstanding[self.last_request].second_half = second_half
         return effects
 

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from kvstore.eris.messages import Conclusory, Request, Stamped
 from kvstore.execution.execute import apply, execute
 from kvstore.execution.operations import DONE, REFUSED, Outcome
+from kvstore.execution.regional import changes_of, effects_of
 from kvstore.execution.validation import current, encode_current, first_changed
-from kvstore.types import Slot
+from kvstore.types import Slot, Timestamp
 
 if TYPE_CHECKING:
     from kvstore.eris.replica import Replica
@@ -28,9 +29,10 @@ ABORTED = REFUSED
 
 
 class Locked(NamedTuple):
-    """A preliminary on one shard: where it stands, and what it voted."""
+    """A preliminary on one shard: where it stands, when it was stamped, and what it voted."""
 
     slot: Slot
+    time: Timestamp
     vote: Outcome
 
 
@@ -39,7 +41,7 @@ def vote(replica: Replica, request: Request) -> Outcome:
     operations, state = request.operations[replica.address.shard], replica.tables.state
     changed = first_changed(operations, state)
     if changed is None:
-        return DONE
+        return DONE if replica.regional is None else replica.regional.judge(operations) or DONE
     return Outcome(refused=True, results=(encode_current(current(changed, operations, state)),))
 
 
@@ -52,7 +54,7 @@ def conclude(
     if locked is not None:
         committed = conclusory.commit
         if committed:
-            _write(replica, stamped, locked.slot)
+            _write(replica, stamped, locked)
     if conclusory.preliminary not in window.tombstones:
         window.conclude(
             conclusory.preliminary, ABORTED if locked is None else locked.vote, committed=committed
@@ -62,10 +64,17 @@ def conclude(
     return outcome
 
 
-def _write(replica: Replica, stamped: Stamped, slot: Slot) -> None:
+def _write(replica: Replica, stamped: Stamped, locked: Locked) -> None:
     """Carry out the writes in the preliminary's slot, where the chain shows them."""
-    state = replica.tables.state
-    effects = execute(stamped.request.operations[replica.address.shard], state, slot).effects
+    state, slot = replica.tables.state, locked.slot
+    operations = stamped.request.operations[replica.address.shard]
+    if replica.regional is not None:
+        played = replica.regional.execute(operations, slot, locked.time)
+        assert not played.outcome.refused, "debits were judged when the locks were taken"
+        replica.note_shipped(slot, effects_of(operations))
+        replica.log.note_changes(slot, changes_of(operations, played))
+        return
+    effects = execute(operations, state, slot).effects
     apply(effects, state)
     if effects:
         replica.log.note_effects(slot, effects)

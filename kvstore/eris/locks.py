@@ -10,10 +10,14 @@ from __future__ import annotations
 from typing import Generic, NamedTuple, TypeVar
 
 from kvstore.eris.messages import Conclusory, Request
-from kvstore.execution.operations import Check, CheckRange, Expire
+from kvstore.execution.operations import Append, Check, CheckRange, Expire, Import, Operation, Piece
 from kvstore.types import ShardId
 
 Holder = TypeVar("Holder")
+
+
+IMPORT_LOCK = b""
+"""What stands for a shard's imports, none of which overtakes another (contracts D3); no key is empty."""
 
 
 class Footprint(NamedTuple):
@@ -33,16 +37,27 @@ def footprint(request: Request, shard: ShardId) -> Footprint:
     if type(request.half) is Conclusory:
         return found
     for operation in request.operations[shard]:
-        kind = type(operation)
-        if kind is CheckRange:
-            found.ranges.append((operation.start, operation.stop, False))  # type: ignore[union-attr]  # it is one
-        elif kind is not Expire:
-            found.keys.append((operation.key, kind is not Check))  # type: ignore[union-attr]  # all others have one
+        _add(operation, found)
     call = request.call
     if call is not None:
         found.keys.extend((key, True) for key in call.keys.get(shard, ()))
         found.ranges.extend((start, stop, True) for start, stop in call.prefixes)
     return found
+
+
+def _add(operation: Operation, found: Footprint) -> None:
+    match operation:
+        case CheckRange(start, stop):
+            found.ranges.append((start, stop, False))
+        case Import(segments):
+            found.keys.append((IMPORT_LOCK, True))
+            items = (item for segment in segments for item in segment.items)
+            effects = (effect for item in items if type(item) is Piece for effect in item.effects)
+            found.keys.extend((effect.key, True) for effect in effects)
+        case Expire() | Append():
+            pass
+        case _:
+            found.keys.append((operation.key, type(operation) is not Check))
 
 
 class Locks(Generic[Holder]):

@@ -97,7 +97,10 @@ class TransactionLog:
 
     def note_effects(self, slot: Slot, effects: Effects) -> None:
         """Keep what an executed slot changed, because its operations do not tell."""
-        changes = {key: value_of(cell) for key, cell in effects.items()}
+        self.note_changes(slot, {key: value_of(cell) for key, cell in effects.items()})
+
+    def note_changes(self, slot: Slot, changes: Changes) -> None:
+        """The same, of values instead of cells."""
         record = encode(changes)
         self._bodies.appended_bytes += len(record)
         self._effects.put(effects_key(slot), record)

@@ -68,7 +68,8 @@ class Request(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
     ``answered``: the client has the answers of all its requests up to this one, but for those in the
     ranges ``unanswered`` (contracts C4). ``operations``: each participant's part, by shard. ``after``:
     the greatest time the sender has seen (contracts D1). ``call``: the stored procedure that the shards
-    it names run instead. ``half``: of a general transaction; None for an independent one.
+    it names run instead. ``half``: of a general transaction; None for an independent one. ``edges``: in a
+    region, by shard the slots that it comes behind besides what its own chains imply (contracts D4).
     """
 
     client: ClientId
@@ -80,6 +81,7 @@ class Request(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
     call: Call | None = None
     unanswered: tuple[IdRange, ...] = ()
     half: Preliminary | Conclusory | None = None
+    edges: dict[ShardId, Slot] = {}
 
 
 class Stamped(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):

@@ -28,7 +28,7 @@ from kvstore.eris import dropped_messages, epoch_change, state_transfer, synchro
 from kvstore.eris.client_window import ANSWERED, Answered, ClientWindow
 from kvstore.eris.effects import ClientAddress, Dropped, Effect, ReplicaAddress, Send
 from kvstore.eris.executor import Executor
-from kvstore.eris.log import TransactionLog
+from kvstore.eris.log import TransactionLog, effects_key
 from kvstore.eris.messages import (
     EpochChange,
     Flush,
@@ -52,11 +52,12 @@ from kvstore.eris.messages import (
     ViewChangeRequest,
 )
 from kvstore.eris.shard_state import ShardRecord, ShardTables, Status
-from kvstore.execution import procedures
+from kvstore.execution import operations, procedures
 from kvstore.execution.execute import Executed, apply, execute
-from kvstore.execution.operations import Call, Check, CheckRange, Expire, Outcome, Token
+from kvstore.execution.operations import Call, Check, CheckRange, Expire, Operation, Outcome, Token
 from kvstore.execution.outcomes import OutcomeRecord, expire, remember
 from kvstore.execution.part import Owns
+from kvstore.execution.regional import Regional, changes_of, encode_effects
 from kvstore.execution.validation import execute_validated
 from kvstore.types import ClientId, Epoch, SequenceNumber, Slot, Timestamp
 
@@ -80,6 +81,8 @@ class Replica:
     """Shared by all replicas of the host."""
     owns: Owns
     """Which keys belong to which shard, for procedures."""
+    regional: Regional | None = None
+    """In a region, what carries out this shard's parts."""
     is_ahead: bool = True
     """Whether it executes at once as the learner, and does not wait until a quorum has what it executes."""
     status: Status = Status.NORMAL
@@ -335,6 +338,10 @@ class Replica:
         """Carry out this shard's part of an independent transaction."""
         request, state = stamped.request, self.tables.state
         operations = request.operations[self.address.shard]
+        if self.regional is not None:
+            outcome = self._execute_in_region(self.regional, stamped, slot)
+            self.remember(stamped, slot, outcome)
+            return outcome
         if request.call is not None and self.address.shard in request.call.keys:
             effects, outcome, plain = self._run_procedure(request.call, stamped, slot)
         elif operations and type(operations[0]) in (Check, CheckRange):
@@ -344,10 +351,35 @@ class Replica:
         apply(effects, state)
         if not plain:
             self.log.note_effects(slot, effects)
-        if operations and type(operations[0]) is Expire:
-            expire(operations[0].before, outcomes=self.tables.outcomes, expiry=self.tables.expiry)
+        self._expire(operations)
         self.remember(stamped, slot, outcome)
         return outcome
+
+    def _expire(self, operations: tuple[Operation, ...]) -> None:
+        if operations and type(operations[0]) is Expire:
+            expire(operations[0].before, outcomes=self.tables.outcomes, expiry=self.tables.expiry)
+
+    def _execute_in_region(self, regional: Regional, stamped: Stamped, slot: Slot) -> Outcome:
+        request, shard, time = stamped.request, self.address.shard, stamped.stamp.clock
+        operations = request.operations[shard]
+        if request.call is not None and shard in request.call.keys:
+            asked, outcome = procedures.run_in_region(
+                request.call, self.tables.state, shard=shard, time=time, owns=self.owns
+            )
+            played = regional.execute(asked, slot, time)._replace(outcome=outcome, effects=asked)
+            played = played._replace(changes=changes_of(asked, played))
+        else:
+            played = regional.execute(operations, slot, time)
+        if played.changes is not None:
+            self.log.note_changes(slot, played.changes)
+        if played.effects is not None:
+            self.note_shipped(slot, played.effects)
+        self._expire(operations)
+        return played.outcome
+
+    def note_shipped(self, slot: Slot, effects: tuple[operations.Effect, ...]) -> None:
+        """Keep what goes to other regions of a slot, because its operations do not tell."""
+        self.tables.shipped.put(effects_key(slot), encode_effects(effects))
 
     def _run_procedure(self, call: Call, stamped: Stamped, slot: Slot) -> Executed:
         shard, time = self.address.shard, stamped.stamp.clock

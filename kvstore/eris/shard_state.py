@@ -1,11 +1,13 @@
 """What a shard keeps on disk beside its log, and under which names.
 
 tables of shard s   s as 2 bytes big-endian, then one byte:
-    0x00..0x0f      cells, by their geo type (contracts D5); 0x00 is the register, all others
-                    are reserved for the regions' own types
+    0x00            what is shown of each key; in a region with the record of its cells (contracts D5)
+    0x01            in a region, the records of keys of which nothing is shown
     0x80            outcomes of idempotency keys
     0x81            when those expire
     0x82            effects of slots that do not follow from their operations (log.py)
+    0x83            in a region, effects as they go to other regions, where they do not either
+    0x84            in a region, which import brought what of the other regions' chains
 table of the host   ff ff 80: the record of each shard under the shard's 2 bytes, so that the
                     records of all shards lie on one page
 log of shard s      s as 2 bytes, then 0x00
@@ -19,10 +21,11 @@ import msgspec
 
 from kvstore import ports
 from kvstore.eris.client_window import ClientWindow
+from kvstore.execution.regional import Regional
 from kvstore.ports import Head
-from kvstore.types import ClientId, Epoch, ShardId, Slot, Timestamp, TransactionId, ViewNumber
+from kvstore.types import ClientId, Epoch, RegionId, ShardId, Slot, Timestamp, TransactionId, ViewNumber
 
-REGISTERS, OUTCOMES, EXPIRY, EFFECTS = 0x00, 0x80, 0x81, 0x82
+REGISTERS, HIDDEN, OUTCOMES, EXPIRY, EFFECTS, SHIPPED, CHAINS = 0x00, 0x01, 0x80, 0x81, 0x82, 0x83, 0x84
 HOST_TABLE = b"\xff\xff\x80"
 EMPTY_LOG: Head = (1, 0, 0)
 
@@ -112,15 +115,28 @@ decode_record = msgspec.msgpack.Decoder(ShardRecord).decode
 class ShardTables:
     """A replica's tables, through its host's open batch."""
 
-    __slots__ = ("_key", "_records", "effects", "expiry", "outcomes", "state")
+    __slots__ = ("_key", "_records", "chains", "effects", "expiry", "hidden", "outcomes", "shipped", "state")
 
     def __init__(self, shard: ShardId, environment: ports.Environment) -> None:
         self.state = environment.table(table_name(shard, REGISTERS))
         self.outcomes = environment.table(table_name(shard, OUTCOMES))
         self.expiry = environment.table(table_name(shard, EXPIRY))
         self.effects = environment.table(table_name(shard, EFFECTS))
+        self.hidden = environment.table(table_name(shard, HIDDEN))
+        self.shipped = environment.table(table_name(shard, SHIPPED))
+        self.chains = environment.table(table_name(shard, CHAINS))
         self._records = environment.table(HOST_TABLE)
         self._key = record_key(shard)
+
+    def all(self) -> list[ports.Table]:
+        """Those that an image of the shard has, in its order."""
+        return [
+            self.state, self.outcomes, self.expiry, self.effects, self.hidden, self.shipped, self.chains
+        ]  # fmt: skip
+
+    def regional(self, region: RegionId) -> Regional:
+        """What carries out the shard's parts in a region."""
+        return Regional(region, self.state, self.hidden, self.chains)
 
     def load(self) -> ShardRecord:
         """The stored record, or that of a shard nothing was ever written to. Raises ``Corrupt``."""

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from kvstore.eris import dropped_messages, view_change
 from kvstore.eris.effects import COORDINATOR, CancelTimer, Dropped, Effect, ReplicaAddress, Send, SetTimer
 from kvstore.eris.messages import EpochChangeRequest, Image, ImageRequest, LogEntry
-from kvstore.eris.shard_state import ShardRecord, ShardTables, Status, decode_record, encode_record
+from kvstore.eris.shard_state import ShardRecord, Status, decode_record, encode_record
 from kvstore.ports import Table
 from kvstore.types import Epoch, SequenceNumber, Slot, Timestamp, ViewNumber
 
@@ -85,16 +85,12 @@ def on_image_request(replica: Replica, request: ImageRequest) -> list[Effect]:
     record.waiting = replica.executor.waiting(replica.address.shard)
     record.copies = replica.executor.copies(replica.address.shard)
     record.head = replica.log.head
-    tables = tuple(_rows(table) for table in _tables(replica.tables))
+    tables = tuple(_rows(table) for table in replica.tables.all())
     encoded = encode_record(record)
     image = Image(
         request.shard, record.last_normal_epoch, encoded, tables, entries, _cut_clock(replica, entries)
     )
     return [Send(ReplicaAddress(request.shard, request.replica), image)]
-
-
-def _tables(tables: ShardTables) -> list[Table]:
-    return [tables.state, tables.outcomes, tables.expiry, tables.effects]
 
 
 def _rows(table: Table) -> Rows:
@@ -144,7 +140,7 @@ def _helps(replica: Replica, theirs: ShardRecord) -> bool:
 
 def _install(replica: Replica, image: Image, theirs: ShardRecord) -> list[Effect]:
     replica.free_bodies()
-    for table, rows in zip(_tables(replica.tables), image.tables, strict=True):
+    for table, rows in zip(replica.tables.all(), image.tables, strict=True):
         for key, _ in _rows(table):
             table.delete(key)
         for key, value in rows:

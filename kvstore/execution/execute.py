@@ -8,7 +8,7 @@ INVARIANTS
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol, assert_never
+from typing import Any, NamedTuple, Protocol
 
 from kvstore import values
 from kvstore.execution.numbers import add_numbers, is_number
@@ -85,7 +85,7 @@ def execute(operations: tuple[Operation, ...], table: ReadableTable, slot: Slot)
             case Put() | Expire() | Check() | CheckRange() | Reserve():
                 pass  # Put: above; Expire: see outcomes.py; the others: see validation.py
             case _:
-                assert_never(operation)
+                raise AssertionError(f"{type(operation).__name__} is of regions only: see regional.py")
     return Executed(staged, Outcome(results=tuple(results)) if results else DONE, plain)
 
 

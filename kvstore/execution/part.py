@@ -15,9 +15,10 @@ from typing import Any
 
 from kvstore import keys, values
 from kvstore.errors import Finished, KeyNotDeclared, LimitExceeded, NotFound
+from kvstore.execution.clashes import refuse_register
 from kvstore.execution.execute import VERSION_BYTES, Effects
 from kvstore.execution.numbers import check_amount, check_number
-from kvstore.execution.operations import Call
+from kvstore.execution.operations import Add, Call, Delete, Put
 from kvstore.keys import Key
 from kvstore.ports import ReadableTable
 from kvstore.types import ShardId, Slot, Timestamp
@@ -37,8 +38,16 @@ class Part:
     __iter__ = None  # not a Mapping: say scan() to walk it
 
     def __init__(
-        self, call: Call, table: ReadableTable, *, shard: ShardId, time: Timestamp, owns: Owns
+        self,
+        call: Call,
+        table: ReadableTable,
+        *,
+        shard: ShardId,
+        time: Timestamp,
+        owns: Owns,
+        counts: bool = False,
     ) -> None:
+        """``counts``: what is added is added to counters, as everywhere in a region."""
         self.shard = int(shard)
         self.time = int(time)
         self._call = call
@@ -46,6 +55,9 @@ class Part:
         self._table: ReadableTable | None = table
         self._owns = owns
         self._staged: dict[bytes, bytes | None] = {}
+        self._counts = counts
+        self._added: dict[bytes, bytes] = {}
+        """What is added to counters, by key, encoded."""
         self._written = 0
 
     @property
@@ -140,7 +152,12 @@ class Part:
         check_amount(n)
         if not self._is_here(encoded):
             return None
-        total = check_number(key, self._payload(encoded), n)
+        before = self._payload(encoded)
+        total = check_number(key, before, n)
+        if self._counts:
+            refuse_register(key, before if encoded not in self._added else None)
+            sum_before = self._added.get(encoded)
+            self._added[encoded] = check_number(key, sum_before, n)
         self._stage(encoded, total)
         return values.decode(total)
 
@@ -202,6 +219,16 @@ class Part:
             for encoded, payload in self._staged.items()
             if payload is not None or table.get(encoded) is not None
         }
+
+    def asked(self) -> tuple[Put | Delete | Add, ...]:
+        """End it, and return what it asks for."""
+        self._table = None
+        return tuple(self._asked(key, payload) for key, payload in self._staged.items())
+
+    def _asked(self, key: bytes, payload: bytes | None) -> Put | Delete | Add:
+        if key in self._added:
+            return Add(key, self._added[key])
+        return Delete(key) if payload is None else Put(key, payload)
 
     def give_up(self) -> None:
         """End it without effects."""

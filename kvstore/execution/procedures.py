@@ -19,7 +19,7 @@ from kvstore import values
 from kvstore.errors import KeyNotDeclared, NestedCall, UnknownProcedure, UsageError
 from kvstore.execution.execute import Executed
 from kvstore.execution.nesting import place, refuse_body, running
-from kvstore.execution.operations import Call, Outcome
+from kvstore.execution.operations import Add, Call, Delete, Outcome, Put
 from kvstore.execution.part import Owns, Part
 from kvstore.keys import Key
 from kvstore.ports import ReadableTable
@@ -109,6 +109,22 @@ def run(
     except BaseException as error:
         # Whatever it is, SystemExit too: the shard goes on, as all its replicas do (P2).
         return Executed({}, Outcome(failure=_told(error)), plain=False)
+    finally:
+        part.give_up()
+
+
+def run_in_region(
+    call: Call, table: ReadableTable, *, shard: ShardId, time: Timestamp, owns: Owns
+) -> tuple[tuple[Put | Delete | Add, ...], Outcome]:
+    """The same in a region: what it asks for, and its outcome. What is added is added to counters."""
+    part = Part(call, table, shard=shard, time=time, owns=owns, counts=True)
+    try:
+        result = _perform(call, part)
+        return part.asked(), Outcome(results=(result,))
+    except (MemoryError, UnknownProcedure):
+        raise
+    except BaseException as error:
+        return (), Outcome(failure=_told(error))
     finally:
         part.give_up()
 

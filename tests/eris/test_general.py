@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvstore.drivers.log_tail import committed_after
 from kvstore.eris import executor
+from kvstore.eris.log_tail import committed_after
 from kvstore.eris.messages import Conclusory, Preliminary, Reply, Request, Stamped
 from kvstore.execution.execute import cell_value
 from kvstore.execution.operations import CheckRange, Operation

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvstore.drivers.log_tail import committed_after
 from kvstore.eris.effects import ClientAddress, Dropped, Effect, Send
+from kvstore.eris.log_tail import committed_after
 from kvstore.eris.messages import MultiStamp, Reply, Request, ResendRequest, Stamped
 from kvstore.execution.operations import Operation, Outcome
 from kvstore.types import ClientId, Epoch, RequestId, SequenceNumber, ShardId, Slot, Timestamp, ViewNumber

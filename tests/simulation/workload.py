@@ -14,9 +14,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from kvstore import keys, values
-from kvstore.drivers.log_tail import shard_record
 from kvstore.drivers.simulator import ClientNode, Simulator
 from kvstore.eris.client import SecondHalf
+from kvstore.eris.log_tail import shard_record
 from kvstore.eris.messages import Answer
 from kvstore.eris.shard_state import REGISTERS, table_name
 from kvstore.errors import Corrupt

@@ -14,7 +14,6 @@ from functools import partial
 from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
-from kvstore.drivers.log_retention import kept_after
 from kvstore.eris.log import Changes, decode_changes, effects_key, read_body, reference_in
 from kvstore.eris.messages import Conclusory, Stamped
 from kvstore.eris.shard_state import (
@@ -37,18 +36,23 @@ RECORD_BYTES_GUESS = 16 << 10
 
 
 class Piece(NamedTuple):
-    """What a transaction changed on one shard."""
+    """What a transaction changed on one shard. ``is_noted``: whether that stands beside the log."""
 
     shard: ShardId
     slot: Slot
     changes: Changes
+    is_noted: bool
 
 
 class Committed(NamedTuple):
     """One transaction, whole; a participant where nothing changed has an empty piece."""
 
-    time: Timestamp
+    stamped: Stamped
     pieces: list[Piece]
+
+    @property
+    def time(self) -> Timestamp:
+        return self.stamped.stamp.clock
 
 
 BodyPlace = tuple[ShardId, Slot]
@@ -91,6 +95,19 @@ def _ends(view: View, records: list[ShardRecord]) -> Position:
     return [_last_before(view, ShardId(shard), record, horizon) for shard, record in enumerate(records)]
 
 
+def before(view: View, shards: int, horizon: Timestamp) -> Position:
+    """By shard, the last slot that was stamped before this time."""
+    return [
+        _last_before(view, ShardId(shard), record, horizon)
+        for shard, record in enumerate(_records(view, shards))
+    ]
+
+
+def clock_of(view: View, shard: ShardId, slot: Slot) -> Timestamp:
+    """When a slot was stamped; 0 where there is none."""
+    return _clock_at(view, shard, slot, Slot(shard_record(view, shard).head[0]))
+
+
 def _last_before(view: View, shard: ShardId, record: ShardRecord, horizon: Timestamp) -> Slot:
     """The last slot that was stamped before the horizon: clocks rise with the slots."""
     first = record.head[0]
@@ -114,11 +131,6 @@ def _clock_at(view: View, shard: ShardId, slot: Slot, first: Slot) -> Timestamp:
     return Timestamp(0)
 
 
-def oldest(view: View, shards: int) -> Position:
-    """The oldest position after which everything is kept."""
-    return kept_after(view.table(HOST_TABLE), shards)
-
-
 def committed_after(view: View, position: Position) -> Iterator[Committed]:
     """Walk the transactions behind ``position``, and move it along: it is behind what was yielded."""
     heads: dict[BodyPlace, Stamped] = {}
@@ -131,14 +143,15 @@ def committed_after(view: View, position: Position) -> Iterator[Committed]:
     queue = [(clock, tail.shard) for tail in tails if (clock := tail.clock()) is not None]
     heapify(queue)
     while queue:
-        time = queue[0][0]
+        time, shard = queue[0]
+        stamped = tails[shard].stamped
         pieces = []
         while queue and queue[0][0] == time:
             tail = tails[heappop(queue)[1]]
             pieces.append(tail.take())
             if (clock := tail.clock()) is not None:
                 heappush(queue, (clock, tail.shard))
-        yield Committed(time, pieces)
+        yield Committed(stamped, pieces)
 
 
 class _ShardTail:
@@ -181,6 +194,12 @@ class _ShardTail:
                 return None
         return self._head[2].stamp.clock
 
+    @property
+    def stamped(self) -> Stamped:
+        """The next transaction, where there is one."""
+        assert self._head is not None
+        return self._head[2]
+
     def _read(self) -> None:
         count = max(1, min(READ_MAX, READ_BYTES // self._record_bytes, self._end - self._read_up_to))
         records = self._log.read(self._read_up_to + 1, count)
@@ -209,7 +228,7 @@ class _ShardTail:
             changes = {}  # what it wrote stands in the slot of its preliminary (contracts A1)
         else:
             changes = plain_effects(request.operations[self.shard])
-        return Piece(self.shard, slot, changes)
+        return Piece(self.shard, slot, changes, kept is not None)
 
     def _kept_effects(self, slot: Slot) -> bytes | None:
         """The record beside this slot. Slots are asked for in order, so one scan passes over many."""

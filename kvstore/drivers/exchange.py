@@ -1,0 +1,352 @@
+"""The driver of one region: it ships, pulls and imports, on threads of its own.
+
+One thread talks to the neighbours: it says when there is news, pulls, and answers pulls. The other imports,
+one run at a time, as any other caller of the store (contracts D3), and grants rights. A region whose links
+are all cut notices nothing but that no messages come.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from queue import Empty, SimpleQueue
+from typing import Any, NamedTuple
+
+import msgspec
+
+from kvstore.cells import Cell
+from kvstore.drivers.group_commit import Pending
+from kvstore.drivers.store import WritingStore
+from kvstore.eris.log_tail import executed
+from kvstore.eris.shard_state import REGISTERS, table_name
+from kvstore.errors import Corrupt, DiskFull, DuplicateRegion, Error, WrongFormat, WrongShape
+from kvstore.execution import clashes, escrow
+from kvstore.execution.execute import value_of
+from kvstore.execution.operations import Grant, Operations
+from kvstore.fuzzylog.importing import Importer, Run
+from kvstore.fuzzylog.messages import Identity, Message, News, Pull, Shipment, Vector, Want, decode, encode
+from kvstore.fuzzylog.rebalancing import Rebalancing
+from kvstore.fuzzylog.shipping import Shipping
+from kvstore.ports import Link, View
+from kvstore.region import RegionLog
+from kvstore.types import RegionId, ShardId, Timestamp
+
+PULL_EVERY_S = 0.25
+"""A neighbour is asked so often whatever it says: what was lost on the way is asked for again."""
+NEWS_EVERY_S = 0.002
+"""Commits are told of together, so often at most."""
+WAITING_MAX = 4096
+"""Items that wait to be imported; while there are more, nothing more is pulled."""
+DISK_FULL_S = 0.5
+
+_log = logging.getLogger("kvstore")
+
+
+class Staleness(NamedTuple):
+    """How far one region is behind another: slots that are known of and not applied; and for how many seconds
+    what is shown may be out of date. ``problem``: why nothing comes, if not because nothing does."""
+
+    nodes: int
+    seconds: float
+    problem: str = ""
+
+
+class Exchange:
+    """One region among the others. ``log_of`` reads all chains as of a view."""
+
+    def __init__(
+        self, store: WritingStore, identity: Identity, links: Mapping[str, Link], max_clock_skew: float
+    ) -> None:
+        self._store = store
+        self.identity = identity
+        self._links = dict(links)
+        self.own = RegionId(identity.names.index(identity.region))
+        with self._store.readers.viewing() as view:
+            copies = {region: slots for region, slots in self.log(view).ends().items() if region != self.own}
+        importer = Importer(self.own, copies, int(max_clock_skew * 1e9))
+        self.shipping = Shipping(identity, importer)
+        self.rebalancing = Rebalancing(self.own, len(identity.names))
+        self.problems: dict[str, Error] = {}
+        """By neighbour, why it is not listened to."""
+        self.heard: set[str] = set()
+        self.failure: Error | None = None
+        """Why nothing is imported any more."""
+        self._lock = threading.RLock()
+        self._inbox: SimpleQueue[tuple[str, bytes] | None] = SimpleQueue()
+        self._importable = threading.Event()
+        self._wanted: SimpleQueue[tuple[Want, ...]] = SimpleQueue()
+        """Who wants rights, for the thread that writes."""
+        self._changed = False
+        self._closed = False
+        self._told: Vector = {}
+        self._more: set[str] = set()
+        self._next_pull = 0.0
+        self._opened = time.time()
+        self._threads: list[threading.Thread] = []
+
+    def start(self) -> None:
+        for peer, link in self._links.items():
+            link.start(lambda message, peer=peer: self._inbox.put((peer, message)))  # type: ignore[misc]  # bound
+        self._store.commits_seen.listener = self._on_commit
+        for work in (self._talk, self._import):
+            thread = threading.Thread(target=work, name=f"kvstore-{self.identity.region}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def log(self, view: View) -> RegionLog:
+        """All chains as of this view, the own ones as far as they may leave the region (contracts D2)."""
+        return RegionLog(
+            view, self.identity.shards, self.own, len(self.identity.names), self._store.synced_end()
+        )
+
+    def close(self) -> None:
+        """End both threads; an import that is under way is finished."""
+        self._closed = True
+        self._store.commits_seen.listener = None
+        self._inbox.put(None)
+        self._importable.set()
+        for thread in self._threads:
+            thread.join()
+        for link in self._links.values():
+            link.close()
+
+    # -- what others ask -----------------------------------------------------------------------
+
+    def applied(self) -> Vector:
+        """How far each chain is applied here, the own ones included."""
+        with self._store.readers.viewing() as view:
+            end = tuple(self.log(view).end)
+        with self._lock:
+            return {**self.shipping.importer.applied(), self.own: end}
+
+    def staleness(self) -> dict[str, Staleness]:
+        now = time.time()
+        with self._lock:
+            self.shipping.refresh()
+            return {
+                name: self._staleness(RegionId(number), name, now)
+                for number, name in enumerate(self.identity.names)
+                if number != self.own
+            }
+
+    def _staleness(self, region: RegionId, name: str, now: float) -> Staleness:
+        fresh = self.shipping.fresh.get(region)
+        since = self._opened if fresh is None else fresh / 1e9
+        problem = str(self.problems.get(name) or self.failure or "")
+        held = self.shipping.importer.held.get(region)
+        if held is not None:
+            ahead = held / 1e9 - now
+            problem = f"its clock is {ahead:.1f} s ahead: what it wrote since is held back until then"
+        return Staleness(self.shipping.behind(region), max(0.0, now - since), problem)
+
+    def pull_soon(self) -> None:
+        """Ask all neighbours at once."""
+        self._next_pull = 0.0
+        self._inbox.put(None)
+
+    def want(self, shard: ShardId, key: bytes, amount: int) -> None:
+        """Ask the neighbours for rights, with the next pull."""
+        self.rebalancing.want(shard, key, amount)
+        self.pull_soon()
+
+    # -- talking -------------------------------------------------------------------------------
+
+    def _on_commit(self) -> None:
+        if not self._changed:
+            self._changed = True
+            self._inbox.put(None)
+
+    def _talk(self) -> None:
+        while not self._closed:
+            try:
+                received = self._inbox.get(timeout=max(0.0, self._next_pull - time.monotonic()))
+            except Empty:
+                received = None
+            try:
+                if received is not None:
+                    self._take(*received)
+                self._tell()
+                if time.monotonic() >= self._next_pull:
+                    self._pull_from(self._links)
+            except Error as error:
+                if not self._closed:  # a store that is being closed, or failed, ships nothing
+                    self.failure = self.failure or error
+
+    def _tell(self) -> None:
+        """Say that there is news, if something was committed that others may lack."""
+        if not self._changed:
+            return
+        time.sleep(NEWS_EVERY_S)
+        self._changed = False
+        with self._store.readers.viewing() as view:
+            ends = self.log(view).ends()
+        if ends != self._told:
+            self._told = ends
+            self._send_all(self._links, News(self.own))
+
+    def _pull_from(self, peers: Mapping[str, Link] | set[str]) -> None:
+        self._next_pull = time.monotonic() + PULL_EVERY_S
+        with self._store.readers.viewing() as view:
+            end = tuple(self.log(view).end)
+        with self._lock:
+            pull = self.shipping.pull(end)
+        pull = msgspec.structs.replace(pull, wants=self.rebalancing.wants(self._rights))
+        self._send_all(peers, pull)
+
+    def _send_all(self, peers: Mapping[str, Link] | set[str], message: Message) -> None:
+        encoded = encode(message)
+        for peer in peers:
+            self._links[peer].send(encoded)
+
+    def _take(self, peer: str, encoded: bytes) -> None:
+        try:
+            message = decode(encoded)
+        except msgspec.DecodeError as error:
+            self._refuse(peer, WrongFormat(f"{peer} sent what is no message: {error}", path=peer))
+            return
+        if isinstance(message, News):
+            if self._may_pull():
+                self._pull_from({peer})
+            return
+        if not self._is_known(peer, message.identity):
+            if isinstance(message, Pull):  # so that it hears why
+                self._send_all({peer}, Shipment(self.identity, {}, {}, {}))
+        elif isinstance(message, Pull):
+            self._answer(peer, message)
+        else:
+            self._on_shipment(peer, message)
+
+    def _is_known(self, peer: str, other: Identity) -> bool:
+        """Whether a neighbour is who it should be, of the same world and shape."""
+        own = self.identity
+        self.heard.add(peer)
+        if other.format != own.format:
+            problem: Error = WrongFormat(f"{peer} speaks format {other.format}, not {own.format}", path=peer)
+        elif other.region != peer:
+            message = f"the neighbour {peer!r} says that it is {other.region!r}"
+            problem = DuplicateRegion(message, region=other.region)
+        elif other.shards != own.shards:
+            problem = _wrong_shape(peer, "shards", other.shards, own.shards)
+        elif other.placement != own.placement:
+            problem = _wrong_shape(peer, "placement", other.placement, own.placement)
+        elif other.names != own.names:
+            problem = _wrong_shape(peer, "regions", other.names, own.names)
+        elif other.world != own.world:
+            problem = _wrong_shape(peer, "world", other.world, own.world)
+        else:
+            self.problems.pop(peer, None)
+            return True
+        self._refuse(peer, problem)
+        return False
+
+    def _refuse(self, peer: str, problem: Error) -> None:
+        if peer not in self.problems:
+            _log.warning("%s: %s", self.identity.region, problem)
+        self.problems[peer] = problem
+
+    def _answer(self, peer: str, pull: Pull) -> None:
+        with self._store.readers.viewing() as view:
+            log = self.log(view)
+            with self._lock:
+                shipment = self.shipping.answer(pull, log, Timestamp(time.time_ns()))
+        self._send_all({peer}, shipment)
+        if pull.wants:
+            self._wanted.put(pull.wants)
+            self._importable.set()
+
+    def _may_pull(self) -> bool:
+        with self._lock:
+            waiting = sum(len(chain.items) for chain in self.shipping.importer.chains.values())
+        return waiting < WAITING_MAX
+
+    def _on_shipment(self, peer: str, shipment: Shipment) -> None:
+        if not self._has_own(shipment):
+            return
+        with self._lock:
+            has_more = self.shipping.take(shipment)
+        self._importable.set()
+        if has_more and shipment.chains:
+            if self._may_pull():
+                self._pull_from({peer})
+            else:
+                self._more.add(peer)
+
+    def _has_own(self, shipment: Shipment) -> bool:
+        """Whether all that others hold of this region's own chains is here: else it was opened from an old
+        copy, and would write over what has left it (contracts D2)."""
+        theirs = shipment.ends.get(self.own)
+        if theirs is None:
+            return True
+        with self._store.readers.viewing() as view:
+            own = executed(view, self.identity.shards)
+        if all(mine >= other for mine, other in zip(own, theirs, strict=True)):
+            return True
+        self.failure = self.lost_tail(self.identity.region)
+        _log.error("%s", self.failure)
+        return False
+
+    def lost_tail(self, name: str) -> Corrupt:
+        message = f"other regions hold more of {name} than it does itself: its store is older than it was"
+        return Corrupt(message, record=self._store.home.path)
+
+    # -- rights --------------------------------------------------------------------------------
+
+    def _grant(self, wants: Iterable[Want]) -> None:
+        """Give rights that others want, as ordinary nodes; nobody waits for them here."""
+        for want in wants:
+            cell = self._cell(want.shard, want.key)
+            rights = escrow.funds(cell, self.own).rights
+            amount = self.rebalancing.grant(want, rights, escrow.funds(cell, want.taker).rights)
+            if amount > 0:
+                operations: Operations = {want.shard: (Grant(want.key, amount, want.taker),)}
+                self._store.run(Pending(operations, len(want.key) + 8, 1))
+
+    def _rights(self, shard: ShardId, key: bytes) -> int:
+        return escrow.funds(self._cell(shard, key), self.own).rights
+
+    def _cell(self, shard: ShardId, key: bytes) -> Cell:
+        return clashes.cell_of(value_of(self._store.readers.get(table_name(shard, REGISTERS), key)))
+
+    # -- importing -----------------------------------------------------------------------------
+
+    def _import(self) -> None:
+        while not (self._closed or self.failure):
+            self._importable.wait(timeout=PULL_EVERY_S)
+            self._importable.clear()
+            try:
+                while not self._wanted.empty():
+                    self._grant(self._wanted.get())
+                while self._import_one():
+                    if self._more and self._may_pull():
+                        more, self._more = self._more, set()
+                        self._pull_from(more)
+            except DiskFull as error:
+                _log.warning("%s: imports wait: %s", self.identity.region, error)
+                time.sleep(DISK_FULL_S)
+            except Error as error:
+                if not self._closed:
+                    self.failure = error
+                    _log.warning("%s: nothing is imported any more: %s", self.identity.region, error)
+
+    def _import_one(self) -> bool:
+        with self._lock:
+            run = self.shipping.importer.next_run(Timestamp(time.time_ns()))
+        if run is None or self._closed:
+            return False
+        self._submit(run)
+        with self._lock:
+            self.shipping.importer.imported(run)
+        return True
+
+    def _submit(self, run: Run) -> None:
+        pending = Pending(run.operations, run.size, sum(run.ends.values()))
+        pending.after = run.after
+        self._store.run(pending)
+
+
+def _wrong_shape(peer: str, name: str, found: Any, expected: Any) -> WrongShape:
+    message = f"{peer} has {name}={found!r}, not {expected!r}"
+    hint = "all regions are created with the same names, shards and placement"
+    return WrongShape(message, hint=hint, path=peer, name=name, found=found, expected=expected)

@@ -1,0 +1,87 @@
+"""Rights to spend: what keeps a bounded counter above zero in all regions, whoever can reach whom.
+
+A balance is held as rights, and each right is one region's (O'Neil, TODS 1986; Balegas et al., SRDS 2015). A
+region spends and gives away only its own, and it alone does so. So its own view of its rights is never too
+high, and what it decides is decided for good: others are told of the effect, and never judge again.
+
+INVARIANTS
+    E1  rights(region) >= 0 after every node, for every region, in every region.
+    E2  balance = the sum of all rights + what is granted and not arrived; so it is never below zero either.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import msgspec
+
+from kvstore.cells import Cell, Escrow, Origin, balance
+from kvstore.execution.operations import Credit, Grant, Spend
+from kvstore.types import RegionId
+
+AMOUNT_MAX = 2**63 - 1
+"""The largest amount of one step; balances are not bounded."""
+
+
+class Unaffordable(msgspec.Struct, frozen=True, array_like=True):
+    """Why a debit was refused: what this region may spend, and what the balance is as it sees it."""
+
+    key: bytes
+    amount: int
+    rights: int
+    balance: int
+
+
+class Funds(NamedTuple):
+    """What one region can spend of a bounded counter, and all that is there."""
+
+    rights: int
+    balance: int
+
+
+encode_unaffordable = msgspec.msgpack.Encoder().encode
+decode_unaffordable = msgspec.msgpack.Decoder(Unaffordable).decode
+
+
+def rights(escrow: Escrow, region: RegionId) -> int:
+    """What this region may spend or give away."""
+    received = sum(owners.get(region, 0) for owners in escrow.credits.values())
+    received += sum(takers.get(region, 0) for takers in escrow.grants.values())
+    return received - sum(escrow.grants.get(region, {}).values()) - escrow.spent.get(region, 0)
+
+
+def funds(cell: Cell, region: RegionId) -> Funds:
+    escrow = cell.escrow
+    return Funds(0, 0) if escrow is None else Funds(rights(escrow, region), balance(escrow))
+
+
+def refusal(cell: Cell, debit: Spend | Grant, region: RegionId) -> Unaffordable | None:
+    """Judge a debit of this region where it begins, and nowhere else (contracts D5)."""
+    found = funds(cell, region)
+    if found.rights >= debit.amount:
+        return None
+    return Unaffordable(debit.key, debit.amount, *found)
+
+
+def moved(escrow: Escrow | None, effect: Credit | Spend | Grant, origin: Origin) -> Escrow:
+    """The escrow after a node of ``origin``."""
+    before = Escrow(origin) if escrow is None else escrow
+    region = origin.region
+    changes: dict[str, Any] = {"last": max(before.last, origin)}
+    match effect:
+        case Credit(_, amount, owner):
+            changes["credits"] = _added(before.credits, region, owner, amount)
+        case Grant(_, amount, taker):
+            changes["grants"] = _added(before.grants, region, taker, amount)
+        case Spend(_, amount):
+            changes["spent"] = {**before.spent, region: before.spent.get(region, 0) + amount}
+    after = msgspec.structs.replace(before, **changes)
+    assert rights(after, region) >= 0, "E1"
+    return after
+
+
+def _added(
+    matrix: dict[RegionId, dict[RegionId, int]], giver: RegionId, taker: RegionId, amount: int
+) -> dict[RegionId, dict[RegionId, int]]:
+    row = matrix.get(giver, {})
+    return {**matrix, giver: {**row, taker: row.get(taker, 0) + amount}}

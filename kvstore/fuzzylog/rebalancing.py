@@ -1,0 +1,55 @@
+"""Who gives rights to whom, so that money is where it is spent (contracts D5).
+
+A region that ran short says so with its next pulls; a neighbour that has rights to spare grants some, and
+passes on what it cannot grant, so that it comes to those who can by whatever way. All of it is hints: nothing
+depends on them, and nobody waits. Who gives looks at what the taker has as it is seen here, its own grants
+included, and gives at most half of what it has: so a right does not go back and forth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from kvstore.fuzzylog.messages import Want
+from kvstore.types import RegionId, ShardId
+
+WANTS_MAX = 64
+"""Hints that one pull carries."""
+
+
+class Rebalancing:
+    """What one region wants, and what it was asked to pass on."""
+
+    def __init__(self, own: RegionId, regions: int) -> None:
+        self._own = own
+        self._hops = regions - 1
+        self._wants: dict[tuple[ShardId, bytes], int] = {}
+        self._passed_on: dict[tuple[RegionId, bytes], Want] = {}
+
+    def want(self, shard: ShardId, key: bytes, amount: int) -> None:
+        """The region is to have so many rights."""
+        self._wants[shard, key] = max(amount, self._wants.get((shard, key), 0))
+
+    def wants(self, rights: Callable[[ShardId, bytes], int]) -> tuple[Want, ...]:
+        """What to ask for now; ``rights`` tells what this region has. What is passed on is passed on once."""
+        for place, amount in list(self._wants.items()):
+            if rights(*place) >= amount:
+                del self._wants[place]
+        asked = [
+            Want(shard, key, amount, self._own, self._hops) for (shard, key), amount in self._wants.items()
+        ]
+        asked += self._passed_on.values()
+        self._passed_on.clear()
+        return tuple(asked[:WANTS_MAX])
+
+    def grant(self, want: Want, rights: int, takers: int) -> int:
+        """How much to give; ``rights``: what this region has, ``takers``: what the taker has, seen here."""
+        if want.taker == self._own:
+            return 0
+        lacking = want.amount - takers
+        given = max(0, min(lacking, (rights + 1) // 2))
+        if given < lacking and want.hops > 1:
+            self._passed_on[want.taker, want.key] = msgspec.structs.replace(want, hops=want.hops - 1)
+        return given

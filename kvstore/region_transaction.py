@@ -1,0 +1,217 @@
+"""Batches and transactions of a region: as elsewhere, with counters, sets and bounded counters.
+
+What a debit needs is judged where its rights lie. A transaction that debits on one shard and changes
+something on others is general: the debit is judged when all locks are held, so all of it happens or nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from kvstore import cells, keys, values
+from kvstore.batch import Batch
+from kvstore.cells import Cell, Kind, Origin
+from kvstore.execution.clashes import cell_of, kind_of, refuse_kind, refuse_other
+from kvstore.execution.conflict_resolution import Node, resolve
+from kvstore.execution.escrow import refusal
+from kvstore.execution.execute import value_of
+from kvstore.execution.numbers import check_amount, check_number
+from kvstore.execution.operations import (
+    EFFECTS,
+    Add,
+    Credit,
+    Delete,
+    Effect,
+    Grant,
+    Operation,
+    Operations,
+    Put,
+    Reserve,
+    Spend,
+)
+from kvstore.keys import Key
+from kvstore.reconnaissance import LockedReads, Reconnaissance
+from kvstore.routing import Route, Routing
+from kvstore.transaction import Transaction, effect_size
+from kvstore.typed import (
+    Bounded,
+    BoundedWriter,
+    Counter,
+    CounterWriter,
+    RegionNames,
+    Set,
+    SetWriter,
+)
+from kvstore.types import ShardId, Slot, Timestamp
+
+ESCROW = (Credit, Spend, Grant)
+
+
+def _debits(operations: Iterable[Operation]) -> bool:
+    return any(type(operation) in (Spend, Grant) for operation in operations)
+
+
+def has_debit(transaction: Transaction) -> bool:
+    """Whether it may be refused for want of rights."""
+    return any(_debits(written.operations) for written in transaction.written.values())
+
+
+def judged(operations: Iterable[Operation]) -> tuple[Operation, ...]:
+    """Of what is written to one key, what a preliminary has to judge: a debit, and what it builds on."""
+    found = tuple(operation for operation in operations if type(operation) in ESCROW)
+    return found if _debits(found) else ()
+
+
+class RegionBatch(Batch):
+    """Writes to any keys, committed as one. A debit makes it general where it is not all on one shard."""
+
+    __slots__ = ("_kinds", "regions")
+
+    def __init__(
+        self,
+        routing: Routing,
+        read: Callable[[ShardId, bytes], bytes | None],
+        commit: Callable[[Batch], None],
+        idempotency_key: Key | None,
+        regions: RegionNames,
+    ) -> None:
+        super().__init__(routing, read, commit, idempotency_key)
+        self.regions = regions
+        self._kinds: dict[bytes, Kind | None] = {}
+        """What type the keys show that were looked at, and what this batch makes of them."""
+
+    def put(self, key: Key, value: object) -> None:
+        """Set the key. Raises ``TypeClash`` if it shows a counter or a set."""
+        self.write_typed(key, "register", Put(keys.encode(key), values.encode(value)))
+
+    def delete(self, key: Key) -> None:
+        """Remove the value or the set there."""
+        self.write_typed(key, "register", Delete(keys.encode(key)))
+
+    def add(self, key: Key, n: int | float = 1) -> None:
+        """Add to the counter. Raises ``TypeClash`` if the key shows something else."""
+        self.write_typed(key, "counter", Add(keys.encode(key), check_amount(n)))
+
+    def counter(self, key: Key) -> CounterWriter[RegionBatch]:
+        """The counter at this key, to be added to."""
+        return CounterWriter(self, key)
+
+    def set(self, key: Key) -> SetWriter[RegionBatch]:
+        """The set at this key, to be changed."""
+        return SetWriter(self, key)
+
+    def bounded(self, key: Key) -> BoundedWriter[RegionBatch]:
+        """The bounded counter at this key, to be changed."""
+        return BoundedWriter(self, key)
+
+    def write_typed(self, key: Key, kind: Kind, effect: Effect) -> None:
+        """Add an effect to the batch."""
+        encoded = effect.key
+        if encoded not in self._kinds:
+            self._kinds[encoded] = kind_of(value_of(self._read(self._routing.shard(key, encoded), encoded)))
+        refuse_kind(key, self._kinds[encoded], kind, deletes=type(effect) is Delete)
+        self._append(key, encoded, effect, effect_size(effect))
+        self._kinds[encoded] = None if type(effect) is Delete else kind
+
+    def first_half(self) -> Operations:
+        """What a preliminary locks and judges, where it is general."""
+        halves: Operations = {}
+        for shard, part in self.operations.items():
+            keys_of = dict.fromkeys(operation.key for operation in part if isinstance(operation, EFFECTS))
+            judged_here = [operation for operation in part if type(operation) in ESCROW]
+            halves[shard] = (*map(Reserve, keys_of), *judged_here)
+        return halves
+
+    @property
+    def route(self) -> Route:
+        """How it will run, or ran."""
+        if not any(map(_debits, self.operations.values())):
+            return super().route
+        shards = tuple(sorted(self.operations))
+        return Route("one-shard", shards, 1) if len(shards) == 1 else Route("general", shards, 2)
+
+
+class RegionTransaction(Transaction):
+    """A transaction of a region."""
+
+    def __init__(
+        self,
+        reads: Reconnaissance | LockedReads,
+        routing: Routing,
+        commit: Callable[[Transaction], Route] | None = None,
+        *,
+        regions: RegionNames,
+    ) -> None:
+        super().__init__(reads, routing, commit)
+        self.regions = regions
+
+    def put(self, key: Key, value: Any) -> None:
+        """Set the key. Raises ``TypeClash`` if it shows a counter or a set."""
+        self._check()
+        self.write_typed(key, "register", Put(keys.encode(key), values.encode(value)))
+
+    __setitem__ = put
+
+    def delete(self, key: Key) -> None:
+        """Remove the value or the set there; a missing one is fine."""
+        self._check()
+        self.write_typed(key, "register", Delete(keys.encode(key)))
+
+    def add(self, key: Key, n: int | float = 1) -> None:
+        """Add to the counter. Raises ``TypeClash`` if the key shows something else."""
+        self._check()
+        encoded, amount = keys.encode(key), check_amount(n)
+        check_number(key, _shown_number(self._shown(key, encoded)), n)
+        self.write_typed(key, "counter", Add(encoded, amount))
+
+    def counter(self, key: Key) -> Counter:
+        """The counter at this key."""
+        return Counter(self, key)
+
+    def set(self, key: Key) -> Set:
+        """The set at this key."""
+        return Set(self, key)
+
+    def bounded(self, key: Key) -> Bounded:
+        """The bounded counter at this key. A debit is judged against what this transaction sees, at once,
+        and again when it is committed."""
+        return Bounded(self, key)
+
+    def write_typed(self, key: Key, kind: Kind, effect: Effect) -> None:
+        """Write an effect over what is there."""
+        self._check()
+        encoded, written = effect.key, self.written.get(effect.key)
+        shown = self._shown(key, encoded)
+        refuse_other(key, shown, kind, deletes=type(effect) is Delete)
+        before = cell_of(shown)
+        if type(effect) is Spend or type(effect) is Grant:
+            short = refusal(before, effect, self.regions.own)
+            if short is not None:
+                raise self.regions.refusal(short)
+        after = resolve(before, effect, _unstamped(self.regions))
+        replaces = type(effect) in (Put, Delete)
+        value = cells.encode(after) if after.kind else None
+        self._write(key, effect, value, behind=None if replaces else written)
+
+    def _shown(self, key: Key, encoded: bytes) -> bytes | None:
+        written = self.written.get(encoded)
+        if written is not None:
+            return written.value
+        return value_of(self.reads.glimpse(self._routing.shard(key, encoded), encoded))
+
+    def read_typed(self, key: Key, kind: Kind) -> Cell:
+        """The record; from now on the transaction depends on it."""
+        payload = self._payload(key)
+        refuse_other(key, payload, kind)
+        return cell_of(payload)
+
+
+def _unstamped(regions: RegionNames) -> Node:
+    """A node that has no place yet, and sees all that is there."""
+    return Node(Origin(Timestamp(2**62), regions.own, Slot(0)), None)
+
+
+def _shown_number(payload: bytes | None) -> bytes | None:
+    """The number that a counter shows, encoded."""
+    return None if payload is None else values.encode(values.decode(payload))

@@ -4,12 +4,27 @@ from __future__ import annotations
 
 from kvstore.drivers.host import Host
 from kvstore.drivers.log_retention import LogRetention
+from kvstore.drivers.simulated_host import SimulatedHost
 from kvstore.eris import general
 from kvstore.eris.client import Client
 from kvstore.eris.executor import Executor
 from tests.simulation.mutants.planting import Change, mutant
 
 COMMITS = [
+    mutant(
+        "reply-before-commit",
+        "what a batch sends leaves the host when the batch begins, before its commit (A4)",
+        "crashes",
+        Change(
+            SimulatedHost,
+            "_begin_batch",
+            "self._batch = self._handle(host, items)",
+            "self._batch = self._handle(host, items)\n"
+            "        for send in self._batch:\n"
+            "            self.world.send(self.node, send.to, send.message)",
+        ),
+        Change(SimulatedHost, "_end_batch", "for send in sends:", "for send in ():"),
+    ),
     mutant(
         "waiting-not-saved",
         "a crash forgets what waits, and all locks",

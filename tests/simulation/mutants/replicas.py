@@ -60,6 +60,43 @@ NORMAL_CASE = [
 
 VIEW_CHANGES = [
     mutant(
+        "view-adopts",
+        "a follower takes the new learner's promises in the place of its own, instead of both",
+        "losses",
+        Change(
+            view_change,
+            "on_start_view",
+            "record.temp_drops |= message.temp_drops",
+            "record.temp_drops = set(message.temp_drops)",
+        ),
+        Change(
+            view_change,
+            "on_start_view",
+            "record.un_drops |= message.un_drops",
+            "record.un_drops = set(message.un_drops)",
+        ),
+    ),
+    mutant(
+        "view-adopts-longest",
+        "a new learner takes promises over with the log that it takes over, instead of all that were shown",
+        "losses",
+        Change(
+            view_change,
+            "_begin_if_possible",
+            "record.temp_drops |= message.temp_drops\n        record.un_drops |= message.un_drops\n        ",
+            "",
+        ),
+        Change(
+            view_change,
+            "_begin_if_possible",
+            "append_all(replica, longest.entries)",
+            "if longest.last > replica.last_slot:\n"
+            "        record.temp_drops = set(longest.temp_drops)\n"
+            "        record.un_drops = set(longest.un_drops)\n"
+            "    append_all(replica, longest.entries)",
+        ),
+    ),
+    mutant(
         "old-learner-goes-on",
         "a learner that joined another view goes on as a learner",
         "losses",

@@ -142,7 +142,8 @@ class Ledger:
     def _first_to_read(shadow: Shadow, after: ShardRecord, life: int) -> Slot:
         """Logs grow at their end, but for what was dropped, what an epoch begins with, and images."""
         before = shadow.record
-        if life != shadow.life or after.head[1] < before.head[1]:
+        is_other = before.diverged and not after.diverged  # an image, of which the drops may be known already
+        if life != shadow.life or after.head[1] < before.head[1] or is_other:
             return Slot(1)
         if after.last_normal_epoch == before.last_normal_epoch and after.perm_drops == before.perm_drops:
             return Slot(before.head[1] + 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.simulation.checkers.atomicity import Atomicity
 from tests.simulation.checkers.coordinator import FoundOrDropped
+from tests.simulation.checkers.dropped import Dropped
 from tests.simulation.checkers.durability import Durability
 from tests.simulation.checkers.epochs import EpochBoundaries
 from tests.simulation.checkers.kept_word import KeptWord
@@ -13,13 +14,16 @@ from tests.simulation.checkers.prefixes import PrefixAgreement
 from tests.simulation.checkers.promises import Promises
 from tests.simulation.checkers.quorums import Quorums
 from tests.simulation.checkers.truncation import Truncation
+from tests.simulation.checkers.view_quorums import ViewQuorums
 
 CHECKERS = [
     PrefixAgreement,
     Durability,
     Promises,
+    Dropped,
     KeptWord,
     Quorums,
+    ViewQuorums,
     FoundOrDropped,
     EpochBoundaries,
     Truncation,

@@ -35,7 +35,7 @@ class KeptWord(Checker):
 
     def changed(self, change: Changed) -> None:
         replica, record = change.replica, change.after
-        if record.diverged or record.rejoin:
+        if record.rejoin:
             for memory in (self._epochs, self._views, self._promises):
                 memory.pop(replica, None)
             return

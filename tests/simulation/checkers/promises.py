@@ -1,6 +1,7 @@
 """The promise rule: who promised away any name of a transaction works with it only if it was found, or if a
 quorum has it, with its learner, which then cannot promise it away any more (sections 6.3 and 6.6). And what
-is dropped was promised away by a majority of every shard, each in one view and with its learner."""
+is dropped was promised away by a majority of every shard, each in one view and with its learner. Such
+promises are known in every later view of the epoch (invariant I4 of the extended version)."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from collections import defaultdict
 
 from kvstore.drivers.simulated_host import SimulatedHost
 from kvstore.eris.effects import Send
-from kvstore.eris.messages import TempDroppedTransaction, TransactionDropped, TransactionFound
+from kvstore.eris.messages import StartView, TempDroppedTransaction, TransactionDropped, TransactionFound
 from kvstore.types import ShardId, TransactionId, ViewNumber
 from tests.simulation.ledger import Changed, Checker, Ledger, Replica, require
 
@@ -28,6 +29,16 @@ class Promises(Checker):
                 shard = ShardId(message.shard)
                 self._promised[Replica(host.number, shard)].add(message.id)
                 self._by_view[message.id, shard, message.view].add(host.number)
+            elif isinstance(message, StartView):
+                self._knows_promises(message)
+
+    def _knows_promises(self, start: StartView) -> None:
+        replicas = self.ledger.simulator.shape.replicas
+        for (name, shard, view), hosts in self._by_view.items():
+            if shard == start.shard and name.epoch == start.epoch and view < start.view:
+                counted = view % replicas in hosts and 2 * len(hosts) > replicas
+                known = not counted or name in start.temp_drops
+                require(known, f"view {start.view} of shard {shard} begins without the promises about {name}")
 
     def spoke(self, sends: list[Send]) -> None:
         for send in sends:

@@ -1,5 +1,5 @@
-"""Truncation: what was cut from a log is never needed again. Every participant has it, on the host that cut
-it or at a quorum; and it is never dropped (contracts A7)."""
+"""Truncation: what was cut from a log is never needed again. A quorum of the shard has it; every participant
+has it, on the host that cut it or at a quorum; and it is never dropped (contracts A7)."""
 
 from __future__ import annotations
 
@@ -16,6 +16,10 @@ class Truncation(Checker):
 
     def changed(self, change: Changed) -> None:
         replica, before, after, _ = change
+        kept_from, stable = after.head[0], after.stable
+        require(
+            kept_from <= stable + 1, f"{replica} cut its log before {kept_from}, of which {stable} is stable"
+        )
         shadow = self.ledger.shadows[replica]
         for slot in map(Slot, range(before.head[0], after.head[0])):
             stamped = shadow.log.pop(slot, None)

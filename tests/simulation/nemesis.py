@@ -368,6 +368,15 @@ PROFILES["all"] = list(FAULTS)
 FAULTS["lose stamps"] = Nemesis.lose_stamps
 PROFILES["losses"] = ["lose stamps"] * 5 + ["pause", "isolate", "one-way cut", "crash", "bad weather"]
 """For bugs in what is done about lost messages, and in views that begin meanwhile."""
+PROFILES["gaps"] = ["lose stamps"] * 5 + [
+    "crash sequencer",
+    "pause sequencer",
+    "crash coordinator",
+    "crash",
+    "pause",
+    "isolate",
+]
+"""For bugs in what becomes of lost messages when an epoch ends meanwhile."""
 
 
 def drawn(profile: str, chance: random.Random) -> list[str]:

@@ -14,6 +14,7 @@ MUTANTS = {
         lost_messages.AT_COORDINATORS,
         replicas.NORMAL_CASE,
         replicas.VIEW_CHANGES,
+        replicas.IMAGES,
         epochs.AT_REPLICAS,
         epochs.AT_COORDINATORS,
         epochs.AT_SEQUENCERS,

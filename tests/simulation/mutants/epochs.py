@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from kvstore.eris import epoch_change
+from kvstore.eris.coordinator_replication import RecordKeeper, ReplicatedCoordinator
 from kvstore.eris.failure_coordinator import FailureCoordinator
 from kvstore.eris.sequencer import Sequencer
+from kvstore.eris.shard_state import ShardTables
 from tests.simulation.mutants.planting import Change, mutant
 
 AT_REPLICAS = [
@@ -24,6 +26,29 @@ AT_REPLICAS = [
         "a new epoch forgets what clients were answered that live on",
         "roles",
         Change(epoch_change, "_begin", "if client < record.clients_from]:", "]:"),
+    ),
+    mutant(
+        "epoch-promise-not-durable",
+        "after EPOCH-CHANGE and a crash a replica goes on in the old epoch (E1)",
+        "losses",
+        Change(
+            ShardTables,
+            "save",
+            "encode_record(record)",
+            "encode_record(msgspec.structs.replace(record, epoch=record.last_normal_epoch))",
+        ),
+    ),
+    mutant(
+        "epoch-without-drops",
+        "a replica does not hear from START-EPOCH what was dropped",
+        "gaps",
+        Change(epoch_change, "on_start_epoch", "dropped_messages.drop(replica, message.dropped)", "pass"),
+    ),
+    mutant(
+        "epoch-keeps-held",
+        "what was held back in one epoch is taken in the next",
+        "gaps",
+        Change(epoch_change, "_forget_losses", "replica.held.clear()", "pass"),
     ),
 ]
 
@@ -45,6 +70,35 @@ AT_COORDINATORS = [
         "roles",
         Change(FailureCoordinator, "_latest_clock", "return max(chain(", "return 0 * max(chain("),
     ),
+    mutant(
+        "epoch-of-any-log",
+        "logs of replicas count that did not begin the last epoch",
+        "all",
+        Change(FailureCoordinator, "_start", " if ack.last_normal_epoch == self.record.last_started]", "]"),
+    ),
+    mutant(
+        "unsaved-spoken",
+        "a coordinator speaks before its record is saved (P1)",
+        "roles",
+        Change(
+            ReplicatedCoordinator,
+            "_hold_back",
+            "return self._save(leading)",
+            "self.unsaved[-1] = Unsaved(counter, [])\n        return [*self._save(leading), *effects]",
+        ),
+    ),
+    mutant(
+        "saved-by-minority",
+        "a record counts as saved when one host keeps it (P1)",
+        "roles",
+        Change(ReplicatedCoordinator, "_saved_by_majority", "self.hosts // 2 + 1", "1"),
+    ),
+    mutant(
+        "keeper-breaks-promise",
+        "a host that promised a later epoch still saves the record of an earlier one",
+        "roles",
+        Change(RecordKeeper, "_on_save", "if message.epoch < self.promised():", "if False:"),
+    ),
 ]
 
 AT_SEQUENCERS = [
@@ -53,5 +107,11 @@ AT_SEQUENCERS = [
         "the clock follows its machine's, wherever that goes (S2)",
         "roles",
         Change(Sequencer, "handle", "max(now, self.clock + 1, request.after + 1)", "now"),
+    ),
+    mutant(
+        "number-twice",
+        "now and then a number is given a second time (S1)",
+        "calm",
+        Change(Sequencer, "handle", "assigned[shard] + 1)", "assigned[shard] + (clock // 1000 % 97 != 0))"),
     ),
 ]

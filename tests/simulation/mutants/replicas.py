@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from kvstore.eris import synchronization, view_change
+from kvstore.eris import state_transfer, synchronization, view_change
+from kvstore.eris.client_window import ClientWindow
 from kvstore.eris.replica import Replica
 from kvstore.eris.shard_state import ShardTables
 from tests.simulation.mutants.planting import Change, mutant
@@ -56,6 +57,12 @@ NORMAL_CASE = [
         "crashes",
         Change(ShardTables, "save", SAVE, "encode_record(msgspec.structs.replace(record, windows={}))"),
     ),
+    mutant(
+        "tombstone-forgotten",
+        "how a general transaction ended is not remembered",
+        "network",
+        Change(ClientWindow, "conclude", "if not self._is_answered(preliminary):", "if False:"),
+    ),
 ]
 
 VIEW_CHANGES = [
@@ -103,5 +110,66 @@ VIEW_CHANGES = [
         Change(
             view_change, "join", "replica.status = Status.VIEW_CHANGE\n    replica.is_learner = False", "pass"
         ),
+    ),
+    mutant(
+        "view-by-minority",
+        "a view begins with the log of its learner alone",
+        "losses",
+        Change(
+            view_change,
+            "_begin_if_possible",
+            "if 2 * (len(replica.view_changes) + 1) <= replica.replicas:",
+            "if False:",
+        ),
+        Change(
+            view_change,
+            "_begin_if_possible",
+            "lambda message: message.last)",
+            "lambda message: message.last, default=None)",
+        ),
+        Change(view_change, "_begin_if_possible", "longest.entries", "longest.entries if longest else ()"),
+        Change(
+            view_change,
+            "_begin",
+            "replica.view_changes.values())",
+            "replica.view_changes.values()) if replica.view_changes else replica.record.stable",
+        ),
+    ),
+    mutant(
+        "view-forgets-promises",
+        "VIEW-CHANGE does not show the promises",
+        "losses",
+        Change(view_change, "_show", "frozenset(record.temp_drops)", "frozenset()"),
+    ),
+    mutant(
+        "view-not-durable",
+        "which view was joined is forgotten in a crash",
+        "losses",
+        Change(
+            ShardTables,
+            "save",
+            SAVE,
+            "encode_record(msgspec.structs.replace(record, view=record.normal_view))",
+        ),
+    ),
+    mutant(
+        "view-goes-back",
+        "a view begins though a later one was joined (V1)",
+        "losses",
+        Change(
+            view_change,
+            "on_start_view",
+            "if message.view < record.view or began:",
+            "if message.view < record.normal_view or began:",
+        ),
+    ),
+]
+
+IMAGES = [
+    mutant(
+        "image-forgets-promises",
+        "who gets an image forgets what it promised (I1)",
+        "losses",
+        Change(state_transfer, "_carry_over", "record.temp_drops |= own.temp_drops", "pass"),
     ),
 ]

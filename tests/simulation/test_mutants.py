@@ -21,6 +21,8 @@ QUICK = [
     "vote-not-validated",
     "locks-not-waited-for",
     "waiting-not-saved",
+    "view-adopts",
+    "reply-before-commit",
 ]
 QUICK_SEEDS = 10
 IS_LONG = os.environ.get("KVSTORE_MUTANTS") == "all"

@@ -18,6 +18,7 @@ SEEDS = int(os.environ.get("KVSTORE_SEEDS", "12"))
 
 FOUND = [
     (4, "disks"),
+    (5, "gaps"),
     (7, "swarm"),
     (11, "swarm"),
     (15, "network"),

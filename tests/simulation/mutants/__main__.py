@@ -1,7 +1,7 @@
 """``python -m tests.simulation.mutants --seeds N --jobs J --only NAME``: is every planted bug caught?
 
 Prints a line for each bug: its name, after how many seeds it was caught, and what saw it. If one is not
-caught the exit code is 1. With ``--table``, what docs/testing.md shows of it.
+caught the exit code is 1.
 """
 
 from __future__ import annotations

@@ -111,6 +111,12 @@ EXECUTION = [
         Change(Replica, "execute", "type(operations[0]) in (Check, CheckRange)", "False"),
     ),
     mutant(
+        "copies-not-waited-for",
+        "the slot of a copy counts as resolved before all its pieces are here",
+        "gaps",
+        Change(Executor, "_pass_over", "if len(stamped.stamp.numbers) > 1:", "if False:"),
+    ),
+    mutant(
         "piece-by-piece",
         "a part of a transaction is executed before the others are here (H1)",
         "network",

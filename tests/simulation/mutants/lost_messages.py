@@ -52,6 +52,18 @@ AT_REPLICAS = [
         Change(dropped_messages, "drop", "replica.log.replace(slot, None)", "pass"),
     ),
     mutant(
+        "drop-of-own-name",
+        "a drop counts for the name of the own shard only (M2)",
+        "losses",
+        Change(dropped_messages, "drain", "elif stamped.stamp.matches(record.perm_drops):", "elif False:"),
+        Change(
+            dropped_messages,
+            "drop",
+            "if stamped.stamp.matches(fresh)]",
+            "if (record.epoch, replica.address.shard, slot - record.base) in fresh]",
+        ),
+    ),
+    mutant(
         "sync-without-drops",
         "a follower does not hear from SYNC-COMMIT what was dropped, and executes it",
         "losses",

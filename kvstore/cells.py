@@ -18,7 +18,7 @@ INVARIANTS
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -28,6 +28,8 @@ from kvstore.types import RegionId, Slot, Timestamp
 CELL_EXTENSION = 2
 """The msgpack extension type of a record."""
 
+K = TypeVar("K", RegionId, bytes)
+V = TypeVar("V")
 Kind = Literal["bounded", "counter", "set", "register"]
 
 
@@ -94,8 +96,22 @@ _decode = msgspec.msgpack.Decoder(Cell).decode
 
 
 def encode(cell: Cell) -> bytes:
-    """The record as an encoded value."""
+    """The record as an encoded value; equal records have equal bytes, in whatever order they came to be."""
+    if len(cell.counter) > 1 or len(cell.members) > 1 or cell.escrow is not None:
+        cell = Cell(cell.register, _sorted(cell.counter), _sorted(cell.members), _sorted_escrow(cell.escrow))
     return _encode(msgspec.msgpack.Ext(CELL_EXTENSION, _encode(cell)))
+
+
+def _sorted_escrow(escrow: Escrow | None) -> Escrow | None:
+    if escrow is None:
+        return None
+    credits = {giver: _sorted(escrow.credits[giver]) for giver in sorted(escrow.credits)}
+    grants = {giver: _sorted(escrow.grants[giver]) for giver in sorted(escrow.grants)}
+    return Escrow(escrow.last, credits, grants, _sorted(escrow.spent))
+
+
+def _sorted(mapping: dict[K, V]) -> dict[K, V]:
+    return dict(sorted(mapping.items())) if len(mapping) > 1 else mapping
 
 
 def decode(payload: bytes) -> Cell:

@@ -109,7 +109,7 @@ class RegionLog:
             shipped = self._view.table(table_name(piece.shard, SHIPPED)).get(effects_key(piece.slot))
             if shipped is not None:
                 found[piece.shard] = decode_effects(shipped)
-            elif request.half is None and not (piece.is_noted and not piece.changes):
+            elif request.half is None:
                 found[piece.shard] = effects_of(request.operations[piece.shard])
         return found
 
@@ -219,12 +219,15 @@ def _segment_in(stamped: Stamped, shard: ShardId, region: RegionId, key: bytes) 
 
 
 def _append(items: list[Item], item: Item) -> None:
-    """Add it; a skip behind another goes on with that one."""
-    if items and type(item) is Skip and type(previous := items[-1]) is Skip:
-        edges = dict(previous.edges)
-        for shard, slot in item.edges.items():
-            edges[shard] = max(slot, edges.get(shard, slot))
-        items[-1] = Skip(item.last, edges)
+    """Add it; a skip goes on with the one before it, unless that would have to wait for more than it did:
+    what stands between may be waited for itself."""
+    previous = items[-1] if items else None
+    if (
+        type(item) is Skip
+        and type(previous) is Skip
+        and all(previous.edges.get(shard, 0) >= slot for shard, slot in item.edges.items())
+    ):
+        items[-1] = Skip(item.last, previous.edges)
     else:
         items.append(item)
 

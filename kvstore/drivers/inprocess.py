@@ -53,10 +53,13 @@ from kvstore.types import ClientId, RequestId, ShardId, Timestamp
 class Cluster:
     """One epoch of one store. ``process`` is called by one thread at a time."""
 
-    def __init__(self, opened: Opened, expire: Callable[[], None]) -> None:
+    def __init__(
+        self, opened: Opened, expire: Callable[[], None], now: Callable[[], int] = time.time_ns
+    ) -> None:
         """``expire`` is called from another thread when ``end_leases`` has something to do."""
         manifest, epoch = opened.found.manifest, opened.record.epoch
         self.opened = opened
+        self._now = now
         self.learner: Host = opened.learner
         self.replicas = manifest.replicas
         self.failure: BaseException | None = None
@@ -245,7 +248,7 @@ class Cluster:
                 answers.append(effect)
                 continue
             assert type(effect.message) is Request
-            for send in self.sequencer.handle(effect.message, Timestamp(time.time_ns())):
+            for send in self.sequencer.handle(effect.message, Timestamp(self._now())):
                 assert type(send) is Send
                 assert type(send.to) is GroupAddress
                 assert type(send.message) is Stamped

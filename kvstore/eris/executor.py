@@ -127,7 +127,7 @@ class Executor:
     def _pass_over(self, replica: Replica, slot: Slot, stamped: Stamped) -> None:
         """A copy has no effects. But its slot is resolved only when all its pieces are here: until then
         another participant may need to get it from this one."""
-        replica.log.note_effects(slot, {})
+        replica.note_nothing(slot)
         clock = stamped.stamp.clock
         if len(stamped.stamp.numbers) > 1:
             slots = self._copies.setdefault(clock, {})

@@ -36,12 +36,11 @@ RECORD_BYTES_GUESS = 16 << 10
 
 
 class Piece(NamedTuple):
-    """What a transaction changed on one shard. ``is_noted``: whether that stands beside the log."""
+    """What a transaction changed on one shard."""
 
     shard: ShardId
     slot: Slot
     changes: Changes
-    is_noted: bool
 
 
 class Committed(NamedTuple):
@@ -228,7 +227,7 @@ class _ShardTail:
             changes = {}  # what it wrote stands in the slot of its preliminary (contracts A1)
         else:
             changes = plain_effects(request.operations[self.shard])
-        return Piece(self.shard, slot, changes, kept is not None)
+        return Piece(self.shard, slot, changes)
 
     def _kept_effects(self, slot: Slot) -> bytes | None:
         """The record beside this slot. Slots are asked for in order, so one scan passes over many."""

@@ -377,6 +377,12 @@ class Replica:
         self._expire(operations)
         return played.outcome
 
+    def note_nothing(self, slot: Slot) -> None:
+        """What stands in this slot changes nothing, whatever its operations are."""
+        self.log.note_effects(slot, {})
+        if self.regional is not None:
+            self.note_shipped(slot, ())
+
     def note_shipped(self, slot: Slot, effects: tuple[operations.Effect, ...]) -> None:
         """Keep what goes to other regions of a slot, because its operations do not tell."""
         self.tables.shipped.put(effects_key(slot), encode_effects(effects))

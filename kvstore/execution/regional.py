@@ -16,7 +16,7 @@ INVARIANTS
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import msgspec
@@ -58,7 +58,7 @@ class Played(NamedTuple):
     """What came of a part.
 
     ``changes``: None where they are those of plain operations (contracts A7). ``effects``: None where the
-    operations themselves tell them, or nothing changed.
+    operations themselves tell them.
     """
 
     outcome: Outcome
@@ -87,14 +87,14 @@ class Regional:
             return Played(DONE, self._import(operations[0].segments, slot))
         changed = first_changed(operations, self._state)
         if changed is not None:
-            return Played(Outcome(refused=True, results=(changed,)), {})
+            return Played(Outcome(refused=True, results=(changed,)), {}, ())
         staged = Staged(self._state, self._hidden)
         node = Node(Origin(time, self.region, slot), None)
         results: list[bytes | bool] = []
         for operation in operations:
             refused = self._refused(operation, staged, slot)
             if refused is not None:
-                return Played(refused, {})
+                return Played(refused, {}, ())
             effect = effect_of(operation)
             if effect is not None:
                 if type(effect) is Delete and effect.report:
@@ -131,12 +131,15 @@ class Regional:
     # -- what comes from others ----------------------------------------------------------------
 
     def _import(self, segments: tuple[Segment, ...], slot: Slot) -> Changes:
+        """Carry out the pieces by their times, so that none comes before what it has seen (contracts D8)."""
+        arrived = [found for segment in segments for found in self._copy(segment, slot)]
         staged = Staged(self._state, self._hidden)
-        for segment in segments:
-            self._copy(segment, slot, staged)
+        for node, effects in sorted(arrived, key=lambda found: found[0].origin):
+            for effect in effects:
+                staged.resolve(effect, node)
         return staged.write(slot)
 
-    def _copy(self, segment: Segment, slot: Slot, staged: Staged) -> None:
+    def _copy(self, segment: Segment, slot: Slot) -> Iterator[tuple[Node, tuple[Effect, ...]]]:
         """What is here already is skipped; what is next is carried out; nothing may be missing between."""
         region, last = segment.region, copied(self._chains, segment.region)
         if segment.last <= last:
@@ -147,11 +150,10 @@ class Regional:
             if item.last <= last:
                 continue
             if type(item) is Marker:
-                seen.update({other: max(slot, seen.get(other, slot)) for other, slot in item.chains.items()})
+                newer = {other: max(end, seen.get(other, end)) for other, end in item.chains.items()}
+                seen = {**seen, **newer}
             elif type(item) is Piece:
-                node = Node(Origin(item.time, region, item.last), seen)
-                for effect in item.effects:
-                    staged.resolve(effect, node)
+                yield Node(Origin(item.time, region, item.last), seen), item.effects
         self._chains.put(_seen_key(region), _encode(seen))
         self._chains.put(copy_key(region, segment.last), slot.to_bytes(8, "big"))
 

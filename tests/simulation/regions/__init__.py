@@ -1,0 +1,1 @@
+"""Regions in the simulator: what their clients do, what goes wrong, and the judges."""

@@ -146,7 +146,6 @@ def check_rights(region: SimulatedRegion) -> None:
             raise Violation(f"{region.name}: {key!r} is overdrawn: {escrow}")
 
 
-def play(seed: int, profile: str = "regions", transactions: int = TRANSACTIONS) -> Result:
+def play(seed: int, transactions: int = TRANSACTIONS) -> Result:
     """Run one seed."""
-    assert profile == "regions", profile
     return Run(seed, transactions).play()

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks import transactions
+from benchmarks import regions, transactions
 from benchmarks.measuring import Results, measure
 from benchmarks.workloads import COMPARISONS, FULL, QUICK, VALUE_BYTES, Scale, workloads
 
@@ -27,14 +27,15 @@ def main() -> None:
         results = measure(Path(folder), scale, _report)
         amounts = transactions.QUICK if options.quick else transactions.FULL
         of_transactions = transactions.lines(Path(folder), amounts, _report)
+        of_regions = regions.lines(Path(folder), regions.QUICK if options.quick else regions.FULL, _report)
     _report("")
     for line in [*machine().values(), "", *table(results, scale), "", *comparisons(results)]:
         print(line)
     print()
-    for line in aligned(of_transactions):
+    for line in [*aligned(of_transactions), "", *aligned(of_regions)]:
         print(line)
     if options.json:
-        found = as_json(results, scale) | {"transactions": of_transactions}
+        found = as_json(results, scale) | {"transactions": of_transactions, "regions": of_regions}
         options.json.write_text(json.dumps(found, indent=1) + "\n")
 
 

@@ -57,7 +57,7 @@ class TestALongQueue:
         popped: list[int] = []
 
         def work() -> None:
-            take = db.transaction(timeout=None)(pop)
+            take = db.transaction(max_retries=1_000, timeout=None)(pop)
             popped.extend(take(reverse) for _ in range(10))
 
         run_all([work] * 6)

@@ -73,6 +73,8 @@ class Exchange:
         self.heard: set[str] = set()
         self.failure: Error | None = None
         """Why nothing is imported any more."""
+        self._is_old = False
+        """Whether others hold more of the own chains than is here."""
         self._lock = threading.RLock()
         self._inbox: SimpleQueue[tuple[str, bytes] | None] = SimpleQueue()
         self._importable = threading.Event()
@@ -140,6 +142,10 @@ class Exchange:
             ahead = held / 1e9 - now
             problem = f"its clock is {ahead:.1f} s ahead: what it wrote since is held back until then"
         return Staleness(self.shipping.behind(region), max(0.0, now - since), problem)
+
+    def has_heard_all(self) -> bool:
+        """Whether every neighbour has said who it is."""
+        return self.heard >= self._links.keys()
 
     def pull_soon(self) -> None:
         """Ask all neighbours at once."""
@@ -214,14 +220,14 @@ class Exchange:
             if isinstance(message, Pull):  # so that it hears why
                 self._send_all({peer}, Shipment(self.identity, {}, {}, {}))
         elif isinstance(message, Pull):
-            self._answer(peer, message)
+            self._on_pull(peer, message)
         else:
             self._on_shipment(peer, message)
+        self.heard.add(peer)
 
     def _is_known(self, peer: str, other: Identity) -> bool:
         """Whether a neighbour is who it should be, of the same world and shape."""
         own = self.identity
-        self.heard.add(peer)
         if other.format != own.format:
             problem: Error = WrongFormat(f"{peer} speaks format {other.format}, not {own.format}", path=peer)
         elif other.region != peer:
@@ -246,7 +252,9 @@ class Exchange:
             _log.warning("%s: %s", self.identity.region, problem)
         self.problems[peer] = problem
 
-    def _answer(self, peer: str, pull: Pull) -> None:
+    def _on_pull(self, peer: str, pull: Pull) -> None:
+        if not self._has_own(pull.received):
+            return
         with self._store.readers.viewing() as view:
             log = self.log(view)
             with self._lock:
@@ -262,7 +270,7 @@ class Exchange:
         return waiting < WAITING_MAX
 
     def _on_shipment(self, peer: str, shipment: Shipment) -> None:
-        if not self._has_own(shipment):
+        if not self._has_own(shipment.ends):
             return
         with self._lock:
             has_more = self.shipping.take(shipment)
@@ -273,16 +281,17 @@ class Exchange:
             else:
                 self._more.add(peer)
 
-    def _has_own(self, shipment: Shipment) -> bool:
+    def _has_own(self, others: Vector) -> bool:
         """Whether all that others hold of this region's own chains is here: else it was opened from an old
-        copy, and would write over what has left it (contracts D2)."""
-        theirs = shipment.ends.get(self.own)
-        if theirs is None:
-            return True
+        copy, and writes over what has left it. Then nothing more leaves it (contracts D2)."""
+        theirs = others.get(self.own)
+        if theirs is None or self._is_old:
+            return not self._is_old
         with self._store.readers.viewing() as view:
             own = executed(view, self.identity.shards)
         if all(mine >= other for mine, other in zip(own, theirs, strict=True)):
             return True
+        self._is_old = True
         self.failure = self.lost_tail(self.identity.region)
         _log.error("%s", self.failure)
         return False

@@ -45,14 +45,17 @@ def refuse_lost_tails(exchanges: Mapping[str, Exchange]) -> None:
 
 
 def shake_hands(exchange: Exchange, seconds: float) -> None:
-    """Wait until every neighbour was heard of, or the time is over. Raises what is wrong with one."""
+    """Wait until every neighbour was heard of, or the time is over. Raises what is wrong with one, and
+    ``Corrupt`` where one holds more of this region than it does itself (contracts D2)."""
     deadline = time.monotonic() + seconds
-    while len(exchange.heard) < len(exchange.identity.names) - 1 and time.monotonic() < deadline:
-        if exchange.problems:
+    while not exchange.has_heard_all() and time.monotonic() < deadline:
+        if exchange.problems or exchange.failure:
             break
         time.sleep(0.001)
     for problem in exchange.problems.values():
         raise problem
+    if exchange.failure is not None:
+        raise exchange.failure
 
 
 def settle(exchanges: Mapping[str, Exchange], network: Network, timeout: float) -> None:

@@ -1,0 +1,208 @@
+"""Neighbours that are not who they should be, and regions that are older than what others hold of them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+import kvstore
+from kvstore import geo
+from kvstore.fuzzylog.messages import Identity, Pull, Shipment, decode, encode
+from kvstore.region_database import Region
+from tests.support.pipe_link import PipeLink
+
+PATIENCE_S = 60.0
+SHARDS = 4
+
+
+def wait_for(what: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not what():
+        assert time.monotonic() < deadline, "it does not come"
+        time.sleep(0.01)
+
+
+class Neighbour:
+    """A link to one that answers every pull, and says of itself what it is told to."""
+
+    def __init__(self, name: str, **claims: Any) -> None:
+        self._claims = {"region": name, **claims}
+        self._deliver: Callable[[bytes], None]
+
+    def start(self, deliver: Callable[[bytes], None]) -> None:
+        self._deliver = deliver
+
+    def send(self, message: bytes) -> None:
+        pull = decode(message)
+        if isinstance(pull, Pull):
+            identity = msgspec.structs.replace(pull.identity, **self._claims)
+            self._deliver(self.answer(identity))
+
+    def answer(self, identity: Identity) -> bytes:
+        return encode(Shipment(identity, {}, {}, {}))
+
+    def close(self) -> None:
+        pass
+
+
+class Stranger(Neighbour):
+    """One whose messages are of another shape."""
+
+    def answer(self, identity: Identity) -> bytes:
+        return encode([2, {"format": 2}, "something else"])
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="link") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(geo, "HANDSHAKE_S", PATIENCE_S)
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize(
+    ("neighbour", "error"),
+    [
+        (Neighbour("us", shards=SHARDS + 1), kvstore.WrongShape),
+        (Neighbour("us", placement=2), kvstore.WrongShape),
+        (Neighbour("us", names=("eu", "moon", "us")), kvstore.WrongShape),
+        (Neighbour("us", format=2), kvstore.WrongFormat),
+        (Stranger("us"), kvstore.WrongFormat),
+        (Neighbour("eu"), kvstore.DuplicateRegion),
+    ],
+)
+def test_a_neighbour_that_does_not_fit_is_refused(
+    tmp_path: Path, neighbour: Neighbour, error: type[kvstore.Error]
+) -> None:
+    with pytest.raises(error):
+        kvstore.open_region(tmp_path / "eu", region="eu", peers={"us": neighbour}, shards=SHARDS)
+
+    with kvstore.open_region(
+        tmp_path / "eu", region="eu", peers={"us": Neighbour("us")}, shards=SHARDS
+    ) as eu:
+        eu.put("k", 1)
+        assert eu.get("k") == 1
+
+
+def test_two_processes_whose_shards_differ_both_hear_of_it(
+    tmp_path: Path, short: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(geo, "HANDSHAKE_S", 0.0)
+    with open_over(tmp_path, short, "eu") as eu:
+        monkeypatch.setattr(geo, "HANDSHAKE_S", PATIENCE_S)
+        with pytest.raises(kvstore.WrongShape):
+            open_over(tmp_path, short, "us", shards=SHARDS + 1)
+        wait_for(lambda: "shards=5" in eu.staleness()["us"].problem)
+        eu.put("k", 1)
+        with open_over(tmp_path / "other", short, "us") as us:
+            wait_for(lambda: us.get("k") == 1)
+            wait_for(lambda: eu.staleness()["us"].problem == "")
+
+
+def open_over(folder: Path, sockets: Path, name: str, shards: int | None = SHARDS) -> Region:
+    peer = "us" if name == "eu" else "eu"
+    folder.mkdir(exist_ok=True)
+    link = PipeLink(sockets / "link", listens=name == "eu")
+    return kvstore.open_region(folder / name, region=name, peers={peer: link}, shards=shards)
+
+
+class Noisy(PipeLink):
+    """Sends noise before each message, and halves of messages."""
+
+    def send(self, message: bytes) -> None:
+        for noise in (b"", b"\xc1", os.urandom(50), message[: len(message) // 2], message + b"\x00"):
+            super().send(noise)
+        super().send(message)
+
+
+@pytest.mark.usefixtures("patient")
+def test_garbage_harms_nothing(tmp_path: Path, short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(geo, "HANDSHAKE_S", 0.0)
+    with open_over(tmp_path, short, "eu") as eu:
+        noisy = Noisy(short / "link", listens=False)
+        with kvstore.open_region(tmp_path / "us", region="us", peers={"eu": noisy}, shards=SHARDS) as us:
+            for number in range(50):
+                eu.put(("eu", number), number)
+                us.put(("us", number), number)
+            wait_for(lambda: us.get(("eu", 49)) == 49 and eu.get(("us", 49)) == 49)
+            assert eu.exchange.failure is None
+            assert us.exchange.failure is None
+            assert list(eu.log.sync()) == list(us.log.sync())
+            assert eu.verify()["ok"]
+
+
+class TestOldCopies:
+    """What was written behind a copy had left the region; when the copy is put back, others hold more."""
+
+    def test_of_a_region_of_a_world(self, tmp_path: Path) -> None:
+        world, names = tmp_path / "world", ["ap", "eu", "us"]
+        self._write(world, names, "before")
+        shutil.copytree(world / "eu", tmp_path / "copy")
+        self._write(world, names, "behind")
+        shutil.rmtree(world / "eu")
+        shutil.copytree(tmp_path / "copy", world / "eu")
+
+        with pytest.raises(kvstore.Corrupt, match="more of eu"):
+            kvstore.Geo(world, regions=names)
+        with pytest.raises(kvstore.Corrupt, match="more of eu"):
+            kvstore.Geo(world, regions=names)
+
+    @staticmethod
+    def _write(path: Path, names: list[str], what: str) -> None:
+        with kvstore.Geo(path, regions=names) as world:
+            world["eu"].put(what, 1)
+            world.settle(PATIENCE_S)
+
+    @pytest.fixture
+    def put_back(self, tmp_path: Path, short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """eu and us have met twice, and eu is as it was the first time."""
+        monkeypatch.setattr(geo, "HANDSHAKE_S", 0.0)
+        for what in ("before", "behind"):
+            with open_over(tmp_path, short, "eu") as eu, open_over(tmp_path, short, "us") as us:
+                for number in range(10):
+                    eu.put((what, number), 1)
+                wait_for(lambda us=us, what=what: us.get((what, 9)) == 1)  # type: ignore[misc]  # bound
+            if what == "before":
+                shutil.copytree(tmp_path / "eu", tmp_path / "copy")
+        shutil.rmtree(tmp_path / "eu")
+        shutil.copytree(tmp_path / "copy", tmp_path / "eu")
+
+    @pytest.mark.usefixtures("put_back")
+    def test_of_a_region_whose_neighbour_answers(
+        self, tmp_path: Path, short: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with open_over(tmp_path, short, "us") as us:
+            monkeypatch.setattr(geo, "HANDSHAKE_S", PATIENCE_S)
+            with pytest.raises(kvstore.Corrupt, match="more of eu"):
+                open_over(tmp_path, short, "eu")
+
+            assert us.exchange.failure is None
+            assert us.get(("behind", 9)) == 1
+
+    @pytest.mark.usefixtures("put_back")
+    def test_of_a_region_whose_neighbour_comes_later(self, tmp_path: Path, short: Path) -> None:
+        with open_over(tmp_path, short, "eu") as eu:
+            eu.put("alone", 1)
+            with open_over(tmp_path, short, "us") as us:
+                wait_for(lambda: "older than it was" in eu.staleness()["us"].problem)
+                for number in range(30):
+                    eu.put(("over", number), 1)
+                time.sleep(1)  # pulls that find nothing
+                held = {node.id for node in us.log.sync() if node.region == "eu"}
+                shown = [key for key in us.scan() if key[0][0] == "over"]
+
+            assert len(held) == 20
+            assert shown == []
+            assert us.exchange.failure is None

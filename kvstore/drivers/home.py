@@ -127,6 +127,10 @@ class FolderHome:
             raise NotAStore(message, path=self.path, hint="give the path of a new or empty folder")
         return True
 
+    def is_made(self) -> bool:
+        """Whether there is a store whose creation came to its end."""
+        return bool(self.numbers()) and not (self._folder / CREATING_MARK).exists()
+
     def begin_creation(self) -> None:
         mark = self._folder / CREATING_MARK
         mark.touch()

@@ -23,10 +23,11 @@ def homes_of(path: AnyPath, names: tuple[str, ...]) -> dict[str, Home]:
 
 
 def world_of(homes: Mapping[str, Home], names: tuple[str, ...]) -> str:
-    """What the world is called, by those of its regions that exist; a new name where none does."""
+    """What the world is called, by those of its regions that exist; a new name where none does. One whose
+    creation was cut short does not: opening it begins again."""
     worlds = set()
     for home in homes.values():
-        if isinstance(home, FolderHome) and os.path.isdir(home.path) and home.numbers():
+        if isinstance(home, FolderHome) and home.is_made():
             found = find_manifest(home).region
             if found is None or found.names != names:
                 others = None if found is None else found.names

@@ -192,8 +192,8 @@ def open_region(
 
     Raises:
         DuplicateRegion: two regions have one name; ``WrongShape``, ``WrongFormat``: a neighbour that answers
-        has other shards, or speaks another format; ``Corrupt``: it holds more of this region than is here. One
-        that does not answer is waited for in the background; what is wrong with it, ``staleness`` says.
+        has other shards, or speaks another format; ``Corrupt``: it holds more of this region than is here.
+        One that does not answer is waited for in the background; what is wrong with it, ``staleness`` says.
     """
     names = check_names([region, *peers] if regions is None else regions)
     if not {region, *peers} <= set(names):

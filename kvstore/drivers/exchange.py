@@ -84,6 +84,11 @@ class Exchange:
         self._closed = False
         self._told: Vector = {}
         self._more: set[str] = set()
+        self._news: set[str] = set()
+        self._pulls: dict[str, Pull] = {}
+        """By neighbour, its last pull that is not answered yet."""
+        self._asked: dict[str, float] = {}
+        """By neighbour, when it was asked what it has not answered yet."""
         self._next_pull = 0.0
         self._opened = time.time()
         self._threads: list[threading.Thread] = []
@@ -171,14 +176,37 @@ class Exchange:
             except Empty:
                 received = None
             try:
-                if received is not None:
-                    self._take(*received)
+                for message in (received, *self._also_here()):
+                    if message is not None:
+                        self._take(*message)
+                self._answer_pulls()
+                self._pull_news()
                 self._tell()
                 if time.monotonic() >= self._next_pull:
                     self._pull_from(self._links)
             except Error as error:
                 if not self._closed:  # a store that is being closed, or failed, ships nothing
                     self.failure = self.failure or error
+
+    def _also_here(self) -> list[tuple[str, bytes] | None]:
+        return [self._inbox.get_nowait() for _ in range(self._inbox.qsize())]  # nobody else takes any
+
+    def _answer_pulls(self) -> None:
+        """One answer for all pulls of a neighbour that have come: it pulls on while answers take long."""
+        pulls, self._pulls = self._pulls, {}
+        for peer, pull in pulls.items():
+            self._answer(peer, pull)
+
+    def _pull_news(self) -> None:
+        """Pull from those that have news, but while an answer is under way only when that has come."""
+        recently = time.monotonic() - PULL_EVERY_S
+        ready = {peer for peer in self._news if self._asked.get(peer, 0.0) < recently}
+        if ready:
+            self._news -= ready
+            if self._may_pull():
+                self._pull_from(ready)
+            else:
+                self._more |= ready
 
     def _tell(self) -> None:
         """Say that there is news, if something was committed that others may lack."""
@@ -199,6 +227,7 @@ class Exchange:
         with self._lock:
             pull = self.shipping.pull(end)
         pull = msgspec.structs.replace(pull, wants=self.rebalancing.wants(self._rights))
+        self._asked.update(dict.fromkeys(peers, time.monotonic()))
         self._send_all(peers, pull)
 
     def _send_all(self, peers: Mapping[str, Link] | set[str], message: Message) -> None:
@@ -213,8 +242,7 @@ class Exchange:
             self._refuse(peer, WrongFormat(f"{peer} sent what is no message: {error}", path=peer))
             return
         if isinstance(message, News):
-            if self._may_pull():
-                self._pull_from({peer})
+            self._news.add(peer)
             return
         if not self._is_known(peer, message.identity):
             if isinstance(message, Pull):  # so that it hears why
@@ -255,14 +283,21 @@ class Exchange:
     def _on_pull(self, peer: str, pull: Pull) -> None:
         if not self._has_own(pull.received):
             return
-        with self._store.readers.viewing() as view:
-            log = self.log(view)
-            with self._lock:
-                shipment = self.shipping.answer(pull, log, Timestamp(time.time_ns()))
-        self._send_all({peer}, shipment)
         if pull.wants:
             self._wanted.put(pull.wants)
             self._importable.set()
+        self._pulls[peer] = pull
+
+    def _answer(self, peer: str, pull: Pull) -> None:
+        now = Timestamp(time.time_ns())
+        with self._store.readers.viewing() as view:
+            log = self.log(view)
+            with self._lock:
+                answer = self.shipping.begin(pull, log.ends(), now)
+            read = answer.read(log)  # imports go on meanwhile
+        with self._lock:
+            shipment = self.shipping.finish(answer, read)
+        self._send_all({peer}, shipment)
 
     def _may_pull(self) -> bool:
         with self._lock:
@@ -270,6 +305,7 @@ class Exchange:
         return waiting < WAITING_MAX
 
     def _on_shipment(self, peer: str, shipment: Shipment) -> None:
+        self._asked.pop(peer, None)
         if not self._has_own(shipment.ends):
             return
         with self._lock:

@@ -10,8 +10,8 @@ INVARIANTS
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple, Protocol
 
 from kvstore.execution.operations import Segment
 from kvstore.fuzzylog.importing import Importer, dominates, lacking
@@ -30,6 +30,21 @@ class Copies(Protocol):
 
     def read(self, region: RegionId, after: tuple[Slot, ...], size: int) -> Iterable[tuple[ShardId, Segment]]:
         """What of a region's chains comes behind these slots: whole nodes, about so many bytes."""
+
+
+class Answer(NamedTuple):
+    """An answer that is being made: between its beginning and its end the disk is read, which takes long."""
+
+    ends: Vector
+    on_disk: Vector
+    fresh: dict[RegionId, Timestamp]
+    after: Vector
+    """By region, behind what the neighbour lacks it."""
+
+    def read(self, copies: Copies) -> dict[RegionId, dict[ShardId, Segment]]:
+        return {
+            region: dict(copies.read(region, slots, SHIPMENT_BYTES)) for region, slots in self.after.items()
+        }
 
 
 class Shipping:
@@ -53,21 +68,28 @@ class Shipping:
         applied = self.importer.applied()
         return Pull(self.identity, {**received, self.own: own_end}, {**applied, self.own: own_end})
 
-    def answer(self, pull: Pull, copies: Copies, now: Timestamp) -> Shipment:
-        """What the neighbour lacks and is here; ``now``: physical time."""
-        ends = {**copies.ends(), **self.importer.applied()}
-        on_disk = copies.ends()
+    def begin(self, pull: Pull, on_disk: Vector, now: Timestamp) -> Answer:
+        """What the neighbour lacks and is here; ``now``: physical time, of what is on disk or earlier."""
         asker = RegionId(self.identity.names.index(pull.identity.region))
         self.published[asker] = pull.applied
+        ends = {**on_disk, **self.importer.applied()}
+        nothing = (Slot(0),) * self.identity.shards
+        after = {
+            region: pull.received.get(region, nothing)
+            for region, _ in lacking(pull.received, ends)
+            if region != asker
+        }
+        return Answer(ends, on_disk, {**self.fresh, self.own: now}, after)
+
+    def finish(self, answer: Answer, read: Mapping[RegionId, dict[ShardId, Segment]]) -> Shipment:
+        """``read``: by region, what of it was read from disk."""
         chains: dict[ShardId, list[Segment]] = {}
-        for region, _ in lacking(pull.received, ends):
-            if region != asker:
-                after = pull.received.get(region, (Slot(0),) * self.identity.shards)
-                parts = dict(copies.read(region, after, SHIPMENT_BYTES))
-                for shard, segment in self._with_noted(region, parts, after, on_disk[region]).items():
-                    chains.setdefault(shard, []).append(segment)
+        for region, parts in read.items():
+            noted = self._with_noted(region, parts, answer.after[region], answer.on_disk[region])
+            for shard, segment in noted.items():
+                chains.setdefault(shard, []).append(segment)
         shipped = {shard: tuple(segments) for shard, segments in chains.items()}
-        return Shipment(self.identity, shipped, ends, {**self.fresh, self.own: now})
+        return Shipment(self.identity, shipped, answer.ends, answer.fresh)
 
     def _with_noted(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from kvstore import keys, values
 from kvstore.errors import Finished, LimitExceeded, TypeClash
@@ -137,7 +137,7 @@ class Batch:
         self._finished = True
         return {shard: tuple(operations) for shard, operations in self.operations.items()}
 
-    def __enter__(self) -> Batch:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

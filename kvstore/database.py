@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from types import TracebackType
-from typing import Any, overload
+from typing import Any, Self, overload
 
 from kvstore import keys, values
 from kvstore.attempts import Attempts, Task
@@ -485,7 +485,7 @@ class Database:
         """
         self._store.close()
 
-    def __enter__(self) -> Database:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -124,7 +124,11 @@ def append(db: Region, say: Say) -> None:
 
 def say_to(path: str) -> Say:
     file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    return lambda *facts: os.write(file, json.dumps(facts).encode() + b"\n") and None
+
+    def say(*facts: object) -> None:
+        os.write(file, json.dumps(facts).encode() + b"\n")
+
+    return say
 
 
 def work(regions: list[Region], say: Say) -> None:

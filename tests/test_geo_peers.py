@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -141,6 +142,42 @@ def test_garbage_harms_nothing(tmp_path: Path, short: Path, monkeypatch: pytest.
             assert us.exchange.failure is None
             assert list(eu.log.sync()) == list(us.log.sync())
             assert eu.verify()["ok"]
+
+
+class Impatient(Neighbour):
+    """Pulls a hundred times while the first answer is under way."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.answers: list[Shipment] = []
+        self.is_answered = threading.Event()
+
+    def send(self, message: bytes) -> None:
+        received = decode(message)
+        if isinstance(received, Pull) and not self.is_answered.is_set():
+            self.pull(received)
+        elif isinstance(received, Shipment):
+            if not self.answers:
+                for _ in range(100):
+                    self._deliver(self.again)
+            self.answers.append(received)
+            if len(self.answers) == 2:
+                self.is_answered.set()
+
+    def pull(self, theirs: Pull) -> None:
+        identity = msgspec.structs.replace(theirs.identity, region="us")
+        self.again = encode(Pull(identity, {}, {}))
+        self._deliver(self.again)
+
+
+@pytest.mark.usefixtures("patient")
+def test_pulls_that_came_while_one_was_answered_are_answered_together(tmp_path: Path) -> None:
+    impatient = Impatient("us")
+    with kvstore.open_region(tmp_path / "eu", region="eu", peers={"us": impatient}, shards=SHARDS):
+        assert impatient.is_answered.wait(PATIENCE_S)
+        time.sleep(0.1)  # others would come
+
+    assert len(impatient.answers) < 10
 
 
 class TestOldCopies:

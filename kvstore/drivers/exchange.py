@@ -183,7 +183,7 @@ class Exchange:
                 self._pull_news()
                 self._tell()
                 if time.monotonic() >= self._next_pull:
-                    self._pull_from(self._links)
+                    self._pull_from(self._links)  # also while much waits: for what may come so
             except Error as error:
                 if not self._closed:  # a store that is being closed, or failed, ships nothing
                     self.failure = self.failure or error

@@ -158,7 +158,9 @@ class SimulatedRegion:
         """Handle what came from another region."""
         match message:
             case Pull():
-                shipment = self.shipping.answer(message, self.log(), Timestamp(self.clock()))
+                log = self.log()
+                answer = self.shipping.begin(message, log.ends(), Timestamp(self.clock()))
+                shipment = self.shipping.finish(answer, answer.read(log))
                 self.world.send(self, message.identity.region, shipment)
             case Shipment():
                 self.shipping.take(message)

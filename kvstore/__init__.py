@@ -1,10 +1,11 @@
 """An embedded, sharded, transactional key-value store: ``kvstore.open("my.db")``."""
 
 import logging
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from kvstore.batch import Batch, Commit
 from kvstore.database import Database
-from kvstore.drivers.exchange import Staleness
 from kvstore.errors import (
     Abort,
     AlreadyOpen,
@@ -54,16 +55,19 @@ from kvstore.errors import (
 from kvstore.execution.part import Part
 from kvstore.execution.procedures import procedure
 from kvstore.functions import transactional
-from kvstore.fuzzy_log import Log, Node, NodeId, Playback
-from kvstore.geo import Geo, open_region
 from kvstore.keys import Key
 from kvstore.opening import open
 from kvstore.ports import Link
-from kvstore.region_database import LostWrite, Region
 from kvstore.routing import Route
 from kvstore.snapshot import Snapshot
 from kvstore.transaction import Savepoint, Transaction
 from kvstore.watch import Change, Watch
+
+if TYPE_CHECKING:
+    from kvstore.drivers.exchange import Staleness
+    from kvstore.fuzzy_log import Log, Node, NodeId, Playback
+    from kvstore.geo import Geo, open_region
+    from kvstore.region_database import LostWrite, Region
 
 __version__ = "0.1.0"
 
@@ -139,3 +143,22 @@ __all__ = [
 ]
 
 logging.getLogger("kvstore").addHandler(logging.NullHandler())
+
+_OF_REGIONS = {
+    "Geo": "geo",
+    "Log": "fuzzy_log",
+    "LostWrite": "region_database",
+    "Node": "fuzzy_log",
+    "NodeId": "fuzzy_log",
+    "Playback": "fuzzy_log",
+    "Region": "region_database",
+    "Staleness": "drivers.exchange",
+    "open_region": "geo",
+}
+"""Loaded with the first use: a script that opens one store does not wait for what regions need."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _OF_REGIONS:
+        raise AttributeError(f"module 'kvstore' has no attribute {name!r}")
+    return getattr(import_module(f"kvstore.{_OF_REGIONS[name]}"), name)

@@ -56,18 +56,26 @@ class Region(Database):
 
     # -- writing -----------------------------------------------------------------------------
 
-    def put(self, key: Key, value: Any, **options: Any) -> None:
+    def put(
+        self,
+        key: Key,
+        value: Any,
+        *,
+        if_absent: bool = False,
+        if_version: int | None = None,
+        idempotency_key: Key | None = None,
+    ) -> None:
         """Set the key; see ``Database.put``. Raises ``TypeClash`` where it shows a counter or a set."""
         refuse_other(key, self._shown(key), "register")
-        super().put(key, value, **options)
+        super().put(key, value, if_absent=if_absent, if_version=if_version, idempotency_key=idempotency_key)
 
     def __setitem__(self, key: Key, value: Any) -> None:
         self.put(key, value)
 
-    def delete(self, key: Key, **options: Any) -> None:
+    def delete(self, key: Key, *, idempotency_key: Key | None = None) -> None:
         """Remove the value or the set at the key; a missing one is fine."""
         refuse_other(key, self._shown(key), "register", deletes=True)
-        super().delete(key, **options)
+        super().delete(key, idempotency_key=idempotency_key)
 
     def __delitem__(self, key: Key) -> None:
         refuse_other(key, self._shown(key), "register", deletes=True)

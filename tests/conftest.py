@@ -25,7 +25,12 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not options.keyword
     is_first = "PYTEST_XDIST_WORKER" not in os.environ  # a worker runs nothing but what it is given
     if whole and is_first and not options.usepdb and getattr(options, "numprocesses", 0) is None:
-        options.numprocesses, options.dist = len(os.sched_getaffinity(0)), "worksteal"
+        options.numprocesses, options.dist = _cores(), "worksteal"
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,17 @@ from kvstore.drivers.group_commit import Pending
 from kvstore.drivers.store import WritingStore
 from kvstore.eris.log_tail import executed
 from kvstore.eris.shard_state import REGISTERS, table_name
-from kvstore.errors import Corrupt, DiskFull, DuplicateRegion, Error, WrongFormat, WrongShape
+from kvstore.errors import (
+    Corrupt,
+    DiskFull,
+    DuplicateRegion,
+    Error,
+    Failed,
+    LimitExceeded,
+    RetryLater,
+    WrongFormat,
+    WrongShape,
+)
 from kvstore.execution import clashes, escrow
 from kvstore.execution.execute import value_of
 from kvstore.execution.operations import Grant, Operations
@@ -39,7 +49,7 @@ NEWS_EVERY_S = 0.002
 """Commits are told of together, so often at most."""
 WAITING_MAX = 4096
 """Items that wait to be imported; while there are more, nothing more is pulled."""
-DISK_FULL_S = 0.5
+TRY_AGAIN_S = 0.5
 
 _log = logging.getLogger("kvstore")
 
@@ -184,9 +194,8 @@ class Exchange:
                 self._tell()
                 if time.monotonic() >= self._next_pull:
                     self._pull_from(self._links)  # also while much waits: for what may come so
-            except Error as error:
-                if not self._closed:  # a store that is being closed, or failed, ships nothing
-                    self.failure = self.failure or error
+            except Exception as error:
+                self._after(error)
 
     def _also_here(self) -> list[tuple[str, bytes] | None]:
         return [self._inbox.get_nowait() for _ in range(self._inbox.qsize())]  # nobody else takes any
@@ -367,13 +376,21 @@ class Exchange:
                     if self._more and self._may_pull():
                         more, self._more = self._more, set()
                         self._pull_from(more)
-            except DiskFull as error:
-                _log.warning("%s: imports wait: %s", self.identity.region, error)
-                time.sleep(DISK_FULL_S)
-            except Error as error:
-                if not self._closed:
-                    self.failure = error
-                    _log.warning("%s: nothing is imported any more: %s", self.identity.region, error)
+            except Exception as error:
+                self._after(error)
+
+    def _after(self, error: Exception) -> None:
+        """What may pass is tried again; anything else ends it, and is told by ``staleness`` and ``settle``. A
+        store that is being closed raises, too, and nobody needs to know."""
+        if self._closed:
+            return
+        name = self.identity.region
+        if isinstance(error, DiskFull | RetryLater | LimitExceeded):
+            _log.warning("%s waits: %s", name, error)
+            time.sleep(TRY_AGAIN_S)
+        elif self.failure is None:
+            self.failure = error if isinstance(error, Error) else Failed(f"{name} ships no more: {error!r}")
+            _log.error("%s imports no more: %s", name, self.failure)
 
     def _import_one(self) -> bool:
         with self._lock:

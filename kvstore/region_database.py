@@ -23,7 +23,7 @@ from kvstore.execution.execute import VERSION_BYTES, value_of
 from kvstore.execution.operations import Add, Effect, Operations
 from kvstore.fuzzy_log import Log
 from kvstore.keys import Key
-from kvstore.region_transaction import RegionBatch
+from kvstore.region_transaction import RegionBatch, RegionTransaction
 from kvstore.snapshot import Snapshot
 from kvstore.transaction import effect_size
 from kvstore.typed import Bounded, Counter, RegionNames, Set
@@ -153,6 +153,12 @@ class Region(Database):
     def _ask_for(self, short: Unaffordable) -> None:
         """Have the neighbours grant the rights that were lacking."""
         self.exchange.want(self._routing.shard_of_encoded(short.key), short.key, short.amount)
+
+    def begin(self) -> RegionTransaction:
+        """A transaction that ends with its ``commit`` or ``rollback``, or with its ``with`` block."""
+        transaction = super().begin()
+        assert isinstance(transaction, RegionTransaction)
+        return transaction
 
     def _attempts_of(self, store: WritingStore) -> Attempts:
         store.readers.check()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
 from kvstore import keys, values
 from kvstore.errors import Finished, LimitExceeded, NotFound, UsageError
@@ -302,7 +302,7 @@ class Transaction:
         if self._state != "open":
             raise Finished(f"this transaction was {self._state}")
 
-    def __enter__(self) -> Transaction:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -132,9 +132,9 @@ class Exchange:
     # -- what others ask -----------------------------------------------------------------------
 
     def applied(self) -> Vector:
-        """How far each chain is applied here, the own ones included."""
+        """How far each chain is applied here, the own ones included, on disk or not."""
         with self._store.readers.viewing() as view:
-            end = tuple(self.log(view).end)
+            end = tuple(executed(view, self.identity.shards))
         with self._lock:
             return {**self.shipping.importer.applied(), self.own: end}
 

@@ -31,6 +31,7 @@ from kvstore.execution.operations import (
     EFFECTS,
     REFUSED,
     Add,
+    Credit,
     Delete,
     Effect,
     Grant,
@@ -121,7 +122,7 @@ class Regional:
         staged = Staged(self._state, self._hidden)
         node = Node(Origin(Timestamp(0), self.region, Slot(0)), None)
         for operation in operations:
-            if type(operation) is Spend or type(operation) is Grant:
+            if isinstance(operation, Credit | Spend | Grant):
                 refused = self._refused(operation, staged, Slot(0))
                 if refused is not None:
                     return refused

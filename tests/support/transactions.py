@@ -14,6 +14,14 @@ PATIENCE_S = 60.0
 """A thread that has not ended by then hangs."""
 
 
+def wait_until(is_so: Callable[[], bool]) -> None:
+    """Wait for something that another thread brings about."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not is_so():
+        assert time.monotonic() < deadline, "it does not come"
+        time.sleep(0.002)
+
+
 def key_on(db: Database, shard: int, name: str) -> str:
     """The first of the keys "name 0", "name 1", ... that this shard owns."""
     names = (f"{name} {number}" for number in itertools.count())

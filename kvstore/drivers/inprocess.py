@@ -54,12 +54,12 @@ class Cluster:
     """One epoch of one store. ``process`` is called by one thread at a time."""
 
     def __init__(
-        self, opened: Opened, expire: Callable[[], None], now: Callable[[], int] = time.time_ns
+        self, opened: Opened, expire: Callable[[], None], now: Callable[[], int] | None = None
     ) -> None:
         """``expire`` is called from another thread when ``end_leases`` has something to do."""
         manifest, epoch = opened.found.manifest, opened.record.epoch
         self.opened = opened
-        self._now = now
+        self._now = now or _machine_time
         self.learner: Host = opened.learner
         self.replicas = manifest.replicas
         self.failure: BaseException | None = None
@@ -478,6 +478,10 @@ class Cluster:
             self.learner.touch_all()
             self.learner.finish()
             self.learner.commit()
+
+
+def _machine_time() -> int:
+    return time.time_ns()  # looked up at each call, as a test may set the clock
 
 
 def _refused(group: list[Pending], error: Exception) -> list[Pending]:

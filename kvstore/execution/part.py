@@ -15,7 +15,7 @@ from typing import Any
 
 from kvstore import keys, values
 from kvstore.errors import Finished, KeyNotDeclared, LimitExceeded, NotFound
-from kvstore.execution.clashes import refuse_register
+from kvstore.execution.clashes import refuse_kind, refuse_other, refuse_register
 from kvstore.execution.execute import VERSION_BYTES, Effects
 from kvstore.execution.numbers import check_amount, check_number
 from kvstore.execution.operations import Add, Call, Delete, Put
@@ -128,6 +128,7 @@ class Part:
         """Set the key, where it belongs."""
         encoded, payload = self._declared(key), values.encode(value)
         if self._is_here(encoded):
+            self._refuse_clash(key, encoded, deletes=False)
             self._stage(encoded, payload)
 
     __setitem__ = put
@@ -136,6 +137,7 @@ class Part:
         """Remove the key, where it belongs; a missing one is fine."""
         encoded = self._declared(key)
         if self._is_here(encoded):
+            self._refuse_clash(key, encoded, deletes=True)
             self._stage(encoded, None)
 
     def __delitem__(self, key: Key) -> None:
@@ -160,6 +162,13 @@ class Part:
             self._added[encoded] = check_number(key, sum_before, n)
         self._stage(encoded, total)
         return values.decode(total)
+
+    def _refuse_clash(self, key: Key, encoded: bytes, *, deletes: bool) -> None:
+        """In a region: raise ``TypeClash`` for a write to what shows another type than a register."""
+        if self._counts and encoded in self._added:
+            refuse_kind(key, "counter", "register")
+        elif self._counts:
+            refuse_other(key, self._payload(encoded), "register", deletes=deletes)
 
     def _stage(self, encoded: bytes, payload: bytes | None) -> None:
         self._open()

@@ -116,6 +116,7 @@ class Append(msgspec.Struct, frozen=True, array_like=True, tag=14, gc=False):
 Effect: TypeAlias = Put | Delete | Add | SetAdd | SetRemove | Credit | Spend | Grant
 """What changes something, wherever it is carried out, once it was decided that it does."""
 EFFECTS = (Put, Delete, Add, SetAdd, SetRemove, Credit, Spend, Grant)
+ESCROW = (Credit, Spend, Grant)
 
 
 class Skip(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):

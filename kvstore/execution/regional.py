@@ -29,9 +29,9 @@ from kvstore.execution.execute import VERSION_BYTES, cell_version, plain_effects
 from kvstore.execution.operations import (
     DONE,
     EFFECTS,
+    ESCROW,
     REFUSED,
     Add,
-    Credit,
     Delete,
     Effect,
     Grant,
@@ -122,7 +122,7 @@ class Regional:
         staged = Staged(self._state, self._hidden)
         node = Node(Origin(Timestamp(0), self.region, Slot(0)), None)
         for operation in operations:
-            if isinstance(operation, Credit | Spend | Grant):
+            if isinstance(operation, ESCROW):
                 refused = self._refused(operation, staged, Slot(0))
                 if refused is not None:
                     return refused

@@ -18,6 +18,7 @@ INVARIANTS
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -136,10 +137,25 @@ def balance(escrow: Escrow) -> int:
 
 def total(counter: dict[RegionId, Tally]) -> int | float:
     """What a counter comes to: the regions' sums, in the order of the regions: so all agree on floats."""
+    sums = [values.decode(counter[region].total) for region in sorted(counter)]
     result: int | float = 0
-    for region in sorted(counter):
-        result += values.decode(counter[region].total)
-    return result
+    try:
+        for one in sums:
+            result += one
+    except OverflowError:
+        return _rounded(sums)
+    return result if type(result) is int or math.isfinite(result) else _rounded(sums)
+
+
+def _rounded(numbers: list[int | float]) -> float:
+    """Their sum where the way to it is too large for a float; infinite where the sum is as well."""
+    from fractions import Fraction  # it is slow to import, and hardly ever needed
+
+    exact = sum(map(Fraction, numbers))
+    try:
+        return float(exact)
+    except OverflowError:
+        return math.inf if exact > 0 else -math.inf
 
 
 def shown(cell: Cell) -> Any:

@@ -25,6 +25,8 @@ PAYLOAD_BYTES_MAX = 16 << 20
 """The largest payload, as the largest value."""
 READ_AHEAD = 256
 """Nodes that are read at one moment of the store."""
+SLOT_MAX = 2**62
+"""No frontier is further on."""
 RESOLVED_S = 30.0
 """``sync`` waits so long at most for what was executed before it and waits for locks."""
 
@@ -133,7 +135,8 @@ class Log:
                 for color, slot in chain.items()
             }
             valid = all(
-                0 <= shard < self._shards and type(slot) is int for (_, shard), slot in frontier.items()
+                0 <= shard < self._shards and type(slot) is int and 0 <= slot <= SLOT_MAX
+                for (_, shard), slot in frontier.items()
             )
         except (TypeError, KeyError, ValueError, AttributeError) as error:
             raise ForeignSnapshot(f"not a frontier of this log: {since!r}") from error

@@ -12,16 +12,30 @@ from heapq import merge
 from itertools import groupby
 from typing import NamedTuple
 
+import msgspec
+
 from kvstore.eris.log import effects_key, read_body
 from kvstore.eris.log_tail import Committed, before, clock_of, committed_after, executed, log_record
 from kvstore.eris.messages import Conclusory, Preliminary, Stamped
 from kvstore.eris.shard_state import CHAINS, SHIPPED, table_name
-from kvstore.execution.operations import Append, Effect, Import, Item, Marker, Piece, Segment, Skip
+from kvstore.execution.operations import (
+    Append,
+    Effect,
+    Import,
+    Item,
+    Marker,
+    Operations,
+    Piece,
+    Segment,
+    Skip,
+)
 from kvstore.execution.regional import copied, copy_key, decode_effects, effects_of
 from kvstore.fuzzylog.messages import Vector
-from kvstore.fuzzylog.playback import Chain, Frontier, Played, play
+from kvstore.fuzzylog.playback import Chain, Frontier, Played, effects_on, play
 from kvstore.ports import View
 from kvstore.types import RegionId, ShardId, Slot, Timestamp
+
+Place = tuple[ShardId, Slot]
 
 ROWS_MAX = 64
 """Imports of a chain that are looked up at once."""
@@ -145,7 +159,8 @@ class RegionLog:
         while rows := table.scan(start, stop, limit=ROWS_MAX):
             for key, slot in rows:
                 stamped = self._stamped(shard, Slot(int.from_bytes(slot, "big")))
-                yield Imported(stamped.stamp.clock, shard, _segment_in(stamped, shard, region, key))
+                segment = _segment_in(stamped, shard, region, key)
+                yield Imported(stamped.stamp.clock, shard, segment, stamped.request.operations)
             start = rows[-1][0] + b"\x00"
 
     def _stamped(self, shard: ShardId, slot: Slot) -> Stamped:
@@ -168,11 +183,19 @@ class RegionLog:
 
     def _pieces(self, region: RegionId, shard: ShardId, after: Slot) -> Iterator[Piece]:
         for found in self._imports_of(region, shard, after):
+            payloads: dict[Place, bytes] | None = None
             for item in found.segment.items:
-                if item.last > after:
-                    after = item.last
-                    if type(item) is Piece:
-                        yield item
+                if item.last <= after:
+                    continue
+                after = item.last
+                if type(item) is not Piece:
+                    continue
+                if not item.places or min(item.places) == shard:
+                    yield item
+                    continue
+                payloads = _payloads(found.brought, region) if payloads is None else payloads
+                lowest = min(item.places)
+                yield msgspec.structs.replace(item, payload=payloads.get((lowest, item.places[lowest])))
 
     def _own_nodes(
         self, colors: frozenset[ShardId], read: frozenset[ShardId], since: Frontier
@@ -184,7 +207,7 @@ class RegionLog:
             participants = committed.stamped.stamp.numbers.keys()
             if not pieces or colors.isdisjoint(participants) or pieces.keys() < participants & read:
                 continue
-            effects = tuple(effect for piece in committed.pieces for effect in pieces[piece.shard].effects)
+            effects = effects_on(colors, pieces)
             places = {shard: piece.last for shard, piece in pieces.items()}
             yield Played(self._own, committed.time, places, payload_of(committed.stamped), effects)
 
@@ -206,6 +229,22 @@ class Imported(NamedTuple):
     time: Timestamp
     shard: ShardId
     segment: Segment
+    brought: Operations
+    """All that the import brought, on every shard."""
+
+
+def _payloads(brought: Operations, region: RegionId) -> dict[Place, bytes]:
+    """The payloads of a region's nodes, by the lowest of their places: they are shipped on that one only, and
+    an import brings whole nodes."""
+    return {
+        (shard, item.last): item.payload
+        for shard, part in brought.items()
+        if part and type(part[0]) is Import
+        for segment in part[0].segments
+        if segment.region == region
+        for item in segment.items
+        if type(item) is Piece and item.payload is not None
+    }
 
 
 def _segment_in(stamped: Stamped, shard: ShardId, region: RegionId, key: bytes) -> Segment:

@@ -29,7 +29,7 @@ class Entry(NamedTuple):
 
 
 class Played(NamedTuple):
-    """A node. ``places``: its slot on each of its colors. ``effects``: on those that were read."""
+    """A node. ``places``: its slot on each of its colors. ``effects``: on those that are played."""
 
     region: RegionId
     time: Timestamp
@@ -53,8 +53,12 @@ def play(chains: Mapping[Chain, Iterable[Piece]], colors: frozenset[ShardId]) ->
             places = {shard: piece.last for shard, piece in pieces.items()}
         if pieces.keys() >= places.keys() & read and not colors.isdisjoint(places):
             payload = next((piece.payload for piece in pieces.values() if piece.payload is not None), None)
-            effects = tuple(effect for shard in sorted(pieces) for effect in pieces[shard].effects)
-            yield Played(region, time, dict(places), payload, effects)
+            yield Played(region, time, dict(places), payload, effects_on(colors, pieces))
+
+
+def effects_on(colors: frozenset[ShardId], pieces: Mapping[ShardId, Piece]) -> tuple[Effect, ...]:
+    """What a node did on the colors that are played, the same in every region."""
+    return tuple(effect for shard in sorted(colors & pieces.keys()) for effect in pieces[shard].effects)
 
 
 def _entries(chain: Chain, pieces: Iterable[Piece]) -> Iterator[Entry]:

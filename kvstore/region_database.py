@@ -23,7 +23,7 @@ from kvstore.execution.execute import VERSION_BYTES, value_of
 from kvstore.execution.operations import Add, Effect, Operations
 from kvstore.fuzzy_log import Log
 from kvstore.keys import Key
-from kvstore.region_transaction import RegionBatch, RegionTransaction
+from kvstore.region_transaction import RegionBatch, RegionTransaction, check_sum
 from kvstore.snapshot import Snapshot
 from kvstore.transaction import effect_size
 from kvstore.typed import Bounded, Counter, RegionNames, Set
@@ -109,7 +109,10 @@ class Region(Database):
 
     def write_typed(self, key: Key, kind: Kind, effect: Effect) -> Any:
         """Carry out one effect; for the views of keys."""
-        refuse_other(key, self._shown(key), kind)
+        shown = self._shown(key)
+        refuse_other(key, shown, kind)
+        if type(effect) is Add:
+            check_sum(key, shown, effect)
         shard = self._routing.shard(key, effect.key)
         operations: Operations = {shard: (effect,)}
         answer = self._run(operations, len(effect.key) + effect_size(effect), None)
@@ -218,7 +221,8 @@ def _lost(cell: Cell) -> Iterator[tuple[Origin, Any]]:
     kind = cell.kind
     shown = cell.register[-1:] if kind in (None, "register") else ()
     for write in cell.register:
-        if write not in shown:
+        is_shown = write in shown or (write.value is None and write == cell.register[-1])
+        if not is_shown:  # of a removal that was not taken back nothing is hidden
             yield write.origin, None if write.value is None else values.decode(write.value)
     if cell.members and kind != "set":
         last = max(tag for tags in cell.members.values() for tag in tags)

@@ -19,8 +19,8 @@ from kvstore.execution.execute import value_of
 from kvstore.execution.numbers import check_amount, check_number
 from kvstore.execution.operations import (
     EFFECTS,
+    ESCROW,
     Add,
-    Credit,
     Delete,
     Effect,
     Grant,
@@ -33,7 +33,7 @@ from kvstore.execution.operations import (
 from kvstore.keys import Key
 from kvstore.reconnaissance import LockedReads, Reconnaissance
 from kvstore.routing import Route, Routing
-from kvstore.transaction import Transaction, effect_size
+from kvstore.transaction import Transaction, Written, effect_size
 from kvstore.typed import (
     Bounded,
     BoundedWriter,
@@ -44,8 +44,6 @@ from kvstore.typed import (
     SetWriter,
 )
 from kvstore.types import ShardId, Slot, Timestamp
-
-ESCROW = (Credit, Spend, Grant)
 
 
 def _debits(operations: Iterable[Operation]) -> bool:
@@ -190,9 +188,8 @@ class RegionTransaction(Transaction):
             if short is not None:
                 raise self.regions.refusal(short)
         after = resolve(before, effect, _unstamped(self.regions))
-        replaces = type(effect) in (Put, Delete)
         value = cells.encode(after) if after.kind else None
-        self._write(key, effect, value, behind=None if replaces else written)
+        self._write(key, effect, value, behind=_behind(written, effect))
 
     def _shown(self, key: Key, encoded: bytes) -> bytes | None:
         written = self.written.get(encoded)
@@ -207,9 +204,26 @@ class RegionTransaction(Transaction):
         return cell_of(payload)
 
 
+def _behind(written: Written | None, effect: Effect) -> Written | None:
+    """What stays of what was written to the key before: a removal takes its place, a put that of a put. But
+    a set that was removed before a put is not removed by the put."""
+    if written is None or type(effect) is Delete:
+        return None
+    *kept, last = written.operations
+    if type(effect) is not Put or type(last) is not Put:
+        return written
+    size = written.size - effect_size(last)
+    return written._replace(operations=tuple(kept), size=size) if kept else None
+
+
 def _unstamped(regions: RegionNames) -> Node:
     """A node that has no place yet, and sees all that is there."""
     return Node(Origin(Timestamp(2**62), regions.own, Slot(0)), None)
+
+
+def check_sum(key: Key, payload: bytes | None, effect: Add) -> None:
+    """Raise ``LimitExceeded`` where a counter would come to what cannot be stored."""
+    check_number(key, _shown_number(payload), values.decode(effect.amount))
 
 
 def _shown_number(payload: bytes | None) -> bytes | None:

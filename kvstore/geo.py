@@ -18,8 +18,8 @@ from kvstore.drivers.settling import refuse_lost_tails, settle, shake_hands
 from kvstore.drivers.store import AnyPath, Store, WritingStore, home_at, open_store
 from kvstore.drivers.worlds import homes_of, world_of
 from kvstore.errors import (
+    Closed,
     DuplicateRegion,
-    Finished,
     LimitExceeded,
     UnknownRegion,
     UsageError,
@@ -140,11 +140,11 @@ class Geo:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise Finished("this world was closed", hint="open it again")
+            raise Closed("this world was closed")
 
     def _check(self, region: str) -> None:
         self._check_open()
-        if region not in self._regions:
+        if region not in self._names:
             known = ", ".join(self._names)
             raise UnknownRegion(f"there is no region {region!r}; there are {known}", region=region)
 
@@ -224,9 +224,12 @@ def check_names(regions: Iterable[str]) -> tuple[str, ...]:
     """The names, sorted. Raises ``UsageError``, ``DuplicateRegion``."""
     if isinstance(regions, str | bytes):
         raise UsageError(f"regions is a list of names, not {regions!r}")
-    names = list(regions)
+    try:
+        names: list[Any] = list(regions)
+    except TypeError as error:
+        raise UsageError(f"regions is a list of names, not {regions!r}") from error
     for name in names:
-        if not NAME.fullmatch(str(name)):
+        if not isinstance(name, str) or not NAME.fullmatch(name):
             raise UsageError(f"a region's name has letters, digits, - and _, at most 64, not {name!r}")
         if names.count(name) > 1:
             raise DuplicateRegion(f"two regions are called {name!r}", region=name)

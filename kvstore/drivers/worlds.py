@@ -9,16 +9,20 @@ from collections.abc import Mapping
 from kvstore.drivers.finding import find_manifest
 from kvstore.drivers.home import FolderHome, Home, MemoryHome
 from kvstore.drivers.store import AnyPath, home_at
-from kvstore.errors import NoParent, WrongShape
+from kvstore.errors import NoParent, NotAStore, WrongShape
 
 
 def homes_of(path: AnyPath, names: tuple[str, ...]) -> dict[str, Home]:
     first = home_at(path)
-    if isinstance(first, MemoryHome):
+    if not isinstance(first, FolderHome):
         return {name: MemoryHome() for name in names}
     if not os.path.isdir(os.path.dirname(first.path)):
         raise NoParent(f"{os.path.dirname(first.path)} does not exist", path=first.path)
+    if os.path.exists(first.path) and not os.path.isdir(first.path):
+        raise NotAStore(f"{first.path} is not a folder", path=first.path)
     os.makedirs(first.path, exist_ok=True)
+    if first.numbers():
+        raise NotAStore(f"{first.path} holds a store that stands alone, not a world", path=first.path)
     return {name: FolderHome(os.path.join(first.path, name)) for name in names}
 
 

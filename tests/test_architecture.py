@@ -68,7 +68,7 @@ VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 UNSAFE_MODULES = {"pickle", "cPickle", "cloudpickle", "dill", "marshal", "shelve"}
 """Reading any of these from a file runs what the file says."""
 
-IMPORT_CPU_SECONDS_MAX = 0.15
+IMPORT_CPU_SECONDS_MAX = 0.3
 NOT_AT_IMPORT = {"asyncio", "click", "http", "prompt_toolkit", "socketserver", "ssl"}
 """Servers, prompts and their like: a script that opens a store waits for none of them."""
 

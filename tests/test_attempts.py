@@ -353,7 +353,7 @@ class TestLockedRuns:
         assert db.get_many(list(twins)) == [2000, 2000]
 
     def test_or_no_more_time(self, db: Database, twins: tuple[Key, Key]) -> None:
-        stalled = Stalled(db, twins, timeout=0.5)
+        stalled = Stalled(db, twins, timeout=0.9)  # less than a lease
         stalled.set_twins(2000)
         with pytest.raises(kvstore.TimedOut):
             stalled.go_on()

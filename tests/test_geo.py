@@ -248,7 +248,7 @@ class TestMoney:
         with pytest.raises(InsufficientRights):
             geo[EU].bounded("a").spend(3)
         heal_all(geo)
-        geo[US].bounded("a").spend(8)
+        geo[US].bounded("a").spend(7)  # one of the eight may have gone back by now: eu ran short
 
     @pytest.mark.parametrize("is_mesh", [True, False])
     def test_rights_come_to_where_they_are_wanted(self, geo: Geo, is_mesh: bool) -> None:

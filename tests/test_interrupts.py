@@ -34,9 +34,9 @@ class TestPutting:
     ) -> None:
         found = interrupted("put", tmp_path / "store", signals=1000, replicas=replicas, threads=threads)
 
-        assert found["done"] == found["there"] > 10
+        assert found["done"] == found["there"] > 0
         assert found["beside"] == found["beside there"]
-        assert (found["beside"] > 10) == (threads > 0)
+        assert (found["beside"] > 0) == (threads > 0)
 
     def test_no_batch_is_half_there(self, tmp_path: Path) -> None:
         found = interrupted("batch", tmp_path / "store", signals=300, threads=1)

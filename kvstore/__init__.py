@@ -66,7 +66,7 @@ from kvstore.watch import Change, Watch
 if TYPE_CHECKING:
     from kvstore.drivers.exchange import Staleness
     from kvstore.fuzzy_log import Log, Node, NodeId, Playback
-    from kvstore.geo import Geo, open_region
+    from kvstore.geo import Geo, open_region, regions_of
     from kvstore.region_database import LostWrite, Region
 
 __version__ = "0.1.0"
@@ -139,6 +139,7 @@ __all__ = [
     "open",
     "open_region",
     "procedure",
+    "regions_of",
     "transactional",
 ]
 
@@ -154,6 +155,7 @@ _OF_REGIONS = {
     "Region": "region_database",
     "Staleness": "drivers.exchange",
     "open_region": "geo",
+    "regions_of": "geo",
 }
 """Loaded with the first use: a script that opens one store does not wait for what regions need."""
 

@@ -18,8 +18,11 @@ from kvstore.errors import ForeignSnapshot, LimitExceeded, UnknownColor, UsageEr
 from kvstore.execution import operations
 from kvstore.execution.operations import Append, Operations
 from kvstore.fuzzylog import playback
+from kvstore.fuzzylog.ancestry import Ancestry, Place
+from kvstore.fuzzylog.messages import Identity
 from kvstore.keys import Key
-from kvstore.types import RegionId, ShardId, Slot
+from kvstore.region import RegionLog
+from kvstore.types import RegionId, ShardId, Slot, Timestamp
 
 PAYLOAD_BYTES_MAX = 16 << 20
 """The largest payload, as the largest value."""
@@ -27,6 +30,8 @@ READ_AHEAD = 256
 """Nodes that are read at one moment of the store."""
 SLOT_MAX = 2**62
 """No frontier is further on."""
+READ_BYTES = 1 << 20
+"""Of the chains, so much is read at a time for ``causes``."""
 RESOLVED_S = 30.0
 """``sync`` waits so long at most for what was executed before it and waits for locks."""
 
@@ -111,6 +116,28 @@ class Log:
         self._wait(RESOLVED_S)
         return Playback(self._exchange, self._readers, played, frontier)
 
+    def causes(self, nodes: Iterable[Node]) -> dict[NodeId, tuple[NodeId, ...]]:
+        """By node, which of these nodes it comes right behind: with none of them between. The latest first.
+
+        Raises ``ForeignSnapshot`` for a node that is not here.
+        """
+        given = list(nodes)
+        places = {self._place(node.id): node.id for node in given}
+        ancestry = Ancestry(Timestamp(min((node.time for node in given), default=0)))
+        if given:
+            with self._readers.viewing() as view:
+                _read_all(self._exchange.log(view), self._exchange.identity, ancestry)
+        found = ancestry.causes(places)
+        for place, node in places.items():
+            if place not in found:
+                raise ForeignSnapshot(f"{node} is no node of this log")
+        return {places[place]: tuple(places[cause] for cause in causes) for place, causes in found.items()}
+
+    def _place(self, node: NodeId) -> Place:
+        if node.region not in self._names:
+            raise ForeignSnapshot(f"{node} is no node of this log")
+        return (RegionId(self._names.index(node.region)), ShardId(node.color)), Slot(node.index)
+
     def _colors(self, colors: Iterable[int]) -> set[ShardId]:
         if isinstance(colors, str | bytes) or not isinstance(colors, Iterable):
             raise UsageError(f"colors are a list of numbers, not {colors!r}")
@@ -143,6 +170,18 @@ class Log:
         if world != self._exchange.identity.world or not valid:
             raise ForeignSnapshot(f"the frontier is of another log, {world!r}")
         return frontier
+
+
+def _read_all(log: RegionLog, identity: Identity, ancestry: Ancestry) -> None:
+    """Read every chain to its end, a part at a time."""
+    for region in map(RegionId, range(len(identity.names))):
+        ends = [Slot(0)] * identity.shards
+        more = True
+        while more:
+            more = False
+            for shard, segment in log.read(region, tuple(ends), READ_BYTES):
+                ancestry.take(shard, segment)
+                ends[shard], more = segment.last, True
 
 
 class Playback:

@@ -16,7 +16,7 @@ from kvstore.drivers.links import Network
 from kvstore.drivers.manifest import RegionIdentity
 from kvstore.drivers.settling import refuse_lost_tails, settle, shake_hands
 from kvstore.drivers.store import AnyPath, Store, WritingStore, home_at, open_store
-from kvstore.drivers.worlds import homes_of, world_of
+from kvstore.drivers.worlds import homes_of, names_at, world_of
 from kvstore.errors import (
     Closed,
     DuplicateRegion,
@@ -168,6 +168,14 @@ class Geo:
 
     def __repr__(self) -> str:
         return f"<kvstore.Geo of {', '.join(self._names)}>"
+
+
+def regions_of(path: AnyPath) -> list[str]:
+    """The names of the regions whose world is at ``path``, sorted: what ``Geo`` wants to be told again.
+
+    Raises ``NotAStore`` where there is none.
+    """
+    return list(names_at(path))
 
 
 def open_region(

@@ -26,6 +26,18 @@ def homes_of(path: AnyPath, names: tuple[str, ...]) -> dict[str, Home]:
     return {name: FolderHome(os.path.join(first.path, name)) for name in names}
 
 
+def names_at(path: AnyPath) -> tuple[str, ...]:
+    """The names of the regions whose world is at ``path``. Raises ``NotAStore``."""
+    first = home_at(path)
+    if isinstance(first, FolderHome) and os.path.isdir(first.path):
+        for name in sorted(os.listdir(first.path)):
+            home = FolderHome(os.path.join(first.path, name))
+            found = find_manifest(home).region if home.numbers() else None
+            if found is not None:
+                return found.names
+    raise NotAStore(f"there is no world of regions at {first.path}", path=first.path)
+
+
 def world_of(homes: Mapping[str, Home], names: tuple[str, ...]) -> str:
     """What the world is called, by those of its regions that exist; a new name where none does. One whose
     creation was cut short does not: opening it begins again."""

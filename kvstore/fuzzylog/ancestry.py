@@ -1,0 +1,143 @@
+"""Which nodes a node comes behind: the graph itself, for those who want to look at it (contracts D4).
+
+What a node comes behind is said by its places in its region's chains, by its edges, and by the markers of
+imports below them. Here all of it is joined into pasts, which tell of any two nodes whether one comes behind
+the other. Only nodes from a certain time on are kept: paths between them touch no earlier one.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from kvstore.execution.operations import Marker, Piece, Segment, Skip
+from kvstore.types import RegionId, ShardId, Slot, Timestamp
+
+Chain = tuple[RegionId, ShardId]
+Past = dict[Chain, Slot]
+"""By chain, the last slot that something comes behind; closed."""
+Name = tuple[Timestamp, RegionId]
+"""A node. Names sort as nodes are played: none before one that it comes behind."""
+Place = tuple[Chain, Slot]
+
+
+class _Standing(NamedTuple):
+    """What a chain leads to at a slot: its last node, and behind that imports, and edges without a node."""
+
+    node: Name | None = None
+    imports: Mapping[RegionId, Slot] = {}
+    edges: Mapping[ShardId, Slot] = {}
+
+
+class _Node(NamedTuple):
+    places: dict[ShardId, Slot]
+    edges: dict[ShardId, Slot]
+
+
+class Ancestry:
+    """The nodes from ``since`` on, made of all chains from their beginning."""
+
+    def __init__(self, since: Timestamp) -> None:
+        self._since = since
+        self._standings: dict[Chain, tuple[list[Slot], list[_Standing]]] = {}
+        self._nodes: dict[Name, _Node] = {}
+        self._pasts: dict[Name, Past] = {}
+
+    def take(self, shard: ShardId, segment: Segment) -> None:
+        """What comes next in a chain."""
+        chain = (segment.region, shard)
+        slots, standings = self._standings.setdefault(chain, ([], []))
+        for item in segment.items:
+            last = standings[-1] if standings else _Standing()
+            match item:
+                case Piece(time=time) if time < self._since:
+                    slots.clear()  # what stands up to here leads to nothing that is kept
+                    standings.clear()
+                    continue
+                case Piece():
+                    last = _Standing(self._add(chain, item))
+                case Marker(chains=chains):
+                    last = last._replace(imports={**last.imports, **chains})
+                case Skip(edges=edges):
+                    last = last._replace(edges={**last.edges, **edges})
+            slots.append(item.last)
+            standings.append(last)
+
+    def _add(self, chain: Chain, piece: Piece) -> Name:
+        region, shard = chain
+        name = (piece.time, region)
+        node = self._nodes.setdefault(name, _Node({}, {}))
+        node.places.update(piece.places or {shard: piece.last})
+        node.edges.update(piece.edges)
+        return name
+
+    def causes(self, wanted: Iterable[Place]) -> dict[Place, list[Place]]:
+        """By node, which of these it comes right behind, with none of these between; the latest first. A
+        node is given by any of its places; one that is not here is left out."""
+        named = {name: place for place in wanted if (name := self._name(place)) is not None}
+        self._join_all()
+        found: dict[Place, list[Place]] = {}
+        reached: dict[Chain, tuple[list[Slot], list[Name]]] = {}
+        for name in sorted(named):
+            near = self._nearest(self._before(name), reached)
+            found[named[name]] = [named[cause] for cause in near]
+            for chain, slot in self._places(name):
+                slots, names = reached.setdefault(chain, ([], []))
+                slots.append(slot)
+                names.append(name)
+        return found
+
+    def _nearest(self, past: Past, reached: Mapping[Chain, tuple[list[Slot], list[Name]]]) -> list[Name]:
+        """Of the nodes of a past those that no other of them comes behind of."""
+        candidates = set()
+        for chain, (slots, names) in reached.items():
+            at = bisect_right(slots, past.get(chain, Slot(0)))
+            candidates |= set(names[at - 1 : at])
+        near: list[Name] = []
+        for name in sorted(candidates, reverse=True):
+            chain, slot = next(self._places(name))
+            if all(self._pasts[later].get(chain, 0) < slot for later in near):
+                near.append(name)
+        return near
+
+    def _name(self, place: Place) -> Name | None:
+        chain, slot = place
+        standing = self._standing(chain, slot)
+        name = None if standing is None else standing.node
+        return name if name is not None and (chain, slot) in self._places(name) else None
+
+    def _places(self, name: Name) -> Iterator[Place]:
+        return (((name[1], shard), slot) for shard, slot in self._nodes[name].places.items())
+
+    def _standing(self, chain: Chain, slot: Slot) -> _Standing | None:
+        slots, standings = self._standings.get(chain, ([], []))
+        at = bisect_right(slots, slot)
+        return standings[at - 1] if at else None
+
+    def _join_all(self) -> None:
+        """Make the pasts, each with the node itself."""
+        for name in sorted(self._nodes):
+            self._pasts[name] = _joined(self._before(name), dict(self._places(name)))
+
+    def _before(self, name: Name) -> Past:
+        """All that a node comes behind."""
+        region, node = name[1], self._nodes[name]
+        waiting: list[Place] = [((region, shard), slot) for shard, slot in node.edges.items()]
+        waiting += [((region, shard), Slot(slot - 1)) for shard, slot in node.places.items()]
+        past: Past = {}
+        while waiting:
+            chain, slot = waiting.pop()
+            if past.get(chain, 0) >= slot:
+                continue
+            past[chain] = slot
+            standing = self._standing(chain, slot)
+            if standing is not None:
+                past = _joined(past, {} if standing.node is None else self._pasts[standing.node])
+                waiting += [((other, chain[1]), last) for other, last in standing.imports.items()]
+                waiting += [((chain[0], shard), last) for shard, last in standing.edges.items()]
+        return past
+
+
+def _joined(one: Past, other: Past) -> Past:
+    return {chain: max(one.get(chain, Slot(0)), other.get(chain, Slot(0))) for chain in one.keys() | other}

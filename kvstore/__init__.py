@@ -65,7 +65,7 @@ from kvstore.watch import Change, Watch
 
 if TYPE_CHECKING:
     from kvstore.drivers.exchange import Staleness
-    from kvstore.fuzzy_log import Log, Node, NodeId, Playback
+    from kvstore.fuzzy_log import Effect, Log, Node, NodeId, Playback
     from kvstore.geo import Geo, open_region, regions_of
     from kvstore.region_database import LostWrite, Region
 
@@ -88,6 +88,7 @@ __all__ = [
     "Database",
     "DiskFull",
     "DuplicateRegion",
+    "Effect",
     "Error",
     "Failed",
     "Finished",
@@ -146,6 +147,7 @@ __all__ = [
 logging.getLogger("kvstore").addHandler(logging.NullHandler())
 
 _OF_REGIONS = {
+    "Effect": "fuzzy_log",
     "Geo": "geo",
     "Log": "fuzzy_log",
     "LostWrite": "region_database",

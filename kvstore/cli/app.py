@@ -11,9 +11,9 @@ import importlib
 import io
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import click
 
@@ -25,7 +25,7 @@ from kvstore.cli.failures import EXPECTED, INTERRUPTED, OUTPUT_CLOSED, Misuse, e
 from kvstore.cli.formats import FORMATS, Settings, output_width
 from kvstore.cli.grammar import Term, parse_argument
 from kvstore.cli.import_export import EXPORT, IMPORT
-from kvstore.cli.opening import opened
+from kvstore.cli.opening import opened, opened_world
 from kvstore.cli.parameters import CREATION, STORE, StrictCommand
 from kvstore.cli.restore_command import RESTORE
 from kvstore.cli.session import Session
@@ -126,7 +126,13 @@ def _option(name: str, kind: Kind, about: str) -> click.Option:
     return click.Option([f"--{name}"], metavar=_METAVARS[kind], help=about)
 
 
-_METAVARS: Final[dict[Kind, str]] = {"number": "N", "text": "NAME", "key": "KEY", "value": "VALUE"}
+_METAVARS: Final[dict[Kind, str]] = {
+    "number": "N",
+    "text": "NAME",
+    "region": "REGION",
+    "key": "KEY",
+    "value": "VALUE",
+}
 
 
 def _given(command: Command, terms: Sequence[str], options: dict[str, Any], text: bool) -> Given:
@@ -159,6 +165,9 @@ def _shell(
     keep_going: bool,
     format: str | None,
     color: str,
+    geo: bool,
+    regions: str | None,
+    region: str | None,
     **creation: Any,
 ) -> int:
     if commands and file is not None:
@@ -166,13 +175,42 @@ def _shell(
     if read_only and any(value is not None for value in creation.values()):
         raise Misuse("--read-only creates nothing: leave out --shards, --replicas and --durability")
     settings = Settings(format=format, color=_is_colored(color))
+    where = _World(geo, regions, region, read_only)
     if not commands and file is None and sys.stdin.isatty() and output_width() is not None:
         from kvstore.cli.prompt import run_session  # it takes a while, and a script needs none of it
 
-        with opened(path, writing=not read_only, **creation) as db:
-            return run_session(Session(db, settings), path)
-    with _scripts(commands, file) as scripts, opened(path, writing=not read_only, **creation) as db:
-        return run_scripts(Session(db, settings), scripts, keep_going=keep_going)
+        with _session(path, where, settings, creation) as session:
+            return run_session(session, path)
+    with _scripts(commands, file) as scripts, _session(path, where, settings, creation) as session:
+        return run_scripts(session, scripts, keep_going=keep_going)
+
+
+class _World(NamedTuple):
+    """Of the options of ``shell``, those that say what is opened."""
+
+    geo: bool
+    regions: str | None
+    region: str | None
+    read_only: bool
+
+    def check(self) -> None:
+        if not self.geo and (self.regions is not None or self.region is not None):
+            raise Misuse("--regions and --region go with --geo")
+        if self.geo and self.read_only:
+            raise Misuse("--geo opens for writing, as regions hear of each other: leave out --read-only")
+
+
+@contextmanager
+def _session(path: str, where: _World, settings: Settings, creation: Mapping[str, Any]) -> Iterator[Session]:
+    """A session with the store at ``path``, or in a region of the world there."""
+    where.check()
+    if not where.geo:
+        with opened(path, writing=not where.read_only, **creation) as db:
+            yield Session(db, settings)
+        return
+    names = None if where.regions is None else [name.strip() for name in where.regions.split(",")]
+    with opened_world(path, regions=names, region=where.region, **creation) as (world, region):
+        yield Session(region, settings, world)
 
 
 def _is_colored(color: str) -> bool:
@@ -217,6 +255,11 @@ _SHELL = click.Command(
             default="auto",
             help="Color what is typed, and errors. NO_COLOR=1 in the environment is never, unless always.",
         ),
+        click.Option(["--geo"], is_flag=True, help="PATH holds a world of regions; stand in one of them."),
+        click.Option(
+            ["--regions"], metavar="NAMES", help="Their names, such as eu,us,ap; left out, those it has."
+        ),
+        click.Option(["--region"], metavar="NAME", help="The one to stand in; left out, the first."),
         *CREATION,
     ],
 )

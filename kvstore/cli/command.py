@@ -19,7 +19,7 @@ from kvstore.cli.grammar import Option, Statement, Term
 from kvstore.cli.printing import show
 from kvstore.cli.session import Session
 
-Kind: TypeAlias = Literal["key", "value", "number", "text", "flag"]
+Kind: TypeAlias = Literal["key", "value", "number", "text", "region", "flag"]
 """What a term is for. On the program's command line a "text" (a path, a name) is never read as a term."""
 
 _NAME_CHARS_MAX: Final = 40
@@ -49,7 +49,7 @@ class Parameter:
                 return as_key(term)
             case "number":
                 return self._as_number(term)
-            case "text":
+            case "text" | "region":
                 return self._as_text(term)
             case "value" | "flag":
                 return term.value
@@ -111,6 +111,18 @@ class Call:
         for line in lines:
             self.out(line)
 
+    @property
+    def region(self) -> kvstore.Region:
+        """The region the session stands in."""
+        return self.session.region
+
+    def limit(self) -> int | None:
+        """The limit that was given, if one was."""
+        limit: int | float | None = self.given.get("limit")
+        if isinstance(limit, float):
+            raise Misuse(f"limit is a whole number, not {show(limit)}")
+        return limit
+
     def style(self) -> Settings:
         """The session's settings with the format that this command asks for."""
         asked = [name for name in ("raw", "json") if name in self.given]
@@ -136,6 +148,8 @@ class Command:
     shell_only: bool = False
     in_transaction: Literal["takes part", "beside", "refused"] = "beside"
     """What it does while a transaction is open. Beside it, it sees what is committed."""
+    of_regions: bool = False
+    """Whether it works in a shell of a world of regions only."""
     tells_time: bool = False
     """Whether it says itself how long it took."""
     usage: str = field(init=False)
@@ -233,4 +247,4 @@ def did_you_mean(name: str, names: Sequence[str], before: str = "") -> str:
 
 
 def _term_of(option: Parameter) -> str:
-    return {"number": "N", "text": "NAME", "value": "VALUE"}.get(option.kind, "KEY")
+    return {"number": "N", "text": "NAME", "value": "VALUE", "region": "REGION"}.get(option.kind, "KEY")

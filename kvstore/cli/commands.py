@@ -12,9 +12,11 @@ import kvstore
 from kvstore.cli.command import FORMAT, Call, Command, Parameter, did_you_mean
 from kvstore.cli.failures import EXPECTED, CommandFailed, EndOfSession, Misuse, sentence
 from kvstore.cli.formats import FORMATS, Settings, fact_lines, row_lines, value_text
+from kvstore.cli.geo_commands import GEO_COMMANDS
 from kvstore.cli.grammar import Statement
 from kvstore.cli.printing import show, type_name
 from kvstore.cli.reports import route_line, status_lines, time_text, verify_lines
+from kvstore.cli.session import NO_REGIONS
 from kvstore.cli.transaction_commands import TRANSACTION_COMMANDS, commit
 
 _KEY: Final = Parameter("KEY", "key")
@@ -65,7 +67,7 @@ def version(call: Call) -> None:
 
 def scan(call: Call) -> None:
     records: Iterator[tuple[Any, Any]] = call.records.scan(
-        **_range(call), reverse="reverse" in call.given, limit=_limit(call)
+        **_range(call), reverse="reverse" in call.given, limit=call.limit()
     )
     first = list(islice(records, 1))
     if not first and call.given.get("limit") != 0:
@@ -328,6 +330,7 @@ COMMANDS: Final = (
         creates=False,
     ),
     *TRANSACTION_COMMANDS,
+    *GEO_COMMANDS,
     Command(
         name="retry",
         about="Run a transaction again, command by command, that conflicted at its commit.",
@@ -386,6 +389,8 @@ def execute(statement: Statement, call: Call) -> None:
         Misuse: it cannot be run so. Whatever else the command raises.
     """
     command = command_named(statement.word)
+    if command.of_regions and call.session.world is None:
+        raise Misuse(f"{command.name}: {NO_REGIONS}")
     call = replace(call, given=command.fit(statement))
     if call.session.transaction is not None and command.in_transaction == "refused":
         raise Misuse(f"{command.name} takes no part in a transaction: commit or rollback comes first")
@@ -410,13 +415,6 @@ def _range(call: Call) -> dict[str, Any]:
         "start": call.given.get("start"),
         "stop": call.given.get("stop"),
     }
-
-
-def _limit(call: Call) -> int | None:
-    limit: int | float | None = call.given.get("limit")
-    if isinstance(limit, float):
-        raise Misuse(f"limit is a whole number, not {show(limit)}")
-    return limit
 
 
 def _explain_prefix(call: Call, verb: str) -> None:

@@ -1,4 +1,4 @@
-"""What could come next on a half-typed line: commands, options, and the keys that are in the store.
+"""What could come next on a half-typed line: commands, options, regions, and the keys that are in the store.
 
 Keys are looked up as they are typed, by a scan that begins where the typed part stands and is bounded in rows
 and in time, so a large store is as quick as a small one. Whatever is inserted reads back as the key.
@@ -20,6 +20,7 @@ from kvstore.cli.failures import EXPECTED
 from kvstore.cli.grammar import GrammarError, Option, Place, Reader, Statement, Term, parse_argument
 from kvstore.cli.lexer import Lexer, Token
 from kvstore.cli.printing import show
+from kvstore.cli.session import Session
 
 KEYS_MAX: Final = 200
 KEYS_SECONDS_MAX: Final = 0.05
@@ -46,13 +47,13 @@ class Candidate(NamedTuple):
 class ShellCompleter(Completer):
     """What prompt_toolkit asks for completions, on a thread of its own."""
 
-    def __init__(self, db: kvstore.Database) -> None:
-        self._db = db
+    def __init__(self, session: Session) -> None:
+        self._session = session
 
     def get_completions(self, document: Document, complete_event: CompleteEvent) -> Iterator[Completion]:
         try:
             typed = typed_before(document.text_before_cursor)
-            for text, about in candidates(self._db, typed):
+            for text, about in candidates(self._session, typed):
                 yield Completion(text, start_position=-len(typed.part), display_meta=about)
         except EXPECTED:
             return  # a courtesy: what is wrong is said by the command that meets it
@@ -116,7 +117,7 @@ def _open_tuple(tokens: list[Token]) -> Token | None:
     return still_open[0] if still_open else None
 
 
-def candidates(db: kvstore.Database, typed: Typed) -> Iterable[Candidate]:
+def candidates(session: Session, typed: Typed) -> Iterable[Candidate]:
     """What could stand in the place of the part that is being typed."""
     statement, before, part = typed
     if statement is None:
@@ -130,10 +131,14 @@ def candidates(db: kvstore.Database, typed: Typed) -> Iterable[Candidate]:
     if parameter is None:
         return ()
     if parameter.kind == "key":
+        db = session.db
         return _keys(db, part) if before is None else _tuple_keys(db, before, part)
     if parameter.name == "COMMAND":
         return _commands(part)
-    return [Candidate(choice) for choice in parameter.choices if choice.startswith(part)]
+    choices = parameter.choices
+    if parameter.kind == "region" and session.world is not None:
+        choices = tuple(session.world.regions())
+    return [Candidate(choice) for choice in choices if choice.startswith(part)]
 
 
 def _next_parameter(command: Command, items: Sequence[Term | Option]) -> tuple[Parameter | None, bool]:

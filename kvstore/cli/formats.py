@@ -155,17 +155,17 @@ def _fact(fact: Any) -> str:
 def _tables(
     columns: Sequence[str], rows: Iterator[Sequence[Any]], width: Callable[[], int | None]
 ) -> Iterator[str]:
-    cut = False
+    was_cut = False
     while page := [[_shown(field) for field in row] for row in itertools.islice(rows, _PAGE_ROWS)]:
         room = _room_for_last(columns, page, width())
         if room is not None and room < _LAST_COLUMN_MIN:
             yield from _blocks(columns, page)
             continue
         for row in page if room is not None else ():
-            whole, row[-1] = row[-1], _cut(row[-1], room or 0)
-            cut = cut or row[-1] is not whole
+            whole, row[-1] = row[-1], cut(row[-1], room or 0)
+            was_cut = was_cut or row[-1] is not whole
         yield from _simple_table(page, columns)
-    if cut:
+    if was_cut:
         yield "(what ends in … was cut to fit: get shows it whole, or --format jsonl)"
 
 
@@ -180,7 +180,7 @@ def _room_for_last(columns: Sequence[str], page: list[list[str]], width: int | N
     return width - sum(_GAP + max(wcswidth(row[at]) for row in [headings, *page]) for at in before)
 
 
-def _cut(text: str, room: int) -> str:
+def cut(text: str, room: int) -> str:
     """The text, or as much of its beginning as leaves room for the sign that it was cut."""
     from wcwidth import wcwidth
 

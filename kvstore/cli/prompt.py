@@ -85,8 +85,10 @@ def is_open(text: str) -> bool:
 
 
 def prompt_text(session: Session) -> str:
-    """``kvstore> ``, and with two writes pending in an open transaction ``kvstore*2> ``."""
-    return "kvstore> " if session.transaction is None else f"kvstore*{session.pending}> "
+    """``kvstore> ``, and with two writes pending in an open transaction ``kvstore*2> ``; ``kvstore eu> ``,
+    ``kvstore eu*2> `` in a region."""
+    name = "kvstore" if session.world is None else f"kvstore {session.region.name}"
+    return f"{name}> " if session.transaction is None else f"{name}*{session.pending}> "
 
 
 def _prompt(session: Session, history: ShellHistory) -> PromptSession[str]:
@@ -98,7 +100,7 @@ def _prompt(session: Session, history: ShellHistory) -> PromptSession[str]:
         history=history,
         auto_suggest=AutoSuggestFromHistory(),
         enable_history_search=True,
-        completer=ShellCompleter(session.db),
+        completer=ShellCompleter(session),
         complete_in_thread=True,
         complete_while_typing=False,
         lexer=Highlighter() if is_colored else None,

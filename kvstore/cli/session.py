@@ -1,4 +1,5 @@
-"""What a session keeps between its commands: settings, the open transaction, and what was run in it.
+"""What a session keeps between its commands: settings, the open transaction, and what was run in it; of a
+world of regions, in which one it is.
 
 A transaction that fails at its commit, because something changed or the disk is full, can be run again: the
 statements that took part in it are kept for ``retry``.
@@ -12,12 +13,20 @@ from kvstore.cli.formats import Settings
 from kvstore.cli.grammar import Statement
 from kvstore.cli.printing import counted, show
 
+NO_REGIONS = "this store has no regions: kvstore shell --geo PATH opens one that has"
+
 
 class Session:
-    """One person's or script's work with a store. At most one transaction is open in it."""
+    """One person's or script's work with a store. At most one transaction is open in it.
 
-    def __init__(self, db: kvstore.Database, settings: Settings | None = None) -> None:
+    In a world of regions the store is that of the region it stands in.
+    """
+
+    def __init__(
+        self, db: kvstore.Database, settings: Settings | None = None, world: kvstore.Geo | None = None
+    ) -> None:
         self.db = db
+        self.world = world
         self.settings = settings or Settings()
         self.transaction: kvstore.Transaction | None = None
         self.savepoints: dict[str, kvstore.Savepoint] = {}
@@ -30,6 +39,36 @@ class Session:
     def records(self) -> kvstore.Database | kvstore.Transaction:
         """Where commands read and write: the open transaction, or the store itself."""
         return self.db if self.transaction is None else self.transaction
+
+    @property
+    def region(self) -> kvstore.Region:
+        """The region it stands in.
+
+        Raises:
+            Misuse: the store has no regions.
+        """
+        if not isinstance(self.db, kvstore.Region):
+            raise Misuse(NO_REGIONS)
+        return self.db
+
+    @property
+    def regions(self) -> kvstore.Geo:
+        """The world. Raises ``Misuse`` as ``region`` does."""
+        if self.world is None:
+            raise Misuse(NO_REGIONS)
+        return self.world
+
+    def move(self, name: str) -> None:
+        """Stand in another region.
+
+        Raises:
+            Misuse: a transaction is open. kvstore.UnknownRegion: there is none of this name.
+        """
+        region = self.regions[name]
+        if self.transaction is not None:
+            raise Misuse("a transaction is open in this region: commit or rollback comes first")
+        self.db = region
+        self.to_retry = []
 
     @property
     def pending(self) -> int:

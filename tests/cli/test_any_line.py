@@ -182,7 +182,7 @@ def test_any_half_typed_line_can_be_shown_and_completed() -> None:
         key = key_of(dice)
         with contextlib.suppress(kvstore.UsageError):
             db.put(key, 1)
-    completer, highlighter = ShellCompleter(db), Highlighter()
+    completer, highlighter = ShellCompleter(Session(db)), Highlighter()
     for _ in range(LINES):
         line = dice.choice(MAKERS)(dice)
         document = Document(line, dice.randrange(len(line) + 1))

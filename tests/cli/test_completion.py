@@ -18,6 +18,7 @@ from kvstore.cli.commands import COMMANDS
 from kvstore.cli.completion import KEYS_MAX, ShellCompleter
 from kvstore.cli.grammar import Reader
 from kvstore.cli.printing import show
+from kvstore.cli.session import Session
 from tests.cli.test_printing import KEYS, shape
 
 ID = UUID(int=5)
@@ -39,7 +40,7 @@ def db() -> Iterator[kvstore.Database]:
 def completed(db: kvstore.Database, text: str) -> list[str]:
     """The text before the cursor, with each completion in its place."""
     document = Document(text)
-    offered = ShellCompleter(db).get_completions(document, CompleteEvent())
+    offered = ShellCompleter(Session(db)).get_completions(document, CompleteEvent())
     return [text[: len(text) + found.start_position] + found.text for found in offered]
 
 

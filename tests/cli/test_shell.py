@@ -10,8 +10,8 @@ from kvstore.cli.command import Command
 from kvstore.cli.commands import COMMANDS
 from tests.cli.conftest import BANK, Done, Kv
 
-WORKING_ALONE = [command for command in COMMANDS if command.name != "retry"]
-"""Those that need no conflict before them: see test_retry.py."""
+WORKING_ALONE = [command for command in COMMANDS if command.name != "retry" and not command.of_regions]
+"""Those that need no conflict before them, and no regions: see test_retry.py and test_geo_shell.py."""
 
 
 class TestWhereAScriptComesFrom:

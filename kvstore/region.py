@@ -205,8 +205,9 @@ class RegionLog:
             items = dict(self._items(committed))
             pieces = {shard: item for shard, item in items.items() if type(item) is Piece}
             participants = committed.stamped.stamp.numbers.keys()
-            if not pieces or colors.isdisjoint(participants) or pieces.keys() < participants & read:
-                continue
+            is_whole = pieces.keys() >= participants & read
+            if not pieces or colors.isdisjoint(participants) or not is_whole:
+                continue  # of one that was played, pieces may come on colors that are not read
             effects = effects_on(colors, pieces)
             places = {shard: piece.last for shard, piece in pieces.items()}
             yield Played(self._own, committed.time, places, payload_of(committed.stamped), effects)

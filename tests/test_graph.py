@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,18 @@ class TestCauses:
 
 def closure(found: dict[str, set[str]], node: str) -> set[str]:
     return set().union(*({cause, *closure(found, cause)} for cause in found[node]))
+
+
+def test_playing_some_of_a_nodes_colors_ends() -> None:
+    """A chain that is played and has nothing but imports keeps the others' places back."""
+    with Geo(":memory:", regions=NAMES, shards=3) as wide:
+        wide["us"].log.append([1], b"one")
+        wide.settle()
+        wide["eu"].log.append([0, 2], b"two")
+
+        played = wide["eu"].log.sync([1, 2])
+        assert [node.payload for node in islice(played, 5)] == [b"one", b"two"]
+        assert list(wide["eu"].log.sync([1, 2], since=played.frontier)) == []
 
 
 class TestRegionsOf:

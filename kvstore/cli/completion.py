@@ -121,7 +121,7 @@ def candidates(session: Session, typed: Typed) -> Iterable[Candidate]:
     """What could stand in the place of the part that is being typed."""
     statement, before, part = typed
     if statement is None:
-        return _commands(part) if before is None else ()
+        return _commands(session, part) if before is None else ()
     command = next((command for command in COMMANDS if command.name == statement.word), None)
     if command is None:
         return ()
@@ -134,7 +134,7 @@ def candidates(session: Session, typed: Typed) -> Iterable[Candidate]:
         db = session.db
         return _keys(db, part) if before is None else _tuple_keys(db, before, part)
     if parameter.name == "COMMAND":
-        return _commands(part)
+        return _commands(session, part)
     choices = parameter.choices
     if parameter.kind == "region" and session.world is not None:
         choices = tuple(session.world.regions())
@@ -156,8 +156,13 @@ def _next_parameter(command: Command, items: Sequence[Term | Option]) -> tuple[P
     return (due, False) if due is not None else (next(terms, None), True)
 
 
-def _commands(part: str) -> list[Candidate]:
-    return [Candidate(command.name, command.about) for command in COMMANDS if command.name.startswith(part)]
+def _commands(session: Session, part: str) -> list[Candidate]:
+    """Those that could run here."""
+    return [
+        Candidate(command.name, command.about)
+        for command in COMMANDS
+        if command.name.startswith(part) and (session.world is not None or not command.of_regions)
+    ]
 
 
 def _options(command: Command, items: Sequence[Term | Option], part: str) -> list[Candidate]:

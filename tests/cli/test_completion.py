@@ -71,7 +71,7 @@ class TestWords:
         assert completed(db, typed) == offered
 
     def test_all_commands_are_offered_where_nothing_is_typed(self, db: kvstore.Database) -> None:
-        assert completed(db, "") == [command.name for command in COMMANDS]
+        assert completed(db, "") == [command.name for command in COMMANDS if not command.of_regions]
 
 
 class TestKeys:

@@ -174,8 +174,8 @@ class Region(Database):
         return self.exchange.staleness()
 
     def lost_writes(self, prefix: Key | None = None) -> Iterator[LostWrite]:
-        """Writes that a concurrent one has won over, and cells that a type hides; until somebody who has seen
-        them writes the key."""
+        """Writes that a concurrent one has won over, until somebody who has seen them writes the key; and
+        cells that another type hides, for as long as it does."""
         low, high = keys.key_range(prefix=prefix, start=None, stop=None)
         with self.snapshot() as shown:
             hidden = shown.of_tables(self._hidden)

@@ -16,7 +16,7 @@ from kvstore.fuzzylog.messages import Want
 from kvstore.types import RegionId, ShardId
 
 WANTS_MAX = 64
-"""Hints that one pull carries."""
+"""Hints of its own that one pull carries, and of others that it passes on."""
 
 
 class Rebalancing:
@@ -37,12 +37,13 @@ class Rebalancing:
         for place, amount in list(self._wants.items()):
             if rights(*place) >= amount:
                 del self._wants[place]
-        asked = [
-            Want(shard, key, amount, self._own, self._hops) for (shard, key), amount in self._wants.items()
-        ]
-        asked += self._passed_on.values()
+        asked = []
+        for place in list(self._wants)[:WANTS_MAX]:
+            amount = self._wants[place] = self._wants.pop(place)  # behind those that did not fit
+            asked.append(Want(*place, amount, self._own, self._hops))
+        passed_on = list(self._passed_on.values())[:WANTS_MAX]
         self._passed_on.clear()
-        return tuple(asked[:WANTS_MAX])
+        return (*asked, *passed_on)
 
     def grant(self, want: Want, rights: int, takers: int) -> int:
         """How much to give; ``rights``: what this region has, ``takers``: what the taker has, seen here."""

@@ -1,1 +1,1 @@
-"""The store at work: Python's Unicode character database in it, and a few questions about that."""
+"""A bank in several regions: a guided run, and real records, on the geo mode of the store."""

@@ -1,87 +1,54 @@
-"""``python -m demo``: put the Unicode character database into a store, then ask it a few things.
+"""``python -m demo``: a bank in several regions, shown at work, cut apart, healed, broken and repaired.
 
-The store is made in a temporary folder and removed, or kept at ``--path``.
+The bank is made in a temporary folder and removed, or kept at ``--path``.
 """
 
 from __future__ import annotations
 
 import sys
 import tempfile
-import time
-import unicodedata
-from io import TextIOWrapper
 from pathlib import Path
 
 import click
 
 import kvstore
-from demo import tour
-from demo.characters import named
-from demo.importing import import_all
+from demo import guided, records
+from demo.narration import Narrator
+from demo.stage import SCENES
 
-LOOKS = 4
-"""How often the import is looked at while it runs."""
+NEW = click.Path(path_type=Path, file_okay=False)
+FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 
 
 @click.command()
-@click.option("--path", type=click.Path(path_type=Path), help="Make the store there, or use it again.")
-def main(path: Path | None) -> None:
-    """Put the Unicode character database into a store, then ask it a few things."""
-    if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        if path is not None:
-            run(path)
-            return
-        with tempfile.TemporaryDirectory(prefix="kvstore-demo-") as folder:
-            run(Path(folder) / "unicode.db")
-    except kvstore.Error as error:
-        raise click.ClickException(str(error)) from error
-
-
-def run(path: Path) -> None:
-    click.echo(f"Unicode {unicodedata.unidata_version} goes into {path}, a store of four shards.")
-    with kvstore.open(path) as db:
-        fill(db)
-        tour.show(db)
-
-
-def fill(db: kvstore.Database) -> None:
-    """Import everything, and take snapshots meanwhile: each must show whole batches only."""
-    characters = named()
-    begin, looks = time.monotonic(), Looks(db, every=len(characters) // (LOOKS + 1))
-    with click.progressbar(length=len(characters), label="importing", show_pos=True) as bar:
-
-        def advance(count: int) -> None:
-            bar.update(count)
-            looks.after(count)
-
-        import_all(db, characters, advance)
-    seconds = time.monotonic() - begin
-    click.echo(f"{len(characters):,} characters in {db.count():,} records, {seconds:.1f} s.")
-    for seen, counted in looks.taken:
-        verdict = "consistent" if seen == counted else "NOT CONSISTENT"
-        click.echo(f"    a snapshot meanwhile: {seen:7,} characters, {counted:7,} counted: {verdict}")
-
-
-class Looks:
-    """Snapshots of a store that is being filled."""
-
-    def __init__(self, db: kvstore.Database, *, every: int) -> None:
-        self._db = db
-        self._every = every
-        self._since_last = 0
-        self.taken: list[tuple[int, int]] = []
-        """Characters in the store, and what the counters of the same moment add up to."""
-
-    def after(self, count: int) -> None:
-        """So many more characters are in; look if it is time."""
-        self._since_last += count
-        if self._since_last >= self._every and len(self.taken) < LOOKS:
-            self._since_last = 0
-            with self._db.snapshot() as view:
-                counted = sum(number for _, number in view.scan(prefix=("count",)))
-                self.taken.append((view.count(prefix=("char",)), counted))
+@click.option("--scene", "names", multiple=True, type=click.Choice(list(SCENES)), help="Only this; repeatable.")
+@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="What chance is made from.")
+@click.option("--regions", type=click.IntRange(2, len(guided.REGIONS)), default=3, show_default=True)
+@click.option("--accounts", type=click.IntRange(2, 100), default=4, show_default=True, help="In each region.")
+@click.option("--fast", is_flag=True, help="Without pauses.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object for each scene, and one for the run.")
+@click.option("--path", type=NEW, help="Make the bank there, and keep it; the folder must not exist yet.")
+@click.option("--data", type=FOLDER, help="Run on the records there: account.csv, district.csv, order.csv.")
+@click.option("--months", type=click.IntRange(1, 60), default=3, show_default=True, help="Of --data.")
+def main(
+    names: tuple[str, ...], seed: int, regions: int, accounts: int, fast: bool, as_json: bool,
+    path: Path | None, data: Path | None, months: int,
+) -> None:  # fmt: skip
+    """A bank in several regions. It exits with 1 if any promise was broken."""
+    if path is not None and path.exists():
+        raise click.UsageError(f"{path} exists; the bank is made in a new folder", click.get_current_context())
+    narrator = Narrator(fast=fast, as_json=as_json)
+    with tempfile.TemporaryDirectory(prefix="kvstore-demo-") as folder:
+        breakable = Path(folder)
+        home = path or breakable / "bank"
+        try:
+            if data is not None:
+                outcome = records.run(home, data, months, seed, narrator)
+            else:
+                outcome = guided.play(home, breakable, names or list(SCENES), seed, regions, accounts, narrator)
+        except (kvstore.Error, records.NoRecords) as error:
+            raise click.ClickException(str(error)) from error
+    sys.exit(1 if outcome.findings else 0)
 
 
 if __name__ == "__main__":

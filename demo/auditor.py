@@ -1,0 +1,113 @@
+"""The auditor: looks at the store from outside, and believes nothing that the bank says. It repairs nothing.
+
+``look`` holds at every moment in every region, while regions are cut off too. ``audit`` also compares with what
+the customers were told, and needs regions that have heard everything.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import kvstore
+
+
+class Finding(NamedTuple):
+    """An invariant that does not hold."""
+
+    region: str
+    invariant: str
+    detail: str
+
+
+def look(region: kvstore.Region) -> list[Finding]:
+    """One moment of one region."""
+    with region.snapshot() as view:
+        balances = {key[1]: cents for key, cents in view.scan(prefix=("account",))}
+        lines = [(key, line) for key, line in view.scan(prefix=("statement",))]
+        letters = {key[1] for key, _ in view.scan(prefix=("letter",))}
+        replies = [key[1] for key, _ in view.scan(prefix=("reply",))]
+    found = [*_of_balances(balances, lines), *_of_transfers(lines)]
+    found += [("causality", f"a reply to {name}, which is not here") for name in replies if name not in letters]
+    return [Finding(region.name, *what) for what in found]
+
+
+def _of_balances(balances: Mapping[Any, int], lines: list[tuple[Any, Any]]) -> Iterator[tuple[str, str]]:
+    stated: Counter[Any] = Counter()
+    for key, (_, cents, _) in lines:
+        stated[key[1]] += cents
+    for number in balances.keys() | stated.keys():
+        if balances.get(number, 0) < 0:
+            yield "no overdraft", f"account {number} holds {balances[number]}"
+        if balances.get(number, 0) != stated[number]:
+            holds = balances.get(number, 0)
+            yield "balance is statement", f"account {number} holds {holds}, its statement says {stated[number]}"
+
+
+def _of_transfers(lines: list[tuple[Any, Any]]) -> Iterator[tuple[str, str]]:
+    """Both sides of a transfer are seen, or none."""
+    sides: defaultdict[Any, list[int]] = defaultdict(list)
+    for key, (kind, cents, _) in lines:
+        if kind == "transfer":
+            sides[key[2:]].append(cents)
+    for mark, cents in sides.items():
+        if len(cents) != 2 or sum(cents):
+            yield "transfers are whole", f"transfer {mark} has the sides {cents}"
+
+
+def look_everywhere(geo: kvstore.Geo) -> list[Finding]:
+    return [finding for name in geo.regions() for finding in look(geo[name])]
+
+
+def audit(geo: kvstore.Geo, told: Mapping[Any, int]) -> list[Finding]:
+    """All regions, when they have heard everything; ``told``: the balances by what customers were told."""
+    found = look_everywhere(geo)
+    for name in geo.regions():
+        region = geo[name]
+        with region.snapshot() as view:
+            holds = {key[1]: cents for key, cents in view.scan(prefix=("account",))}
+        found += [Finding(name, *what) for what in _of_promises(holds, told)]
+        found += [Finding(name, *what) for what in _of_rights(region, geo.regions(), holds)]
+        found += [Finding(name, *what) for what in _of_log(region, holds)]
+    return found
+
+
+def _of_promises(holds: Mapping[Any, int], told: Mapping[Any, int]) -> Iterator[tuple[str, str]]:
+    if sum(holds.values()) != sum(told.values()):
+        yield "money is conserved", f"{sum(holds.values())} cents in all, customers know of {sum(told.values())}"
+    for number in holds.keys() | told.keys():
+        if holds.get(number) != told.get(number):
+            yield "as customers were told", f"{number} holds {holds.get(number)}, not {told.get(number)}"
+
+
+def _of_rights(
+    region: kvstore.Region, owners: list[str], holds: Mapping[Any, int]
+) -> Iterator[tuple[str, str]]:
+    for number, cents in holds.items():
+        rights = [region.bounded(("account", number)).rights(owner) for owner in owners]
+        if min(rights) < 0 or sum(rights) != cents:
+            yield "rights are the balance", f"account {number} holds {cents}, its rights are {rights}"
+
+
+def _of_log(region: kvstore.Region, holds: Mapping[Any, int]) -> Iterator[tuple[str, str]]:
+    """Play the region's log: it must lead to the balances, node by node, no answer before its question."""
+    played: Counter[Any] = Counter()
+    seen: set[Any] = set()
+    for node in region.log.sync():
+        change: Counter[Any] = Counter()
+        for effect in node.effects:
+            match effect.kind, effect.key:
+                case "credit" | "spend" as kind, ("account", number):
+                    change[number] += effect.value if kind == "credit" else -effect.value
+                case "put", ("statement", number, *_):
+                    change[number] -= effect.value[1]
+                    played[number] += effect.value[1]
+                case "put", ("letter", name):
+                    seen.add(name)
+                case "put", ("reply", name) if name not in seen:
+                    yield "causality", f"the log has a reply before its letter {name}"
+        if any(change.values()):
+            yield "nodes are whole", f"{node.id} changes balances by {dict(change)} more than statements"
+    if dict(played) != dict(holds):
+        yield "log leads to balances", "what the log comes to is not what the accounts hold"

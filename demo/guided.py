@@ -1,0 +1,64 @@
+"""The guided run: scene after scene on one bank, and what came of it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import kvstore
+from demo import scenes, scenes_of_cuts, scenes_of_failure
+from demo.auditor import Finding
+from demo.narration import Narrator
+from demo.stage import SCENES, Scene, Stage, money
+
+ROOMS = (scenes, scenes_of_cuts, scenes_of_failure)
+"""Imported, so that their scenes are registered."""
+REGIONS = ["eu", "us", "asia", "africa", "brazil", "india", "japan", "oceania"]
+BROKEN = "MONEY NOT CONSERVED"
+
+
+class Outcome(NamedTuple):
+    """How a run ended."""
+
+    total: int
+    findings: list[Finding]
+
+    @property
+    def verdict(self) -> str:
+        return BROKEN if self.findings else f"money conserved: {money(self.total)}"
+
+
+def play(
+    path: Path, breakable: Path, names: Sequence[str], seed: int, regions: int, accounts: int, narrator: Narrator
+) -> Outcome:
+    """Play these scenes on a new bank at ``path``; ``breakable``: a folder for banks that are broken."""
+    found: list[Finding] = []
+    with kvstore.Geo(path, regions=REGIONS[:regions], shards=4) as geo:
+        stage = Stage(geo, breakable, random.Random(seed), narrator.say)
+        narrator.opening(
+            f"A bank in the regions {', '.join(stage.regions)}, all in this process. Each region is a store of"
+            f" its own with four shards. {accounts} accounts in each hold {money(100_000)} in the beginning."
+            " An auditor, who believes nothing that the bank says, looks at all of them all the time."
+        )
+        stage.open_accounts(accounts * regions)
+        for number, name in enumerate(names, 1):
+            found += _play_one(stage, number, len(names), SCENES[name], narrator)
+        outcome = Outcome(stage.customers.total + stage.elsewhere, found)
+    narrator.close(outcome.verdict, scenes=list(names), total=outcome.total, conserved=not found)
+    return outcome
+
+
+def _play_one(stage: Stage, number: int, of: int, scene: Scene, narrator: Narrator) -> list[Finding]:
+    narrator.begin(number, of, scene)
+    stage.looks = 0
+    try:
+        proved = scene.play(stage)
+        findings = stage.close_scene()
+    except Exception as error:  # whatever stops a scene, its promise was not kept
+        proved, findings = [], [*stage.findings, Finding("the run", scene.name, repr(error))]
+        stage.findings = []
+        stage.heal_all()
+    narrator.end(scene, proved, findings, stage.looks)
+    return findings

@@ -1,0 +1,130 @@
+"""Scenes with cut links: one region alone, spending on both sides, the heal, and causality."""
+
+from __future__ import annotations
+
+import time
+
+from demo.stage import SETTLE_S, Stage, money, scene
+
+ORDERS = 20
+
+
+@scene(
+    "cut",
+    "A region is cut off",
+    "Nothing gets through to or from one region. It goes on working, and so do the others.",
+)
+def cut(stage: Stage) -> list[str]:
+    alone = stage.chance.choice(stage.regions)
+    stage.cut_off(alone)
+    stage.say(f"{alone} is cut off.")
+    begin = time.monotonic()
+    with stage.looking():
+        stage.business(ORDERS, [alone])
+        seconds = time.monotonic() - begin
+        stage.business(ORDERS, [region for region in stage.regions if region != alone])
+    stage.say(f"{alone}: {ORDERS} orders, {1000 * seconds / ORDERS:.0f} ms each. It waited for nobody.")
+    behind = {name: stale.nodes for name, stale in stage.geo[alone].staleness().items()}
+    stage.say(f"What {alone} knows to have missed, in slots of each log: {behind}")
+    stage.look()
+    return ["a region alone does all that it did before", "what each side shows is whole, if not new"]
+
+
+@scene(
+    "both-sides",
+    "Spending on both sides of a cut",
+    "An account is shared by two regions, then they are cut apart, and both try to spend all of it.",
+)
+def both_sides(stage: Stage) -> list[str]:
+    one, other = stage.chance.sample(stage.regions, 2)
+    number, bank = stage.customers.of(one)[0], stage.bank
+    stage.customers.deposit(number, 10_000)
+    balance = bank.balance(number)
+    rights = stage.geo[one].bounded(("account", number)).rights()
+    bank.share(number, max(1, rights // 2), other)
+    stage.geo.settle(SETTLE_S)
+    stage.cut_off(one)
+    stage.say(f"Account {number} holds {money(balance)}; {one} and {other} may spend half each, and are cut apart.")
+    spent = {region: _spend_all(stage, number, region, balance // 5 + 1) for region in (one, other)}
+    for region, cents in spent.items():
+        stage.say(f"{region} paid out {money(cents)}, and refused the rest.")
+    stage.look()
+    seen = {region: money(bank.balance(number, region)) for region in (one, other)}
+    stage.say(f"Each sees only its own withdrawals: {seen}")
+    left = balance - sum(spent.values())
+    stage.say(f"Together {money(sum(spent.values()))} of {money(balance)}: {money(left)} must be left.")
+    return ["both sides went on paying, and together they never paid more than there was"]
+
+
+def _spend_all(stage: Stage, number: int | tuple[str, str], region: str, cents: int) -> int:
+    """Withdraw again and again, less each time that it is refused."""
+    spent = 0
+    while cents:
+        if stage.customers.withdraw(number, cents, region) is None:
+            cents //= 4
+        else:
+            spent += cents
+    return spent
+
+
+@scene(
+    "heal",
+    "The heal",
+    "All regions work alone. Then the links are healed, and we measure how long until all show the same.",
+)
+def heal(stage: Stage) -> list[str]:
+    for region in stage.regions:
+        stage.cut_off(region)
+    stage.business(2 * ORDERS)
+    shown = {region: _total(stage, region) for region in stage.regions}
+    for region, cents in shown.items():
+        stage.say(f"{region} alone sees {money(cents)} in the whole bank.")
+    stage.look()
+    stage.heal_all()
+    begin = time.monotonic()
+    with stage.looking():
+        stage.geo.settle(SETTLE_S)
+        seconds = time.monotonic() - begin
+    totals = {region: money(_total(stage, region)) for region in stage.regions}
+    stage.say(f"Healed. After {seconds:.2f} s all agree: {totals}")
+    return [
+        f"regions that met again agreed after {seconds:.2f} s, without anybody deciding for them",
+        "the total is what customers brought and took, to the cent",
+    ]
+
+
+def _total(stage: Stage, region: str) -> int:
+    return sum(cents for _, cents in stage.geo[region].scan(prefix=("account",)))
+
+
+@scene(
+    "causality",
+    "No reply before its letter",
+    "A letter is written far away and answered nearby. The answer has the shorter way: does it overtake?",
+)
+def causality(stage: Stage) -> list[str]:
+    writer, replier, reader = (stage.regions * 3)[:3]
+    if reader not in (writer, replier):
+        stage.geo.delay(writer, reader, 600)
+    stage.say(f"Letters from {writer} need 600 ms to {reader}; {replier} answers from close by.")
+    letters = [stage.bank.write(f"question {number}", writer) for number in range(5)]
+    board, seen = stage.geo[reader], [0, 0]
+    for letter in letters:
+        _await(stage, ("letter", letter), replier)
+        stage.bank.reply(letter, "answer", replier)
+    deadline = time.monotonic() + SETTLE_S
+    looks = 0
+    while seen != [len(letters), len(letters)] and time.monotonic() < deadline:
+        stage.look()
+        with board.snapshot() as view:
+            seen = [sum((kind, name) in view for name in letters) for kind in ("letter", "reply")]
+        looks += 1
+        time.sleep(0.01)
+    stage.say(f"{reader} was looked at {looks} times until it had all {len(letters)} letters and answers.")
+    return ["nobody ever saw an answer without its letter, in any region, at any moment"]
+
+
+def _await(stage: Stage, key: tuple[str, str], region: str) -> None:
+    deadline = time.monotonic() + SETTLE_S
+    while key not in stage.geo[region] and time.monotonic() < deadline:
+        time.sleep(0.002)

@@ -21,8 +21,12 @@ FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 
 
 @click.command()
-@click.option("--scene", "names", multiple=True, type=click.Choice(list(SCENES)), help="Only this; repeatable.")
-@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="What chance is made from.")
+@click.option(
+    "--scene", "names", multiple=True, type=click.Choice(list(SCENES)), help="Only this; repeatable."
+)
+@click.option(
+    "--seed", type=click.IntRange(0), default=1, show_default=True, help="What chance is made from."
+)
 @click.option("--regions", type=click.IntRange(2, len(guided.REGIONS)), default=3, show_default=True)
 @click.option("--accounts", type=click.IntRange(2, 100), default=4, show_default=True, help="In each region.")
 @click.option("--fast", is_flag=True, help="Without pauses.")
@@ -36,7 +40,9 @@ def main(
 ) -> None:  # fmt: skip
     """A bank in several regions. It exits with 1 if any promise was broken."""
     if path is not None and path.exists():
-        raise click.UsageError(f"{path} exists; the bank is made in a new folder", click.get_current_context())
+        raise click.UsageError(
+            f"{path} exists; the bank is made in a new folder", click.get_current_context()
+        )
     narrator = Narrator(fast=fast, as_json=as_json)
     with tempfile.TemporaryDirectory(prefix="kvstore-demo-") as folder:
         breakable = Path(folder)
@@ -45,7 +51,9 @@ def main(
             if data is not None:
                 outcome = records.run(home, data, months, seed, narrator)
             else:
-                outcome = guided.play(home, breakable, names or list(SCENES), seed, regions, accounts, narrator)
+                outcome = guided.play(
+                    home, breakable, names or list(SCENES), seed, regions, accounts, narrator
+                )
         except (kvstore.Error, records.NoRecords) as error:
             raise click.ClickException(str(error)) from error
     sys.exit(1 if outcome.findings else 0)

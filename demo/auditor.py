@@ -1,7 +1,7 @@
 """The auditor: looks at the store from outside, and believes nothing that the bank says. It repairs nothing.
 
-``look`` holds at every moment in every region, while regions are cut off too. ``audit`` also compares with what
-the customers were told, and needs regions that have heard everything.
+``look`` holds at every moment in every region, while regions are cut off too. ``audit`` also compares with
+what the customers were told, and needs regions that have heard everything.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ def look(region: kvstore.Region) -> list[Finding]:
         letters = {key[1] for key, _ in view.scan(prefix=("letter",))}
         replies = [key[1] for key, _ in view.scan(prefix=("reply",))]
     found = [*_of_balances(balances, lines), *_of_transfers(lines)]
-    found += [("causality", f"a reply to {name}, which is not here") for name in replies if name not in letters]
+    found += [
+        ("causality", f"a reply to {name}, which is not here") for name in replies if name not in letters
+    ]
     return [Finding(region.name, *what) for what in found]
 
 
@@ -42,7 +44,10 @@ def _of_balances(balances: Mapping[Any, int], lines: list[tuple[Any, Any]]) -> I
             yield "no overdraft", f"account {number} holds {balances[number]}"
         if balances.get(number, 0) != stated[number]:
             holds = balances.get(number, 0)
-            yield "balance is statement", f"account {number} holds {holds}, its statement says {stated[number]}"
+            yield (
+                "balance is statement",
+                f"account {number} holds {holds}, its statement says {stated[number]}",
+            )
 
 
 def _of_transfers(lines: list[tuple[Any, Any]]) -> Iterator[tuple[str, str]]:
@@ -75,7 +80,10 @@ def audit(geo: kvstore.Geo, told: Mapping[Any, int]) -> list[Finding]:
 
 def _of_promises(holds: Mapping[Any, int], told: Mapping[Any, int]) -> Iterator[tuple[str, str]]:
     if sum(holds.values()) != sum(told.values()):
-        yield "money is conserved", f"{sum(holds.values())} cents in all, customers know of {sum(told.values())}"
+        yield (
+            "money is conserved",
+            f"{sum(holds.values())} cents in all, customers know of {sum(told.values())}",
+        )
     for number in holds.keys() | told.keys():
         if holds.get(number) != told.get(number):
             yield "as customers were told", f"{number} holds {holds.get(number)}, not {told.get(number)}"
@@ -84,8 +92,13 @@ def _of_promises(holds: Mapping[Any, int], told: Mapping[Any, int]) -> Iterator[
 def _of_rights(
     region: kvstore.Region, owners: list[str], holds: Mapping[Any, int]
 ) -> Iterator[tuple[str, str]]:
-    for number, cents in holds.items():
-        rights = [region.bounded(("account", number)).rights(owner) for owner in owners]
+    with region.begin() as tx:  # all of one moment: rights may be granted meanwhile
+        reads: Any = tx
+        shares = {
+            number: [reads.bounded(("account", number)).rights(owner) for owner in owners] for number in holds
+        }
+    for number, rights in shares.items():
+        cents = holds[number]
         if min(rights) < 0 or sum(rights) != cents:
             yield "rights are the balance", f"account {number} holds {cents}, its rights are {rights}"
 

@@ -1,7 +1,7 @@
 """A bank in several regions. To build something of your own, begin here.
 
-Every account is a bounded counter in whole cents, so it is never below zero, whichever regions are cut off. Its
-home is the region that holds the right to spend it. Whatever changes a balance also writes the account's
+Every account is a bounded counter in whole cents, so it is never below zero, whichever regions are cut off.
+Its home is the region that holds the right to spend it. Whatever changes a balance also writes the account's
 statement, in the same transaction: nobody ever sees one without the other, in any region.
 """
 
@@ -88,9 +88,7 @@ class Bank:
         batch.put(_line(number), ["withdrawal", -cents, None])
         return region.submit(batch).result()
 
-    def transfer(
-        self, source: Number, target: Number, cents: int, at: str | None = None
-    ) -> kvstore.Commit:
+    def transfer(self, source: Number, target: Number, cents: int, at: str | None = None) -> kvstore.Commit:
         """Spend here and add there, in one transaction: all of it, or nothing. Raises as ``withdraw``."""
         region = self._branch(source, at)
         home = self.home_of(target, region.name)

@@ -31,15 +31,21 @@ class Outcome(NamedTuple):
 
 
 def play(
-    path: Path, breakable: Path, names: Sequence[str], seed: int, regions: int, accounts: int, narrator: Narrator
+    path: Path,
+    breakable: Path,
+    names: Sequence[str],
+    seed: int,
+    regions: int,
+    accounts: int,
+    narrator: Narrator,
 ) -> Outcome:
     """Play these scenes on a new bank at ``path``; ``breakable``: a folder for banks that are broken."""
     found: list[Finding] = []
     with kvstore.Geo(path, regions=REGIONS[:regions], shards=4) as geo:
         stage = Stage(geo, breakable, random.Random(seed), narrator.say)
         narrator.opening(
-            f"A bank in the regions {', '.join(stage.regions)}, all in this process. Each region is a store of"
-            f" its own with four shards. {accounts} accounts in each hold {money(100_000)} in the beginning."
+            f"A bank in the regions {', '.join(stage.regions)}, all in this process. Each region is a store"
+            f" of its own with four shards. {accounts} accounts in each hold {money(100_000)} in the beginning."
             " An auditor, who believes nothing that the bank says, looks at all of them all the time."
         )
         stage.open_accounts(accounts * regions)

@@ -1,2 +1,228 @@
-class NoRecords(Exception): pass
-def run(*a): raise NoRecords("x")
+"""``--data``: the records of a real bank. Its accounts in their regions, its standing orders month by month.
+
+An account has its home in the region of its district; one of another bank in the region that a stable hash of
+that bank's name picks. In each month the regions are cut apart, work alone, and are healed.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+import time
+import zlib
+from collections import Counter, defaultdict
+from decimal import Decimal
+from itertools import combinations
+from pathlib import Path
+from typing import NamedTuple
+
+import kvstore
+from demo.auditor import Finding
+from demo.bank import Number, Refused, account
+from demo.guided import BROKEN, Outcome
+from demo.narration import Narrator
+
+MONTHLY_ORDERS = 10
+WITHOUT_ORDERS = 100_000
+CHUNK = 400
+"""Orders that are tried in one transaction."""
+SETTLE_S = 300.0
+
+
+class NoRecords(Exception):
+    """The folder does not hold what it should."""
+
+
+class Order(NamedTuple):
+    """A standing order, in whole hellers."""
+
+    number: int
+    source: int
+    target: tuple[str, str]
+    hellers: int
+
+
+class Records(NamedTuple):
+    """What the files say."""
+
+    homes: dict[int, str]
+    orders: list[Order]
+    regions: list[str]
+
+    @property
+    def opening(self) -> dict[int, int]:
+        monthly: Counter[int] = Counter()
+        for order in self.orders:
+            monthly[order.source] += order.hellers
+        return {number: MONTHLY_ORDERS * monthly[number] or WITHOUT_ORDERS for number in self.homes}
+
+    def home_of(self, target: tuple[str, str]) -> str:
+        return self.regions[zlib.crc32(target[0].encode()) % len(self.regions)]
+
+
+def read(folder: Path) -> Records:
+    """Raises ``NoRecords``, with the file and what is wrong in it."""
+    try:
+        names = {row["district_id"]: _name(row["region"]) for row in _rows(folder / "district.csv")}
+        homes = {int(row["account_id"]): names[row["district_id"]] for row in _rows(folder / "account.csv")}
+        orders = [_order(row) for row in _rows(folder / "order.csv")]
+    except OSError as error:
+        raise NoRecords(f"{error.filename}: {error.strerror}") from error
+    except (KeyError, ValueError, ArithmeticError) as error:
+        raise NoRecords(f"{folder} does not hold the records of a bank: {error!r}") from error
+    strangers = [order.number for order in orders if order.source not in homes]
+    if strangers or not homes:
+        raise NoRecords(f"{folder}: orders of accounts that are not there: {strangers[:5]}")
+    return Records(homes, orders, sorted(set(homes.values())))
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def _name(region: str) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "-", region.strip()).lower()
+
+
+def _order(row: dict[str, str]) -> Order:
+    hellers, rest = divmod(Decimal(row["amount"]) * 100, 1)
+    if rest or hellers < 1:
+        raise ValueError(f"order {row['order_id']} is over {row['amount']}")
+    target = row["bank_to"], row["account_to"]
+    return Order(int(row["order_id"]), int(row["account_id"]), target, int(hellers))
+
+
+# -- the run -------------------------------------------------------------------------------------
+
+
+def run(path: Path, data: Path, months: int, seed: int, narrator: Narrator) -> Outcome:
+    """Open the accounts, pay the orders of each month, and compare with a plain computation."""
+    records = read(data)
+    begin = time.monotonic()
+    with kvstore.Geo(path, regions=records.regions, shards=4) as geo:
+        narrator.opening(
+            f"{len(records.homes)} accounts in {len(records.regions)} regions, {len(records.orders)} standing"
+            f" orders a month, for {months} months. Each month all regions work cut off, and meet at its end."
+        )
+        _open(geo, records)
+        refused: set[tuple[int, int]] = set()
+        for month in range(1, months + 1):
+            refused |= _month(geo, records, month, narrator)
+        findings = _compare(geo, records, months, refused)
+    total = sum(records.opening.values())
+    narrator.say(f"{time.monotonic() - begin:.1f} s in all; {len(refused)} orders refused.")
+    for finding in findings[:5]:
+        narrator.say(f"{finding.region}: {finding.invariant}: {finding.detail}")
+    outcome = Outcome(total, findings)
+    facts = {
+        "orders": months * len(records.orders),
+        "refused": len(refused),
+        "seconds": time.monotonic() - begin,
+    }
+    narrator.close(outcome.verdict, total=total, conserved=outcome.verdict != BROKEN, **facts)
+    return outcome
+
+
+def _open(geo: kvstore.Geo, records: Records) -> None:
+    opening = records.opening
+    for name in geo.regions():
+        own = [number for number, home in records.homes.items() if home == name]
+        for first in range(0, len(own), CHUNK):
+            with geo[name].batch() as batch:
+                for number in own[first : first + CHUNK]:
+                    batch.put(("home", number), name)
+                    batch.bounded(account(number)).add(opening[number])
+    _meet(geo)
+
+
+def _month(geo: kvstore.Geo, records: Records, month: int, narrator: Narrator) -> set[tuple[int, int]]:
+    """Every region alone pays the orders of its accounts; then they meet. Which orders were refused."""
+    begin = time.monotonic()
+    for pair in combinations(geo.regions(), 2):
+        geo.cut(*pair)
+    due: defaultdict[str, list[Order]] = defaultdict(list)
+    for order in records.orders:
+        due[records.homes[order.source]].append(order)
+    refused = set()
+    for name, orders in due.items():
+        for first in range(0, len(orders), CHUNK):
+            refused |= {
+                (month, number) for number in _pay(geo[name], records, month, orders[first : first + CHUNK])
+            }
+    worked = time.monotonic() - begin
+    _meet(geo)
+    narrator.say(
+        f"Month {month}: {len(records.orders)} orders in {worked:.1f} s, all regions cut off;"
+        f" {len(refused)} refused; met again in {time.monotonic() - begin - worked:.1f} s."
+    )
+    return refused
+
+
+def _meet(geo: kvstore.Geo) -> None:
+    """Join all regions by way of the first: fewer links carry the same news."""
+    hub, *others = geo.regions()
+    for one, other in combinations(others, 2):
+        geo.cut(one, other)
+    for other in others:
+        geo.heal(hub, other)
+    geo.settle(SETTLE_S)
+
+
+def _pay(region: kvstore.Region, records: Records, month: int, orders: list[Order]) -> set[int]:
+    """Pay these orders, in their sequence; the numbers of those that were refused.
+
+    They are tried as one transaction. If that is refused nothing of it happened, and each half is tried by
+    itself: in the end exactly those are refused that would have been one by one.
+    """
+    batch = region.batch()
+    for order in orders:
+        batch.bounded(account(order.source)).spend(order.hellers)
+        batch.bounded(account(order.target)).add(order.hellers, to=records.home_of(order.target))
+        batch.put(("order", month, order.number), [order.source, order.hellers, *order.target])
+    try:
+        region.submit(batch).result()
+    except Refused:
+        if len(orders) == 1:
+            return {orders[0].number}
+        half = len(orders) // 2
+        first = _pay(region, records, month, orders[:half])
+        return first | _pay(region, records, month, orders[half:])
+    return set()
+
+
+# -- from outside --------------------------------------------------------------------------------
+
+
+def _compare(geo: kvstore.Geo, records: Records, months: int, refused: set[tuple[int, int]]) -> list[Finding]:
+    """Each region against a plain computation, one order after the other; rights; and who was refused."""
+    expected: dict[Number, int] = dict(records.opening)
+    found = []
+    for month in range(1, months + 1):
+        for order in records.orders:
+            short = expected[order.source] < order.hellers
+            if short != ((month, order.number) in refused):
+                found.append(Finding("the bank", "refused if short", f"order {order.number}, month {month}"))
+            if (month, order.number) not in refused:
+                expected[order.source] -= order.hellers
+                expected[order.target] = expected.get(order.target, 0) + order.hellers
+    for name in geo.regions():
+        found += _compare_region(geo[name], expected)
+    return found
+
+
+def _compare_region(region: kvstore.Region, expected: dict[Number, int]) -> list[Finding]:
+    with region.snapshot() as view:
+        holds = {key[1]: hellers for key, hellers in view.scan(prefix=("account",))}
+    found = [
+        Finding(region.name, "as computed", f"{number} holds {holds.get(number)}, not {expected.get(number)}")
+        for number in holds.keys() | expected.keys()
+        if holds.get(number) != expected.get(number)
+    ]
+    found += [
+        Finding(region.name, "no overdraft", f"{n} holds {cents}") for n, cents in holds.items() if cents < 0
+    ]
+    if sum(holds.values()) != sum(expected.values()):
+        found.append(Finding(region.name, "money is conserved", f"{sum(holds.values())} in all"))
+    short = [number for number in holds if region.bounded(account(number)).rights() < 0]
+    return found + [Finding(region.name, "rights are not negative", str(number)) for number in short]

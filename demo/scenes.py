@@ -14,7 +14,7 @@ EVENINGS = 12
 @scene(
     "business",
     "Ordinary business",
-    "Customers pay in, take out and transfer, inside a region and between regions. Interest is asked for twice.",
+    "Customers pay in, take out and transfer, within and between regions. One asks for interest twice.",
 )
 def business(stage: Stage) -> list[str]:
     customers = stage.customers
@@ -38,7 +38,7 @@ def business(stage: Stage) -> list[str]:
 @scene(
     "shards",
     "One transaction over shards",
-    "A region keeps its keys on several shards. A transfer touches some of them, and takes effect on all at once.",
+    "Keys lie on several shards of a region. A transfer takes effect on all that it touches at once.",
 )
 def shards(stage: Stage) -> list[str]:
     at = stage.chance.choice(stage.regions)

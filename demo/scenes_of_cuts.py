@@ -44,7 +44,9 @@ def both_sides(stage: Stage) -> list[str]:
     bank.share(number, max(1, rights // 2), other)
     stage.geo.settle(SETTLE_S)
     stage.cut_off(one)
-    stage.say(f"Account {number} holds {money(balance)}; {one} and {other} may spend half each, and are cut apart.")
+    stage.say(
+        f"Account {number} holds {money(balance)}; {one} and {other} may spend half each, and are cut apart."
+    )
     spent = {region: _spend_all(stage, number, region, balance // 5 + 1) for region in (one, other)}
     for region, cents in spent.items():
         stage.say(f"{region} paid out {money(cents)}, and refused the rest.")

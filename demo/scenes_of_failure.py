@@ -1,4 +1,4 @@
-"""Scenes in which something breaks: a replica is lost, and the bank itself is killed. In worlds of their own."""
+"""Scenes in which something breaks: a replica is lost, the bank itself is killed. In worlds of their own."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ def replica(stage: Stage) -> list[str]:
         verdict = {name: geo[name].verify() for name in names}
     stage.elsewhere += own.customers.total
     stage.say(f"Repaired: {status['repaired']}; healthy: {status['healthy']}")
-    stage.say(f"Every record was read and checked: {[found['problems'] for found in verdict.values()]} problems.")
+    stage.say(
+        f"Every record was read and checked: {[found['problems'] for found in verdict.values()]} problems."
+    )
     if not all(found["ok"] for found in verdict.values()) or not lost.exists():
         raise RuntimeError(f"the replica was not made anew: {verdict}")
     return ["the bank opened without the replica, made it anew, and not a cent was missing"]
@@ -68,7 +70,9 @@ def crash(stage: Stage) -> list[str]:
                 stage.say("The one under way turned out not to have happened at all.")
         stage.findings += audit(geo, told)
     stage.elsewhere += sum(told.values())
-    stage.say(f"Opened again: {money(sum(told.values()))} in all, every transfer that was acknowledged is there.")
+    stage.say(
+        f"Opened again: {money(sum(told.values()))} in all, every transfer that was acknowledged is there."
+    )
     return ["what the bank said was done is done, though it died at a moment it had not chosen"]
 
 

@@ -1,4 +1,4 @@
-"""``python -m demo.teller PATH SEED``: transfers without end, each said before and after. Made to be killed."""
+"""``python -m demo.teller PATH SEED``: transfers without end, said before and after. Made to be killed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Asked = tuple[int, int, int, int]
 
 def parsed(lines: Iterable[str]) -> tuple[dict[int, int], list[Asked]]:
     """The balances by what was acknowledged, and the transfers that were asked for and not answered."""
-    told = {number: OPENING for number in range(1, ACCOUNTS + 1)}
+    told = dict.fromkeys(range(1, ACCOUNTS + 1), OPENING)
     known = dict.fromkeys(told, 1)
     asked: Asked | None = None
     for line in lines:

@@ -235,7 +235,7 @@ class Exchange:
             end = tuple(self.log(view).end)
         with self._lock:
             pull = self.shipping.pull(end)
-        pull = msgspec.structs.replace(pull, wants=self.rebalancing.wants(self._rights))
+        pull = msgspec.structs.replace(pull, wants=self.rebalancing.wants(self._funds))
         self._asked.update(dict.fromkeys(peers, time.monotonic()))
         self._send_all(peers, pull)
 
@@ -357,8 +357,8 @@ class Exchange:
                 operations: Operations = {want.shard: (Grant(want.key, amount, want.taker),)}
                 self._store.run(Pending(operations, len(want.key) + 8, 1))
 
-    def _rights(self, shard: ShardId, key: bytes) -> int:
-        return escrow.funds(self._cell(shard, key), self.own).rights
+    def _funds(self, shard: ShardId, key: bytes) -> escrow.Funds:
+        return escrow.funds(self._cell(shard, key), self.own)
 
     def _cell(self, shard: ShardId, key: bytes) -> Cell:
         return clashes.cell_of(value_of(self._store.readers.get(table_name(shard, REGISTERS), key)))

@@ -3,7 +3,8 @@
 A region that ran short says so with its next pulls; a neighbour that has rights to spare grants some, and
 passes on what it cannot grant, so that it comes to those who can by whatever way. All of it is hints: nothing
 depends on them, and nobody waits. Who gives looks at what the taker has as it is seen here, its own grants
-included, and gives at most half of what it has: so a right does not go back and forth.
+included, and gives at most half of what it has. Of two that both ran short of the same key only the later one
+by its number gives. So a right does not go back and forth.
 """
 
 from __future__ import annotations
@@ -32,10 +33,12 @@ class Rebalancing:
         """The region is to have so many rights."""
         self._wants[shard, key] = max(amount, self._wants.get((shard, key), 0))
 
-    def wants(self, rights: Callable[[ShardId, bytes], int]) -> tuple[Want, ...]:
-        """What to ask for now; ``rights`` tells what this region has. What is passed on is passed on once."""
+    def wants(self, funds: Callable[[ShardId, bytes], tuple[int, int]]) -> tuple[Want, ...]:
+        """What to ask for now; ``funds`` tells the rights of this region, and the balance: more than that
+        nobody can give. What is passed on is passed on once."""
         for place, amount in list(self._wants.items()):
-            if rights(*place) >= amount:
+            rights, balance = funds(*place)
+            if rights >= amount or balance < amount:
                 del self._wants[place]
         asked = []
         for place in list(self._wants)[:WANTS_MAX]:
@@ -50,7 +53,8 @@ class Rebalancing:
         if want.taker == self._own:
             return 0
         lacking = want.amount - takers
-        given = max(0, min(lacking, (rights + 1) // 2))
+        keeps = self._own < want.taker and (want.shard, want.key) in self._wants
+        given = 0 if keeps else max(0, min(lacking, (rights + 1) // 2))
         if given < lacking and want.hops > 1:
             self._passed_on[want.taker, want.key] = msgspec.structs.replace(want, hops=want.hops - 1)
         return given

@@ -19,7 +19,9 @@ def piece(slot: int, time: int, **more: object) -> Piece:
 
 
 def shipped(region: RegionId, chains: dict[ShardId, tuple[int, list[Item]]]) -> Shipment:
-    parts = {shard: (Segment(region, Slot(first), tuple(items)),) for shard, (first, items) in chains.items()}
+    parts: dict[ShardId, tuple[Segment, ...]] = {
+        shard: (Segment(region, Slot(first), tuple(items)),) for shard, (first, items) in chains.items()
+    }
     return Shipment(IDENTITY, parts, {}, {})
 
 

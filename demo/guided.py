@@ -45,7 +45,8 @@ def play(
         stage = Stage(geo, breakable, random.Random(seed), narrator.say)
         narrator.opening(
             f"A bank in the regions {', '.join(stage.regions)}, all in this process. Each region is a store"
-            f" of its own with four shards. {accounts} accounts in each hold {money(100_000)} in the beginning."
+            f" of its own with four shards. {accounts} accounts in each hold"
+            f" {money(100_000)} in the beginning."
             " An auditor, who believes nothing that the bank says, looks at all of them all the time."
         )
         stage.open_accounts(accounts * regions)

@@ -1,0 +1,1 @@
+"""The bank of the demo."""

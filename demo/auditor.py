@@ -24,15 +24,20 @@ class Finding(NamedTuple):
 def look(region: kvstore.Region) -> list[Finding]:
     """One moment of one region."""
     with region.snapshot() as view:
-        balances = {key[1]: cents for key, cents in view.scan(prefix=("account",))}
+        balances = _balances(view)
         lines = [(key, line) for key, line in view.scan(prefix=("statement",))]
-        letters = {key[1] for key, _ in view.scan(prefix=("letter",))}
-        replies = [key[1] for key, _ in view.scan(prefix=("reply",))]
+        letters = {str(key[1]) for key, _ in view.scan(prefix=("letter",))}
+        replies = [str(key[1]) for key, _ in view.scan(prefix=("reply",))]
     found = [*_of_balances(balances, lines), *_of_transfers(lines)]
     found += [
         ("causality", f"a reply to {name}, which is not here") for name in replies if name not in letters
     ]
     return [Finding(region.name, *what) for what in found]
+
+
+def _balances(view: kvstore.Snapshot) -> dict[Any, int]:
+    """By account."""
+    return {key[1]: cents for key, cents in view.scan(prefix=("account",))}
 
 
 def _of_balances(balances: Mapping[Any, int], lines: list[tuple[Any, Any]]) -> Iterator[tuple[str, str]]:
@@ -57,7 +62,7 @@ def _of_transfers(lines: list[tuple[Any, Any]]) -> Iterator[tuple[str, str]]:
         if kind == "transfer":
             sides[key[2:]].append(cents)
     for mark, cents in sides.items():
-        if len(cents) != 2 or sum(cents):
+        if len(cents) != 2 or sum(cents) != 0:
             yield "transfers are whole", f"transfer {mark} has the sides {cents}"
 
 
@@ -71,7 +76,7 @@ def audit(geo: kvstore.Geo, told: Mapping[Any, int]) -> list[Finding]:
     for name in geo.regions():
         region = geo[name]
         with region.snapshot() as view:
-            holds = {key[1]: cents for key, cents in view.scan(prefix=("account",))}
+            holds = _balances(view)
         found += [Finding(name, *what) for what in _of_promises(holds, told)]
         found += [Finding(name, *what) for what in _of_rights(region, geo.regions(), holds)]
         found += [Finding(name, *what) for what in _of_log(region, holds)]
@@ -119,7 +124,7 @@ def _of_log(region: kvstore.Region, holds: Mapping[Any, int]) -> Iterator[tuple[
                 case "put", ("letter", name):
                     seen.add(name)
                 case "put", ("reply", name) if name not in seen:
-                    yield "causality", f"the log has a reply before its letter {name}"
+                    yield "causality", f"the log has a reply before its letter {name!r}"
         if any(change.values()):
             yield "nodes are whole", f"{node.id} changes balances by {dict(change)} more than statements"
     if dict(played) != dict(holds):

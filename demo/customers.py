@@ -46,7 +46,8 @@ class Customers:
         try:
             commit = self._bank.withdraw(number, cents, at)
         except Refused:
-            return self._note_refusal()
+            self._note_refusal()
+            return None
         self._write({number: -cents})
         return commit
 
@@ -57,7 +58,8 @@ class Customers:
         try:
             commit = self._bank.transfer(source, target, cents, at)
         except Refused:
-            return self._note_refusal()
+            self._note_refusal()
+            return None
         self._write({source: -cents, target: cents})
         return commit
 

@@ -50,7 +50,7 @@ class Records(NamedTuple):
     regions: list[str]
 
     @property
-    def opening(self) -> dict[int, int]:
+    def opening(self) -> dict[Number, int]:
         monthly: Counter[int] = Counter()
         for order in self.orders:
             monthly[order.source] += order.hellers
@@ -129,10 +129,11 @@ def _open(geo: kvstore.Geo, records: Records) -> None:
     for name in geo.regions():
         own = [number for number, home in records.homes.items() if home == name]
         for first in range(0, len(own), CHUNK):
-            with geo[name].batch() as batch:
-                for number in own[first : first + CHUNK]:
-                    batch.put(("home", number), name)
-                    batch.bounded(account(number)).add(opening[number])
+            batch = geo[name].batch()
+            for number in own[first : first + CHUNK]:
+                batch.put(("home", number), name)
+                batch.bounded(account(number)).add(opening[number])
+            geo[name].submit(batch).result()
     _meet(geo)
 
 
@@ -196,7 +197,8 @@ def _pay(region: kvstore.Region, records: Records, month: int, orders: list[Orde
 
 def _compare(geo: kvstore.Geo, records: Records, months: int, refused: set[tuple[int, int]]) -> list[Finding]:
     """Each region against a plain computation, one order after the other; rights; and who was refused."""
-    expected: dict[Number, int] = dict(records.opening)
+    expected: dict[Number, int] = {}
+    expected.update(records.opening)
     found = []
     for month in range(1, months + 1):
         for order in records.orders:
@@ -213,7 +215,7 @@ def _compare(geo: kvstore.Geo, records: Records, months: int, refused: set[tuple
 
 def _compare_region(region: kvstore.Region, expected: dict[Number, int]) -> list[Finding]:
     with region.snapshot() as view:
-        holds = {key[1]: hellers for key, hellers in view.scan(prefix=("account",))}
+        holds: dict[Any, int] = {key[1]: hellers for key, hellers in view.scan(prefix=("account",))}
     found = [
         Finding(region.name, "as computed", f"{number} holds {holds.get(number)}, not {expected.get(number)}")
         for number in holds.keys() | expected.keys()

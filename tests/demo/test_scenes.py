@@ -68,10 +68,11 @@ def test_json_is_one_object_for_each_scene_and_one_for_the_run(tmp_path: Path) -
     "options",
     [
         ("--regions", 1), ("--regions", 9), ("--accounts", 1), ("--accounts", 101), ("--seed", -1),
-        ("--scene", "nothing"), ("--months", 0), ("--months", 61), ("--data", "no such folder"), ("--seed", "x"),
+        ("--scene", "nothing"), ("--months", 0), ("--months", 61), ("--data", "no such folder"),
+        ("--seed", "x"),
     ],
 )  # fmt: skip
-def test_a_bad_option_is_refused(options: tuple[object, ...]) -> None:
+def test_a_bad_option_is_refused(options: tuple[str, object]) -> None:
     result = run(*options)
 
     assert result.exit_code == 2

@@ -161,10 +161,14 @@ def _month(geo: kvstore.Geo, records: Records, month: int, narrator: Narrator) -
 
 
 def _meet(geo: kvstore.Geo) -> None:
-    """Join all regions by way of the first: fewer links carry the same news."""
+    """Carry the news round by one link at a time, like a courier: the first region hears everything on the
+    first tour, all others on the second. Many open links would carry the same news many times."""
     hub, *others = geo.regions()
-    for one, other in combinations(others, 2):
-        geo.cut(one, other)
+    for other in others + others[:-1]:
+        for one, two in combinations(geo.regions(), 2):
+            geo.cut(one, two)
+        geo.heal(hub, other)
+        geo.settle(SETTLE_S)
     for other in others:
         geo.heal(hub, other)
     geo.settle(SETTLE_S)

@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from demo.__main__ import main
 from demo.bank import Bank, account
 from demo.stage import SCENES
-from kvstore.execution import escrow
+from kvstore.typed import BoundedWriter, CounterWriter
 
 SEEDS = int(os.environ.get("KVSTORE_DEMO_SEEDS", "5"))
 
@@ -89,10 +89,12 @@ class TestPlantedBugs:
         assert invariant in result.output
 
     def test_an_overdraft(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(escrow, "refusal", lambda *_: None)
+        """A bank whose balances are plain counters, which nothing stops at zero."""
+        monkeypatch.setattr(BoundedWriter, "add", lambda one, n, to=None: plain(one).add(n))
+        monkeypatch.setattr(BoundedWriter, "spend", lambda one, n: plain(one).add(-n))
         monkeypatch.setattr(Bank, "withdraw", ten_times(Bank.withdraw))
 
-        self.caught(run("--scene", "both-sides"), "no overdraft")
+        self.caught(run("--json", "--accounts", 2, "--scene", "heal"), "no overdraft")
 
     def test_a_lost_credit(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def transfer(bank: Bank, source: Any, target: Any, cents: int, at: str | None = None) -> Any:
@@ -100,7 +102,7 @@ class TestPlantedBugs:
 
         monkeypatch.setattr(Bank, "transfer", transfer)
 
-        self.caught(run("--scene", "business"), "money is conserved")
+        self.caught(run("--json", "--scene", "business"), "money is conserved")
 
     def test_a_transfer_of_two_calls(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def transfer(bank: Bank, source: Any, target: Any, cents: int, at: str | None = None) -> Any:
@@ -112,7 +114,7 @@ class TestPlantedBugs:
 
         monkeypatch.setattr(Bank, "transfer", transfer)
 
-        self.caught(run("--scene", "business"), "nodes are whole")
+        self.caught(run("--json", "--scene", "business"), "nodes are whole")
 
     def test_interest_that_is_paid_twice(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def pay(bank: Bank, number: Any, period: str, per_mille: int) -> int:
@@ -121,7 +123,7 @@ class TestPlantedBugs:
 
         monkeypatch.setattr(Bank, "pay_interest", pay)
 
-        self.caught(run("--scene", "business"), "as customers were told")
+        self.caught(run("--json", "--scene", "business"), "as customers were told")
 
     def test_a_reply_before_its_letter(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def write(bank: Bank, text: str, at: str) -> str:
@@ -131,7 +133,11 @@ class TestPlantedBugs:
 
         monkeypatch.setattr(Bank, "write", write)
 
-        self.caught(run("--scene", "causality"), "causality")
+        self.caught(run("--json", "--scene", "causality"), "causality")
+
+
+def plain(one: Any) -> CounterWriter[Any]:
+    return CounterWriter(one._writer, one._key)
 
 
 def ten_times(withdraw: Callable[..., Any]) -> Callable[..., Any]:

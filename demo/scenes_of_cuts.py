@@ -7,6 +7,7 @@ import time
 from demo.stage import SETTLE_S, Stage, money, scene
 
 ORDERS = 20
+TRIES = 60
 
 
 @scene(
@@ -61,7 +62,9 @@ def both_sides(stage: Stage) -> list[str]:
 def _spend_all(stage: Stage, number: int | tuple[str, str], region: str, cents: int) -> int:
     """Withdraw again and again, less each time that it is refused."""
     spent = 0
-    while cents:
+    for _ in range(TRIES):
+        if not cents:
+            break
         if stage.customers.withdraw(number, cents, region) is None:
             cents //= 4
         else:
@@ -109,11 +112,12 @@ def causality(stage: Stage) -> list[str]:
     if reader not in (writer, replier):
         stage.geo.delay(writer, reader, 600)
     stage.say(f"Letters from {writer} need 600 ms to {reader}; {replier} answers from close by.")
-    letters = [stage.bank.write(f"question {number}", writer) for number in range(5)]
-    board, seen = stage.geo[reader], [0, 0]
-    for letter in letters:
-        _await(stage, ("letter", letter), replier)
-        stage.bank.reply(letter, "answer", replier)
+    board, seen, letters = stage.geo[reader], [0, 0], []
+    with stage.looking():
+        for number in range(5):
+            letters.append(stage.bank.write(f"question {number}", writer))
+            _await(stage, ("letter", letters[-1]), replier)
+            stage.bank.reply(letters[-1], "answer", replier)
     deadline = time.monotonic() + SETTLE_S
     looks = 0
     while seen != [len(letters), len(letters)] and time.monotonic() < deadline:
@@ -122,7 +126,7 @@ def causality(stage: Stage) -> list[str]:
             seen = [sum((kind, name) in view for name in letters) for kind in ("letter", "reply")]
         looks += 1
         time.sleep(0.01)
-    stage.say(f"{reader} was looked at {looks} times until it had all {len(letters)} letters and answers.")
+    stage.say(f"{reader} has all {len(letters)} letters and answers, after {looks} more looks at its board.")
     return ["nobody ever saw an answer without its letter, in any region, at any moment"]
 
 

@@ -19,7 +19,7 @@ import kvstore
 from tests.histories.history import Outcome, Recorder
 from tests.histories.strict_serializability import check
 
-TRANSFERS = int(os.environ.get("KVSTORE_TRANSFERS", "1500"))
+TRANSFERS = int(os.environ.get("KVSTORE_TRANSFERS", "800"))
 ACCOUNTS, SHARDS, THREADS = 64, 8, 16
 OPENING = 100
 WEIGHTS = list(itertools.accumulate(1 / rank for rank in range(1, ACCOUNTS + 1)))

@@ -1,6 +1,6 @@
 """kill -9 at random moments: nothing acknowledged is lost and no batch is half there.
 
-``KVSTORE_KILLS`` says how often, over all modes; 24 by default.
+``KVSTORE_KILLS`` says how often, over all modes; 12 by default.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.support.programs import running
 from tests.support.programs.writer import AHEAD_MAX, LANES, OPTIONS, expected
 
 MODES = [(durability, replicas) for durability in ("commit", "interval", "none") for replicas in (1, 3)]
-KILLS = -(-int(os.environ.get("KVSTORE_KILLS", "24")) // len(MODES))
+KILLS = -(-int(os.environ.get("KVSTORE_KILLS", "12")) // len(MODES))
 
 
 class Story:

@@ -21,7 +21,7 @@ import pytest
 from tests.support import disk
 from tests.support.programs import running
 
-POINTS = int(os.environ.get("KVSTORE_CRASH_POINTS", "6"))
+POINTS = int(os.environ.get("KVSTORE_CRASH_POINTS", "4"))
 SECONDS_MAX = 60 + POINTS
 
 pytestmark = pytest.mark.timeout(SECONDS_MAX)

@@ -2,7 +2,7 @@
 are exact and closed, and all regions end up equal.
 
 ``KVSTORE_GEO_KILLS`` says how often a whole world is killed, and how often one of two processes that are
-joined by a link; 4 each by default.
+joined by a link; 3 each by default.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from tests.support.regions import (
     nodes_of,
 )
 
-KILLS = int(os.environ.get("KVSTORE_GEO_KILLS", "4"))
+KILLS = int(os.environ.get("KVSTORE_GEO_KILLS", "3"))
 KILLS_OF_ONE = 10
 """After so many a world is left as it is, and another one begins: what is judged grows."""
 NAMES = ["ap", "eu", "us"]

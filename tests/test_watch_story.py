@@ -17,7 +17,7 @@ import kvstore
 from tests.support.programs import running
 from tests.support.programs.watched import WRITERS, Seen, run, seen_in
 
-NUMBERS = int(os.environ.get("KVSTORE_WATCHED", "2400"))
+NUMBERS = int(os.environ.get("KVSTORE_WATCHED", "1200"))
 KILLS = 6
 
 

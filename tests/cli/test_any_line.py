@@ -33,8 +33,8 @@ from kvstore.cli.prompt import is_open, run_text
 from kvstore.cli.session import Session
 from tests.cli.test_printing import shape
 
-LINES = int(os.environ.get("KVSTORE_SHELL_LINES", "3000"))
-VALUES = int(os.environ.get("KVSTORE_SHELL_VALUES", "5000"))
+LINES = int(os.environ.get("KVSTORE_SHELL_LINES", "1500"))
+VALUES = int(os.environ.get("KVSTORE_SHELL_VALUES", "2500"))
 LINES_PER_STORE = 500
 LETTERS = "ab01 \t'\"\\()[]{},:;#-.$eExu_žß中😀\x00\x1b\x7f\x85\u2028\u202e\ud800\uffff\n"
 WORDS = ["acct", "eu", "--limit", "--format", "--x", "-2", "1e5", "1e999", "01", "nan", "-inf", "true",

@@ -17,7 +17,7 @@ import pytest
 
 from tests.support.programs import running
 
-ROWS = int(os.environ.get("KVSTORE_ROWS", "40000"))
+ROWS = int(os.environ.get("KVSTORE_ROWS", "20000"))
 BYTES_MAX = {"reading": 16 << 20, "writing": 40 << 20}
 """Besides the interpreter; threads' stacks count. The promise is 200 MB; with less, few rows show what many
 would need."""

@@ -20,7 +20,7 @@ from demo.bank import Bank, account
 from demo.stage import SCENES
 from kvstore.typed import BoundedWriter, CounterWriter
 
-SEEDS = int(os.environ.get("KVSTORE_DEMO_SEEDS", "5"))
+SEEDS = int(os.environ.get("KVSTORE_DEMO_SEEDS", "2"))
 
 
 def run(*options: object) -> Result:

@@ -20,7 +20,7 @@ from tests.histories.strategies import histories
 from tests.histories.strict_serializability import check
 from tests.histories.test_recorded_histories import HISTORIES, text_of
 
-EXAMPLES = int(os.environ.get("KVSTORE_HISTORY_EXAMPLES", "200"))
+EXAMPLES = int(os.environ.get("KVSTORE_HISTORY_EXAMPLES", "100"))
 TRANSACTIONS = int(os.environ.get("KVSTORE_HISTORY_TRANSACTIONS", "3000"))
 
 SMALL = histories("register", timed=False, most=6)

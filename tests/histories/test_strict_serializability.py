@@ -16,7 +16,7 @@ from tests.histories.simulation import simulate
 from tests.histories.strategies import histories
 from tests.histories.strict_serializability import check, play_back
 
-EXAMPLES = int(os.environ.get("KVSTORE_HISTORY_EXAMPLES", "200"))
+EXAMPLES = int(os.environ.get("KVSTORE_HISTORY_EXAMPLES", "100"))
 TRANSACTIONS = int(os.environ.get("KVSTORE_HISTORY_TRANSACTIONS", "3000"))
 
 QUICK = settings(phases=[Phase.generate], max_examples=3000)

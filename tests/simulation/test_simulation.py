@@ -13,7 +13,7 @@ from tests.simulation import __main__ as program
 from tests.simulation.run import Result, play
 
 ROOT = Path(__file__).parent.parent.parent
-SEEDS = int(os.environ.get("KVSTORE_SEEDS", "12"))
+SEEDS = int(os.environ.get("KVSTORE_SEEDS", "6"))
 """How many seeds are played, of the profile with everything in it."""
 
 FOUND = [

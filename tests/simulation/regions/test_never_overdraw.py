@@ -25,7 +25,7 @@ from kvstore.types import RegionId, ShardId, Slot
 from tests.simulation.regions.run import NAMES, check_convergence, check_rights, records
 from tests.support.closure import least_closed_sum
 
-RUNS = int(os.environ.get("KVSTORE_OVERDRAW_RUNS", "5"))
+RUNS = int(os.environ.get("KVSTORE_OVERDRAW_RUNS", "3"))
 ACCOUNTS = [keys.encode(("account", number)) for number in range(3)]
 NODES_MAX = 300
 

@@ -11,7 +11,7 @@ import pytest
 from tests.simulation.regions.breaks import BREAKS
 from tests.simulation.regions.run import play
 
-SEEDS = int(os.environ.get("KVSTORE_REGION_SEEDS", "6"))
+SEEDS = int(os.environ.get("KVSTORE_REGION_SEEDS", "3"))
 FOUND = {
     5: "two skips became one, and waited for what waited for the first",
     22: "times that a power failure had taken back were given anew",

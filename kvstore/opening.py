@@ -9,10 +9,10 @@ from types import ModuleType
 from typing import get_args
 
 from kvstore.database import Database, complete
-from kvstore.drivers.finding import Options, find_manifest
-from kvstore.drivers.home import Durability, FolderHome, Home
+from kvstore.drivers.finding import Options
+from kvstore.drivers.home import Durability, Home
 from kvstore.drivers.store import AnyPath, ReadingStore, Store, WritingStore, home_at, open_store
-from kvstore.errors import LimitExceeded, UsageError, WrongShape
+from kvstore.errors import LimitExceeded, UsageError
 from kvstore.execution.part import Owns
 from kvstore.routing import SHARDS_MAX, Routing
 
@@ -94,8 +94,6 @@ def open_at(
 
     def make(home: Home) -> Store:
         if not readonly:
-            if isinstance(home, FolderHome) and home.is_made():
-                _refuse_region(home)
             return WritingStore(home, options, sync_interval_ms=sync_interval_ms, finish=complete)
         store = ReadingStore(home)
         try:
@@ -116,15 +114,6 @@ def open_at(
     except BaseException:
         store.close()
         raise
-
-
-def _refuse_region(home: FolderHome) -> None:
-    """A region's keys hold records, and its log is others' to read: no other database writes them."""
-    found = find_manifest(home).region
-    if found is not None:
-        message = f"{home.path} is the region {found.name!r} of a world"
-        hint = "open it with kvstore.Geo or kvstore.open_region, or with readonly=True"
-        raise WrongShape(message, hint=hint, path=home.path, name="region", found=found, expected=None)
 
 
 def owner(shards: int, placement: int | None) -> Owns:

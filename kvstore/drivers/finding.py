@@ -16,7 +16,7 @@ from kvstore.drivers.home import Durability, Home
 from kvstore.drivers.host import MANIFEST_KEY, Host
 from kvstore.drivers.manifest import Manifest, RegionIdentity, decode, encode
 from kvstore.eris.shard_state import HOST_TABLE
-from kvstore.errors import Corrupt, Damage, DiskFull, NotAStore
+from kvstore.errors import Corrupt, Damage, DiskFull, NotAStore, WrongShape
 from kvstore.execution.part import Owns
 from kvstore.ports import Environment
 from kvstore.types import HostId
@@ -176,6 +176,7 @@ def find(home: Home, options: Options) -> Found:
         replicas=options.replicas,
         placement=options.placement,
     )
+    _check_region(home, found.manifest, options)
     present = set(home.numbers())
     for number in range(found.manifest.replicas):
         try:
@@ -191,6 +192,22 @@ def find(home: Home, options: Options) -> Found:
         except Damage as damage:
             found.lost[number] = damage
     return found
+
+
+def _check_region(home: Home, manifest: Manifest, options: Options) -> None:
+    """A region's keys hold records, and its log is others' to read: it is written as that region only."""
+    found, wanted = manifest.region, options.region
+    if found == wanted:
+        return
+    if found is None:
+        message, hint = f"{home.path} is a store that stands alone, no region", "open it with kvstore.open"
+    elif wanted is None:
+        message = f"{home.path} is the region {found.name!r} of a world"
+        hint = "open it with kvstore.Geo or kvstore.open_region, or with readonly=True"
+    else:
+        message = f"{home.path} is the region {found.name!r} of {', '.join(found.names)}"
+        hint = f"it was to be opened as {wanted.name!r} of {', '.join(wanted.names)}"
+    raise WrongShape(message, hint=hint, path=home.path, name="region", found=found, expected=wanted)
 
 
 def _refuse_foreign(found: Found, number: int) -> None:

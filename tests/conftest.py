@@ -25,7 +25,8 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not options.keyword
     is_first = "PYTEST_XDIST_WORKER" not in os.environ  # a worker runs nothing but what it is given
     if whole and is_first and not options.usepdb and getattr(options, "numprocesses", 0) is None:
-        options.numprocesses, options.dist = _cores(), "worksteal"
+        # One more than there are cores: many a test waits for a process or a disk.
+        options.numprocesses, options.dist = _cores() + 1, "worksteal"
 
 
 def _cores() -> int:

@@ -26,7 +26,7 @@ from kvstore.storage.records import LOG, TABLE
 from tests.support.pages import KINDS
 from tests.support.programs import flipper, running
 
-FLIPS = int(os.environ.get("KVSTORE_FLIPS", "40"))
+FLIPS = int(os.environ.get("KVSTORE_FLIPS", "70"))
 CUTS = int(os.environ.get("KVSTORE_CUTS", "20"))
 CRASHES_MAX = 0.1
 """Share of flips that may end the process: LMDB itself follows damaged page pointers (contracts B4)."""

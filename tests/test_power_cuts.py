@@ -21,7 +21,7 @@ from tests.support import disk
 from tests.support.programs import running
 
 KINDS = [(durability, replicas) for durability in ("commit", "interval") for replicas in (1, 3)]
-IMAGES = -(-int(os.environ.get("KVSTORE_POWER_CUTS", "36")) // len(KINDS))
+IMAGES = -(-int(os.environ.get("KVSTORE_POWER_CUTS", "60")) // len(KINDS))
 SECONDS_MAX = 60 + IMAGES
 
 pytestmark = pytest.mark.timeout(SECONDS_MAX)

@@ -64,7 +64,8 @@ class Staleness(NamedTuple):
 
 
 class Exchange:
-    """One region among the others. ``log_of`` reads all chains as of a view."""
+    """One region among the others. ``_lock`` guards ``shipping`` and ``rebalancing``, which both threads and
+    callers use."""
 
     def __init__(
         self, store: WritingStore, identity: Identity, links: Mapping[str, Link], max_clock_skew: float
@@ -169,7 +170,8 @@ class Exchange:
 
     def want(self, shard: ShardId, key: bytes, amount: int) -> None:
         """Ask the neighbours for rights, with the next pull."""
-        self.rebalancing.want(shard, key, amount)
+        with self._lock:
+            self.rebalancing.want(shard, key, amount)
         self.pull_soon()
 
     # -- talking -------------------------------------------------------------------------------
@@ -234,8 +236,7 @@ class Exchange:
         with self._store.readers.viewing() as view:
             end = tuple(self.log(view).end)
         with self._lock:
-            pull = self.shipping.pull(end)
-        pull = msgspec.structs.replace(pull, wants=self.rebalancing.wants(self._funds))
+            pull = self.shipping.pull(end, self.rebalancing.wants(self._funds))
         self._asked.update(dict.fromkeys(peers, time.monotonic()))
         self._send_all(peers, pull)
 
@@ -352,7 +353,8 @@ class Exchange:
         for want in wants:
             cell = self._cell(want.shard, want.key)
             rights = escrow.funds(cell, self.own).rights
-            amount = self.rebalancing.grant(want, rights, escrow.funds(cell, want.taker).rights)
+            with self._lock:
+                amount = self.rebalancing.grant(want, rights, escrow.funds(cell, want.taker).rights)
             if amount > 0:
                 operations: Operations = {want.shard: (Grant(want.key, amount, want.taker),)}
                 self._store.run(Pending(operations, len(want.key) + 8, 1))

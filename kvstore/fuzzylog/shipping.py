@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 
 from kvstore.execution.operations import Segment
 from kvstore.fuzzylog.importing import Importer, dominates, lacking
-from kvstore.fuzzylog.messages import Identity, Pull, Shipment, Vector
+from kvstore.fuzzylog.messages import Identity, Pull, Shipment, Vector, Want
 from kvstore.types import RegionId, ShardId, Slot, Timestamp
 
 SHIPMENT_BYTES = 1 << 20
@@ -58,20 +58,18 @@ class Shipping:
         """How far all chains are known to reach, by what neighbours said."""
         self.fresh: dict[RegionId, Timestamp] = {}
         """By region, the time up to which all that happened there is applied here."""
-        self.published: dict[RegionId, Vector] = {}
-        """What neighbours said that they have applied."""
         self._promised: dict[RegionId, list[tuple[Vector, dict[RegionId, Timestamp]]]] = {}
 
-    def pull(self, own_end: tuple[Slot, ...]) -> Pull:
+    def pull(self, own_end: tuple[Slot, ...], wants: tuple[Want, ...] = ()) -> Pull:
         """What to ask a neighbour for; ``own_end``: how far this region's own chains are applied, all."""
         received = self.importer.received()
         applied = self.importer.applied()
-        return Pull(self.identity, {**received, self.own: own_end}, {**applied, self.own: own_end})
+        own = {self.own: own_end}
+        return Pull(self.identity, {**received, **own}, {**applied, **own}, wants)
 
     def begin(self, pull: Pull, on_disk: Vector, now: Timestamp) -> Answer:
         """What the neighbour lacks and is here; ``now``: physical time, of what is on disk or earlier."""
         asker = RegionId(self.identity.names.index(pull.identity.region))
-        self.published[asker] = pull.applied
         ends = {**on_disk, **self.importer.applied()}
         nothing = (Slot(0),) * self.identity.shards
         after = {

@@ -56,7 +56,8 @@ def has_debit(transaction: Transaction) -> bool:
 
 
 def judged(operations: Iterable[Operation]) -> tuple[Operation, ...]:
-    """Of what is written to one key, what a preliminary has to judge: a debit, and what it builds on."""
+    """Of what is written to one key, or on one shard, what a preliminary has to judge: a debit, and what it
+    builds on."""
     found = tuple(operation for operation in operations if type(operation) in ESCROW)
     return found if _debits(found) else ()
 
@@ -117,8 +118,7 @@ class RegionBatch(Batch):
         halves: Operations = {}
         for shard, part in self.operations.items():
             keys_of = dict.fromkeys(operation.key for operation in part if isinstance(operation, EFFECTS))
-            judged_here = [operation for operation in part if type(operation) in ESCROW]
-            halves[shard] = (*map(Reserve, keys_of), *judged_here)
+            halves[shard] = (*map(Reserve, keys_of), *judged(part))
         return halves
 
     @property
@@ -159,9 +159,7 @@ class RegionTransaction(Transaction):
     def add(self, key: Key, n: int | float = 1) -> None:
         """Add to the counter. Raises ``TypeClash`` if the key shows something else."""
         self._check()
-        encoded, amount = keys.encode(key), check_amount(n)
-        check_number(key, _shown_number(self._shown(key, encoded)), n)
-        self.write_typed(key, "counter", Add(encoded, amount))
+        self.write_typed(key, "counter", Add(keys.encode(key), check_amount(n)))
 
     def counter(self, key: Key) -> Counter:
         """The counter at this key."""
@@ -182,6 +180,8 @@ class RegionTransaction(Transaction):
         encoded, written = effect.key, self.written.get(effect.key)
         shown = self._shown(key, encoded)
         refuse_other(key, shown, kind, deletes=type(effect) is Delete)
+        if type(effect) is Add:
+            check_sum(key, shown, effect)
         before = cell_of(shown)
         if type(effect) is Spend or type(effect) is Grant:
             short = refusal(before, effect, self.regions.own)

@@ -24,8 +24,6 @@ from kvstore.execution.operations import Add, Credit, Effect, Grant, SetAdd, Set
 from kvstore.keys import Key
 from kvstore.types import RegionId
 
-Make = Callable[[bytes], Effect]
-
 
 class Writer(Protocol):
     """Where typed writes go."""

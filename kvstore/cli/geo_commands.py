@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from functools import partial
 from itertools import islice
 from typing import Any, Final
 
@@ -224,36 +225,32 @@ def _effect(effect: kvstore.Effect) -> str:
             return f"{kind.replace('_', '-')} {key} {value}"
 
 
+_Command = partial(Command, of_regions=True, shell_only=True)
+
 GEO_COMMANDS: Final = (
-    Command(
+    _Command(
         name="region",
         about="Stand in another region; without a name, print all of them and mark this one.",
         example="region",
         run=stand,
         terms=(Parameter("REGION", "region", required=False),),
-        of_regions=True,
-        shell_only=True,
     ),
-    Command(
+    _Command(
         name="staleness",
         about="Print how far this region is behind each of the others.",
         example="staleness",
         run=staleness,
         options=(FORMAT,),
-        of_regions=True,
-        shell_only=True,
     ),
-    Command(
+    _Command(
         name="lost-writes",
         about="Print writes that a concurrent one has won over and nobody has looked at since.",
         example='lost-writes ("acct",)',
         run=lost_writes,
         terms=(_PREFIX,),
         options=(FORMAT,),
-        of_regions=True,
-        shell_only=True,
     ),
-    Command(
+    _Command(
         name="counter",
         about="Print what a counter comes to, or add a number to it: adds of all regions count.",
         example="counter visits 2",
@@ -261,10 +258,8 @@ GEO_COMMANDS: Final = (
         in_transaction="takes part",
         terms=(_KEY, Parameter("N", "number", required=False)),
         options=(FORMAT,),
-        of_regions=True,
-        shell_only=True,
     ),
-    Command(
+    _Command(
         name="bounded",
         about="Print the balance of a bounded counter, and what of it each region may spend.",
         example="bounded stock",
@@ -272,10 +267,8 @@ GEO_COMMANDS: Final = (
         in_transaction="takes part",
         terms=(_KEY,),
         options=(FORMAT,),
-        of_regions=True,
-        shell_only=True,
     ),
-    Command(
+    _Command(
         name="bounded-add",
         about="Add to a bounded counter, for this region to spend, or for another.",
         example="bounded-add stock 10",
@@ -284,10 +277,8 @@ GEO_COMMANDS: Final = (
         terms=(_KEY, _N),
         options=(Parameter("to", "region", "the region that may spend it"),),
         writes=True,
-        of_regions=True,
-        shell_only=True,
     ),
-    Command(
+    _Command(
         name="spend",
         about="Take from a bounded counter, out of what this region may spend.",
         example="bounded-add stock 10; spend stock 3",
@@ -295,10 +286,8 @@ GEO_COMMANDS: Final = (
         in_transaction="takes part",
         terms=(_KEY, _N),
         writes=True,
-        of_regions=True,
-        shell_only=True,
     ),
-    Command(
+    _Command(
         name="grant",
         about="Let another region spend so much of what this one may.",
         example="bounded-add stock 10; grant stock 4 us",
@@ -306,10 +295,8 @@ GEO_COMMANDS: Final = (
         in_transaction="takes part",
         terms=(_KEY, _N, Parameter("REGION", "region")),
         writes=True,
-        of_regions=True,
-        shell_only=True,
     ),
-    Command(
+    _Command(
         name="set-add",
         about="Add a member to a set; of an add and a removal that are concurrent the add wins.",
         example="set-add tags blue",
@@ -317,10 +304,8 @@ GEO_COMMANDS: Final = (
         in_transaction="takes part",
         terms=(_KEY, _MEMBER),
         writes=True,
-        of_regions=True,
-        shell_only=True,
     ),
-    Command(
+    _Command(
         name="set-remove",
         about="Take a member out of a set; a missing one is no error.",
         example="set-remove tags blue",
@@ -328,10 +313,8 @@ GEO_COMMANDS: Final = (
         in_transaction="takes part",
         terms=(_KEY, _MEMBER),
         writes=True,
-        of_regions=True,
-        shell_only=True,
     ),
-    Command(
+    _Command(
         name="members",
         about="Print the members of a set.",
         example="members tags",
@@ -339,56 +322,44 @@ GEO_COMMANDS: Final = (
         in_transaction="takes part",
         terms=(_KEY,),
         options=(FORMAT,),
-        of_regions=True,
-        shell_only=True,
     ),
-    Command(
+    _Command(
         name="cut",
         about="Let nothing through between two regions, until heal.",
         example="cut eu us",
         run=cut_link,
         terms=_LINK,
-        of_regions=True,
-        shell_only=True,
     ),
-    Command(
+    _Command(
         name="heal",
         about="Undo cut.",
         example="heal eu us",
         run=heal_link,
         terms=_LINK,
-        of_regions=True,
-        shell_only=True,
     ),
-    Command(
+    _Command(
         name="delay",
         about="Have messages between two regions take so many milliseconds, both ways.",
         example="delay eu us 40",
         run=delay_link,
         terms=(*_LINK, Parameter("MS", "number")),
-        of_regions=True,
-        shell_only=True,
     ),
-    Command(
+    _Command(
         name="settle",
         about="Wait until all regions that are joined by uncut links have the same; at most 10 seconds.",
         example="settle 5",
         run=settle,
         terms=(Parameter("SECONDS", "number", required=False),),
-        of_regions=True,
-        shell_only=True,
     ),
-    Command(
+    _Command(
         name="append",
         about="Append a node to the log, of one color or of several, and print its name.",
         example="append [0, 1] 'first light'",
         run=append,
         in_transaction="refused",
         terms=(Parameter("COLORS", "value"), Parameter("PAYLOAD", "value")),
-        of_regions=True,
-        shell_only=True,
     ),
-    Command(
+    _Command(
         name="log",
         about="Print what this region holds of the log, newest first; or draw it, a lane for each region.",
         example="log --graph --limit 20",
@@ -399,7 +370,5 @@ GEO_COMMANDS: Final = (
             Parameter("colors", "value", "a color, or a list of them"),
             FORMAT,
         ),
-        of_regions=True,
-        shell_only=True,
     ),
 )

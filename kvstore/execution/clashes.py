@@ -38,8 +38,3 @@ def refuse_kind(key: Key, found: Kind | None, wanted: Kind, *, deletes: bool = F
 def cell_of(payload: bytes | None) -> Cell:
     """The record, where there is one."""
     return cells.NOTHING if payload is None or not cells.is_record(payload) else cells.decode(payload)
-
-
-def refuse_register(key: Key, payload: bytes | None) -> None:
-    """For whoever adds: raise ``TypeClash`` unless a counter is shown, or nothing."""
-    refuse_other(key, payload, "counter")

@@ -15,7 +15,7 @@ from typing import Any
 
 from kvstore import keys, values
 from kvstore.errors import Finished, KeyNotDeclared, LimitExceeded, NotFound
-from kvstore.execution.clashes import refuse_kind, refuse_other, refuse_register
+from kvstore.execution.clashes import refuse_kind, refuse_other
 from kvstore.execution.execute import VERSION_BYTES, Effects
 from kvstore.execution.numbers import check_amount, check_number
 from kvstore.execution.operations import Add, Call, Delete, Put
@@ -157,7 +157,7 @@ class Part:
         before = self._payload(encoded)
         total = check_number(key, before, n)
         if self._counts:
-            refuse_register(key, before if encoded not in self._added else None)
+            refuse_other(key, before if encoded not in self._added else None, "counter")
             sum_before = self._added.get(encoded)
             self._added[encoded] = check_number(key, sum_before, n)
         self._stage(encoded, total)

@@ -20,11 +20,11 @@ from multiprocessing import get_context
 
 from tests.simulation.nemesis import PROFILES
 from tests.simulation.regions.run import TRANSACTIONS as REGIONS_TRANSACTIONS
-from tests.simulation.regions.run import Result as RegionsResult
 from tests.simulation.regions.run import play as play_regions
-from tests.simulation.run import TRANSACTIONS, Result, play
+from tests.simulation.result import Result
+from tests.simulation.run import TRANSACTIONS, play
 
-Play = partial[Result] | partial[RegionsResult]
+Play = partial[Result]
 
 
 def main() -> int:
@@ -73,7 +73,7 @@ def _count(text: str) -> int:
     return number
 
 
-def _results(one: Play, seeds: Iterable[int], jobs: int) -> Iterator[Result | RegionsResult]:
+def _results(one: Play, seeds: Iterable[int], jobs: int) -> Iterator[Result]:
     if jobs == 1:
         yield from map(one, seeds)
         return
@@ -81,7 +81,7 @@ def _results(one: Play, seeds: Iterable[int], jobs: int) -> Iterator[Result | Re
         yield from pool.imap(one, seeds)
 
 
-def _tell(result: Result | RegionsResult, transactions: int | None) -> None:
+def _tell(result: Result, transactions: int | None) -> None:
     again = f"python -m tests.simulation --seeds 1 --start {result.seed} --profile {result.profile}"
     if transactions is not None:
         again += f" --transactions {transactions}"

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import random
-import traceback
-from collections import Counter
-from dataclasses import dataclass, field
 
 from kvstore.drivers import log_retention
 from kvstore.drivers.simulated_host import Shape
@@ -15,6 +12,7 @@ from tests.simulation.checkers import CHECKERS
 from tests.simulation.checkers.serializability import judge
 from tests.simulation.ledger import Ledger, Violation
 from tests.simulation.nemesis import Nemesis, drawn
+from tests.simulation.result import Result, violation_of
 from tests.simulation.workload import Workload
 
 TRANSACTIONS = 300
@@ -25,19 +23,6 @@ EVENTS_MAX = 400_000
 RETENTIONS = [0, 4_000, 1 << 30]
 MARK_BYTES = 2_000
 """Logs are marked, and cut, more often than a real store does it."""
-
-
-@dataclass
-class Result:
-    """What came of a seed."""
-
-    seed: int
-    profile: str
-    shape: Shape
-    trace: str = ""
-    transactions: int = 0
-    faults: Counter[str] = field(default_factory=Counter)
-    violation: str = ""
 
 
 def _shape(chance: random.Random) -> Shape:
@@ -68,11 +53,7 @@ class Run:
     def play(self) -> Result:
         """The whole story; a violation is part of the result."""
         result = self.result
-        try:
-            self._play()
-        except Exception as error:  # of a checker, or of a role
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            result.violation = f"{type(error).__name__}: {error} ({place.name}, line {place.lineno})"
+        result.violation = violation_of(self._play)
         result.trace = self.simulator.trace()
         result.transactions = self.workload.done
         result.faults = self.simulator.faults + self.simulator.network.counts

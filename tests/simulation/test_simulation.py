@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.simulation import __main__ as program
-from tests.simulation.run import Result, play
+from tests.simulation.result import Result
+from tests.simulation.run import play
 
 ROOT = Path(__file__).parent.parent.parent
 SEEDS = int(os.environ.get("KVSTORE_SEEDS", "6"))

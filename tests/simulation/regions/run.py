@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import random
-import traceback
-from collections import Counter
-from dataclasses import dataclass, field
 
 from kvstore import cells
 from kvstore.cells import balance
@@ -23,24 +20,12 @@ from tests.simulation.ledger import Violation
 from tests.simulation.regions.ledger import Ledger
 from tests.simulation.regions.nemesis import Nemesis
 from tests.simulation.regions.workload import Workload
+from tests.simulation.result import Result, violation_of
 
 TRANSACTIONS = 150
 CHAOS_US, PATIENCE_US = 600_000, 20_000_000
 NAMES = ("ap", "eu", "sa", "us", "za")
 ROWS_ALL = 1 << 20
-
-
-@dataclass
-class Result:
-    """What came of a seed."""
-
-    seed: int
-    profile: str
-    shape: str
-    trace: str = ""
-    transactions: int = 0
-    faults: Counter[str] = field(default_factory=Counter)
-    violation: str = ""
 
 
 class Run:
@@ -65,11 +50,7 @@ class Run:
     def play(self) -> Result:
         """The whole story; a violation is part of the result."""
         result = self.result
-        try:
-            self._play()
-        except Exception as error:  # of a judge, or of a role
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            result.violation = f"{type(error).__name__}: {error} ({place.name}, line {place.lineno})"
+        result.violation = violation_of(self._play)
         result.trace = self.simulator.trace()
         result.transactions = self.workload.done
         result.faults = self.simulator.faults + self.simulator.network.counts + self.workload.counts

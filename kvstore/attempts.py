@@ -228,10 +228,9 @@ class Attempts:
         written = {entry.shard for entry in transaction.written.values()}
         if token is not None:
             written.add(token.home)
-        route = route_of(reads.shards, written)
+        route = route_of(transaction.read_shards, written)
         reserved = transaction.written.keys() | wanted.written
-        debits = has_debit(transaction) and len(route.shards) > 1
-        if route.path == "general" or debits or (locks and reads.shards):
+        if route.path == "general" or (locks and reads.shards):
             operations = self._first_half(transaction, reads, wanted.written, written)
             route = Route("general", tuple(operations), 2)
             writes = _writes_of(transaction, operations)
@@ -239,7 +238,7 @@ class Attempts:
         writes = _writes_of(transaction, written)
         if route.path == "one-shard":
             shard = ShardId(route.shards[0])
-            writes = {shard: (*reads.checks()[shard], *writes[shard])}
+            writes = {shard: (*reads.checks().get(shard, ()), *writes[shard])}
         return Plan(route, writes, {}, set(), transaction.size)
 
     def _first_half(

@@ -32,8 +32,8 @@ from kvstore.execution.operations import (
 )
 from kvstore.keys import Key
 from kvstore.reconnaissance import LockedReads, Reconnaissance
-from kvstore.routing import Route, Routing
-from kvstore.transaction import Transaction, Written, effect_size
+from kvstore.routing import Route, Routing, route_of
+from kvstore.transaction import Shards, Transaction, Written, effect_size
 from kvstore.typed import (
     Bounded,
     BoundedWriter,
@@ -124,10 +124,8 @@ class RegionBatch(Batch):
     @property
     def route(self) -> Route:
         """How it will run, or ran."""
-        if not any(map(_debits, self.operations.values())):
-            return super().route
-        shards = tuple(sorted(self.operations))
-        return Route("one-shard", shards, 1) if len(shards) == 1 else Route("general", shards, 2)
+        debited = {shard for shard, part in self.operations.items() if _debits(part)}
+        return route_of(debited, set(self.operations)) if debited else super().route
 
 
 class RegionTransaction(Transaction):
@@ -173,6 +171,12 @@ class RegionTransaction(Transaction):
         """The bounded counter at this key. A debit is judged against what this transaction sees, at once,
         and again when it is committed."""
         return Bounded(self, key)
+
+    @property
+    def read_shards(self) -> Shards:
+        """Those that were read, and those where a debit is judged: by what is there."""
+        debited = {written.shard for written in self.written.values() if _debits(written.operations)}
+        return self.reads.shards | debited
 
     def write_typed(self, key: Key, kind: Kind, effect: Effect) -> None:
         """Write an effect over what is there."""

@@ -27,6 +27,7 @@ TRANSACTION_BYTES_MAX = 64 << 20
 Row = tuple[bytes, bytes]
 """An encoded key and its cell."""
 Own = tuple[bytes, "Written"]
+Shards = set[ShardId]
 State = Literal["open", "committed", "rolled back"]
 
 
@@ -289,7 +290,12 @@ class Transaction:
         """How it would be committed now, or was: path, shards, rounds."""
         if self._route is not None:
             return self._route
-        return route_of(self.reads.shards, {written.shard for written in self.written.values()})
+        return route_of(self.read_shards, {written.shard for written in self.written.values()})
+
+    @property
+    def read_shards(self) -> Shards:
+        """The shards of which something decides what it does."""
+        return self.reads.shards
 
     @property
     def is_open(self) -> bool:

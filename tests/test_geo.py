@@ -320,6 +320,14 @@ class TestMoney:
             batch.bounded(source).spend(5)
             batch.bounded(target).add(5)
         assert (batch.route.path, batch.route.rounds) == ("one-shard", 1)
+        with eu.begin() as tx:
+            tx.bounded(target).spend(2)
+            assert tx.route.path == "one-shard", "a debit reads what it is judged by"
+            tx.bounded(source).add(2)
+        assert (tx.route.path, tx.route.rounds) == ("one-shard", 1)
+        with eu.batch() as batch:
+            batch.bounded(source).spend(2)
+            batch.bounded(target).add(2)
         with pytest.raises(InsufficientFunds), eu.batch() as batch:
             batch.bounded(source).spend(1)
             batch.bounded(target).add(1)

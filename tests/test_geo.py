@@ -77,6 +77,17 @@ class TestRegisters:
         ]
         assert lost[0].time < lost[1].time
 
+    def test_a_write_that_loses_changes_nothing_that_is_shown(self, geo: Geo) -> None:
+        cut_all(geo)
+        geo[EU].put("k", "earlier")
+        geo[US].put("k", "later")
+        version, cursor = geo[US].version("k"), geo[US].cursor()
+        heal_all(geo)
+
+        assert geo[US].version("k") == version
+        assert list(geo[US].watch(since=cursor, timeout=0)) == []
+        assert [lost.value for lost in geo[US].lost_writes()] == ["earlier"]
+
     def test_who_has_seen_them_ends_the_loss(self, geo: Geo) -> None:
         cut_all(geo)
         geo[EU].put("k", 1)
@@ -448,6 +459,14 @@ class TestLinks:
         geo[EU].put("k", 2)
         geo.settle()
         assert (geo[EU]["k"], geo[US]["k"]) == (2, 1)
+
+    def test_what_came_to_nothing_is_heard_of_by_way_of_others_too(self, geo: Geo) -> None:
+        geo.cut(EU, US)
+        geo[EU].put("k", 1)
+        with pytest.raises(InsufficientFunds):
+            geo[EU].bounded("a").spend(1)
+        geo.settle()
+        assert geo[US]["k"] == 1
 
     def test_settle_says_who_lacks_what(self, geo: Geo) -> None:
         for one, other in ((EU, US), (EU, AP)):

@@ -10,6 +10,8 @@ from kvstore import keys, values
 from kvstore.drivers.group_commit import Pending
 from kvstore.drivers.simulated_region import RegionSimulator, SimulatedRegion
 from kvstore.eris.client import SecondHalf
+from kvstore.eris.effects import Send
+from kvstore.eris.messages import Stamped
 from kvstore.eris.shard_state import REGISTERS, table_name
 from kvstore.errors import Failed
 from kvstore.execution.execute import value_of
@@ -23,9 +25,11 @@ from kvstore.execution.operations import (
     Piece,
     Put,
     Segment,
+    Skip,
+    Spend,
 )
 from kvstore.routing import Routing
-from kvstore.types import RegionId, ShardId, Slot
+from kvstore.types import RegionId, ShardId, Slot, Timestamp
 from tests.simulation.regions.run import check_convergence
 
 NEVER = 0
@@ -136,6 +140,45 @@ class TestA1:
         check_convergence(world.regions)
 
 
+class TestSkips:
+    def test_each_keeps_its_edges_and_waits_for_no_more(self, world: World) -> None:
+        """A refusal, then one behind something on the other shard: as one skip either would wait for what
+        waits for it, or what comes behind it for too little."""
+        account = world.key(A)
+        for _ in range(2):
+            world.eu.process([pending(Spend(account, 1))])
+            world.eu.process([pending(put(world.key(B), 1))])
+        world.eu.process([pending(Spend(account, 1))])
+        world.eu.process([pending(put(world.key(A), 2))])
+
+        items = dict(world.eu.log().read(RegionId(0), (Slot(0), Slot(0)), EVERYTHING))[A].items
+        assert items[:-1] == (Skip(Slot(1)), Skip(Slot(2), {B: Slot(1)}), Skip(Slot(3), {B: Slot(2)}))
+        assert isinstance(items[-1], Piece)
+        world.go_on()
+        check_convergence(world.regions)
+
+    def test_a_copy_of_a_request_ships_nothing(self, world: World) -> None:
+        key = world.key(A)
+        world.eu.process([pending(Add(key, values.encode(5)))])
+        cluster = world.eu.cluster
+        assert cluster is not None
+        learner = cluster.learner
+        learner.begin()
+        stamped = learner.replicas[A].logged(Slot(1))
+        assert stamped is not None
+        (sent,) = cluster.sequencer.handle(stamped.request, Timestamp(world.eu.clock()))
+        assert isinstance(sent, Send)
+        assert isinstance(sent.message, Stamped)
+        learner.handle([(A, sent.message)])
+        learner.finish()
+        learner.commit()
+        world.eu.process([pending(put(world.key(A), 1))])
+        world.go_on()
+
+        assert shown(world.eu, key) == shown(world.us, key) == 5
+        check_convergence(world.regions)
+
+
 class TestD1:
     def test_a_put_is_later_than_what_its_region_imported(self, world: World) -> None:
         """The other clock is five seconds ahead: a local put that is acknowledged after that wins."""
@@ -203,6 +246,21 @@ class TestD3:
         assert shown(world.eu, key) == 15
         world.go_on()
         assert shown(world.eu, key) == shown(world.us, key) == 15
+
+    def test_an_old_run_takes_nothing_back(self, world: World) -> None:
+        """What its region has seen does not become less by importing once more what is long here."""
+        key = world.key(A)
+        world.us.process([pending(put(key, "first"))])
+        segments = dict(world.us.log().read(RegionId(1), (Slot(0), Slot(0)), EVERYTHING))
+        old = Pending({A: (Import((segments[A],)),)}, 0, 1)
+        old.after = Timestamp(1)
+        world.us.process([pending(put(key, "second"))])
+        world.go_on()
+        world.eu.process([old])
+        world.eu.process([pending(put(key, "has seen the second"))])
+        world.go_on()
+
+        check_convergence(world.regions)
 
     def test_what_leaves_out_a_slot_stops_the_region(self, world: World) -> None:
         for value in range(2):

@@ -66,6 +66,7 @@ def _run(arguments: list[str]) -> int:
     except BrokenPipeError:
         raise
     except EXPECTED as error:
+        _close_output()  # it may be what failed; who says why flushes it first
         say_error(sentence(error))
         return exit_code(error)
 

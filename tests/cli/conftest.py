@@ -28,6 +28,9 @@ ROOT = Path(__file__).parent.parent.parent
 ENVIRONMENT = os.environ | {
     "PYTHONPATH": os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), str(ROOT)])
 }
+ENVIRONMENT.pop(
+    "PYTHONUNBUFFERED", None
+)  # as most users have it: what is printed is kept until it is flushed
 
 EVERYTHING: list[tuple[Any, Any]] = [
     ("text é\n\u2028", {"a": [1, 2.5, None, True], "": {}}),

@@ -93,8 +93,10 @@ def _shown(replica: Replica, since: Slot | None) -> list[LogEntry]:
 
 
 def _unresolved(replica: Replica) -> list[Stamped]:
+    """What is stable here, but may never have come to another participant."""
     record = replica.record
-    return [stamped for slot, stamped in replica.waiting() if record.base < slot <= record.stable]
+    unsettled = dropped_messages.unsettled(replica)
+    return [stamped for slot, stamped in unsettled if record.base < slot <= record.stable]
 
 
 def on_start_epoch(replica: Replica, message: StartEpoch) -> list[Effect]:

@@ -348,6 +348,7 @@ class Executor:
 
     def waiting(self, shard: ShardId) -> tuple[Slot, ...]:
         """A shard's slots that are not resolved, in order."""
+        self.settle_arriving()
         if not self._unresolved and not self._copies:
             return ()
         slots = (transaction.slots.get(shard) for transaction in self._unresolved.values())

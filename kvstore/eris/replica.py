@@ -305,7 +305,6 @@ class Replica:
 
     def waiting(self) -> Iterator[tuple[Slot, Stamped]]:
         """What came to its slot here and is not resolved, in order."""
-        self.executor.settle_arriving()
         for slot in self.executor.waiting(self.address.shard):
             stamped = self.logged(slot)
             if stamped is not None:

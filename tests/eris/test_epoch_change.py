@@ -89,6 +89,23 @@ class TestEpochChange:
         ack = EpochChangeAck(Epoch(2), S, 1, Epoch(1), ViewNumber(0), Slot(0), Slot(1), clock, entries)
         assert effects[0] == Send(COORDINATOR, ack)
 
+    def test_shows_what_became_stable_just_now_and_is_not_executed_yet(self) -> None:
+        cluster = Cluster(shards=2)
+        cluster.submit({0: [put("a", 1)], 1: [put("b", 1)]})
+        cluster.step()
+        cluster.lose(shard=1)
+        cluster.deliver(1)
+        (logged,) = cluster.log(1)
+        host = cluster.hosts[1]
+
+        host.begin()
+        sent = host.handle([(S, SyncCommit(S, Epoch(1), ViewNumber(0), Slot(1))), (S, change(2))])
+
+        ack = sent[-1].message
+        assert isinstance(ack, EpochChangeAck)
+        assert (ack.stable, ack.entries, ack.unresolved) == (1, (), (logged,)), "shard 1 never got it"
+        host.abort()
+
     def test_shows_a_long_log_as_a_whole(self) -> None:
         cluster = Cluster()
         for number in range(1, 601):

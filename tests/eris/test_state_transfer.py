@@ -20,9 +20,9 @@ from kvstore.eris.messages import (
     TransactionDropped,
     TransactionRequest,
 )
-from kvstore.eris.shard_state import Status
+from kvstore.eris.shard_state import Status, decode_record
 from kvstore.storage.memory_environment import MemoryFolder
-from kvstore.types import Epoch, ShardId
+from kvstore.types import Epoch, ShardId, Slot
 from tests.support.cluster import Cluster, name
 from tests.support.scenes import find, stamp
 
@@ -157,6 +157,20 @@ class TestWhoGivesOne:
         (effect,) = cluster.give(0, ImageRequest(S, 2, Epoch(1)))
 
         assert isinstance(effect, Dropped)
+
+    def test_and_it_tells_what_came_in_the_same_batch_and_still_waits(self) -> None:
+        cluster = Cluster(shards=2)
+        sent = stamp(cluster, 0, 1)
+        cluster.wire.clear()
+        host, epoch, view = cluster.hosts[0], cluster.record(0).epoch, cluster.record(0).view
+        replied = SyncReply(S, 1, epoch, view, Slot(1))
+
+        host.begin()
+        outbox = host.handle([(S, sent), (S, replied), (S, ImageRequest(S, 2, epoch))])
+        host.abort()
+
+        (image,) = (send.message for send in outbox if isinstance(send.message, Image))
+        assert decode_record(image.record).waiting == (1,), "the piece of shard 1 has not come"
 
     def test_nobody_who_is_behind_the_one_that_asks(self) -> None:
         cluster = Cluster()

@@ -38,7 +38,8 @@ def progress(db: Region, lane: str) -> int:
         case "hits":
             return int(db.counter(("hits", db.name)).value())
         case "stock":
-            return STOCK - db.bounded(("stock", db.name)).value()
+            given = STOCK if db.get(("made", db.name)) else 0
+            return given - db.bounded(("stock", db.name)).value()
     return int(db.get(("moved", db.name), 0))
 
 

@@ -96,8 +96,9 @@ def sources(*folders: str) -> list[Path]:
 
 
 @functools.cache
-def parsed(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+def nodes(path: Path) -> list[ast.AST]:
+    """All of a file's syntax tree."""
+    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"), filename=str(path))))
 
 
 def room_of(path: Path) -> str:
@@ -118,7 +119,7 @@ def imports(path: Path) -> Iterator[Import]:
     ``from kvstore import keys`` is an import of ``kvstore.keys``, and ``kvstore.keys.pack(...)`` after
     ``import kvstore`` is one as well. A relative import keeps its dots: it is refused elsewhere.
     """
-    for node in ast.walk(parsed(path)):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             yield from (Import(path, node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -212,7 +213,7 @@ class TestEveryFile:
     def test_has_short_functions(self, path: Path) -> None:
         long = [
             f"{short(path)}:{node.lineno}: {node.name} has {lines} lines"
-            for node in ast.walk(parsed(path))
+            for node in nodes(path)
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
             and (lines := (node.end_lineno or node.lineno) - node.lineno + 1) > LINES_PER_FUNCTION_MAX
         ]
@@ -234,7 +235,7 @@ class TestEveryFile:
 def calls_of(path: Path, names: set[str]) -> list[str]:
     """Calls of built-in functions by these names, also as ``builtins.name(...)``."""
     found = []
-    for node in ast.walk(parsed(path)):
+    for node in nodes(path):
         match node:
             case ast.Call(func=ast.Name(id=name)) if name in names:
                 found.append(f"{short(path)}:{node.lineno}: calls {name}()")
@@ -246,7 +247,7 @@ def calls_of(path: Path, names: set[str]) -> list[str]:
 @pytest.mark.parametrize("path", [path for path in sources("kvstore") if room_of(path) != "cli"], ids=short)
 def test_the_library_installs_no_log_handler(path: Path) -> None:
     """Where log lines go is for the program to say; a NullHandler says exactly that."""
-    for node in ast.walk(parsed(path)):
+    for node in nodes(path):
         match node:
             case ast.Call(func=ast.Attribute(attr="addHandler"), args=[handler]):
                 assert ast.unparse(handler) in {"logging.NullHandler()", "NullHandler()"}, (

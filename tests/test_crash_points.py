@@ -7,7 +7,7 @@ finds a prefix of the transactions that holds every acknowledged one, with no ha
 an idempotency key takes effect once, and the store works on. What exactly is asserted stands in
 ``tests/support/programs/crash_points.py``.
 
-``KVSTORE_CRASH_POINTS`` says at how many calls, for each fault and kind of store; 6 by default.
+``KVSTORE_CRASH_POINTS`` says at how many calls, for each fault and kind of store; 3 by default.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import pytest
 from tests.support import disk
 from tests.support.programs import running
 
-POINTS = int(os.environ.get("KVSTORE_CRASH_POINTS", "4"))
+POINTS = int(os.environ.get("KVSTORE_CRASH_POINTS", "3"))
 SECONDS_MAX = 60 + POINTS
 
 pytestmark = pytest.mark.timeout(SECONDS_MAX)

@@ -25,7 +25,7 @@ Harm = Callable[[Path], object]
 """Does something to one replica's folder."""
 
 
-def write(db: Database, generation: int, count: int = 150) -> None:
+def write(db: Database, generation: int, count: int = 60) -> None:
     """Overwrites, deletes and batches over all shards."""
     for number in range(count):
         with db.batch() as batch:
@@ -226,8 +226,8 @@ class TestStaleDisks:
             (1, 1, 64 << 20),
             (60, 3, 64 << 20),
             (60, 1, 0),
-            (700, 1, 0),
-            (700, 1, 64 << 20),
+            (300, 1, 0),
+            (300, 1, 64 << 20),
         ],
     )
     def test_it_is_brought_up_to_date(self, tmp_path: Path, writes: int, epochs: int, retention: int) -> None:

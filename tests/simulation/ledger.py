@@ -6,6 +6,7 @@ rest: what stands in a slot, and what is known to be stable there.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -88,7 +89,7 @@ class Ledger:
 
     def __init__(self, simulator: Simulator) -> None:
         self.simulator = simulator
-        self.shadows: dict[Replica, Shadow] = {}
+        self.shadows: defaultdict[Replica, Shadow] = defaultdict(Shadow)
         self.stable: dict[ShardId, dict[Slot, Stamped | None]] = {s: {} for s in simulator.shards()}
         """By shard, what was ever known to stand at a quorum."""
         self.checkers: list[Checker] = []
@@ -96,7 +97,7 @@ class Ledger:
         self._decoded: dict[bytes, Stamped | None] = {}
 
     def shadow(self, host: int, shard: ShardId) -> Shadow:
-        return self.shadows.setdefault(Replica(host, shard), Shadow())
+        return self.shadows[Replica(host, shard)]
 
     # -- what the simulator tells --------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 
 from kvstore.drivers import log_retention
 from kvstore.drivers.simulated_host import Shape
@@ -67,7 +68,7 @@ class Run:
         simulator.run_until(simulator.now + CHAOS_US, self._is_over)
         self.nemesis.stop()
         if not simulator.run_until(simulator.now + PATIENCE_US, self._is_settled):
-            raise Violation(f"not live: {self._unsettled()}")
+            raise Violation(f"not live: {[*self._unsettled()]}")
         self.ledger.settled()
         judge(self.workload.close())
 
@@ -76,29 +77,28 @@ class Run:
 
     def _is_over(self) -> bool:
         if self.simulator.events > EVENTS_MAX:
-            raise Violation(f"{EVENTS_MAX} events, and no end: {self._unsettled()}")
+            raise Violation(f"{EVENTS_MAX} events, and no end: {[*self._unsettled()]}")
         return self.workload.is_over()
 
     def _is_settled(self) -> bool:
-        return self._is_over() and not self._unsettled()
+        return self._is_over() and next(self._unsettled(), None) is None
 
-    def _unsettled(self) -> list[str]:
+    def _unsettled(self) -> Iterator[str]:
         """What is not as it should be in the end."""
         simulator = self.simulator
         if not self.workload.is_over():
-            return [f"{self.workload.left} transactions to come, running {self.workload.running()}"]
+            yield f"{self.workload.left} transactions to come, running {self.workload.running()}"
         if len(simulator.living()) < simulator.shape.replicas:
-            return [f"only {len(simulator.living())} hosts take part"]
-        troubles = []
+            yield f"only {len(simulator.living())} hosts take part"
+            return
         for shard in simulator.shards():
             replicas = [host.host.replicas[shard] for host in simulator.hosts if host.host is not None]
             records = [self.ledger.shadow(host.number, shard).record for host in simulator.hosts]
             if any(replica.status is not Status.NORMAL for replica in replicas):
-                troubles.append(f"shard {shard}: {[replica.status.value for replica in replicas]}")
+                yield f"shard {shard}: {[replica.status.value for replica in replicas]}"
             ends = {(record.head[1], record.executed, record.stable, record.waiting) for record in records}
             if len(ends) > 1 or any(record.waiting for record in records):
-                troubles.append(f"shard {shard}: end, executed, stable, waiting {sorted(ends)}")
-        return troubles
+                yield f"shard {shard}: end, executed, stable, waiting {sorted(ends)}"
 
 
 def play(seed: int, profile: str = "swarm", transactions: int = TRANSACTIONS) -> Result:

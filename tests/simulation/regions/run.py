@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 
 from kvstore import cells
 from kvstore.cells import balance
@@ -67,26 +68,22 @@ class Run:
         self.nemesis.stop()
         self.workload.left = 0
         if not simulator.run_until(simulator.now + PATIENCE_US, self._is_settled):
-            raise Violation(f"not live: {self._unsettled()}")
+            raise Violation(f"not live: {[*self._unsettled()]}")
         check_convergence(simulator.regions)
         verdict = check_causal(self.workload.history)
         if verdict.verdict != "ok":
             raise Violation(f"causality: {verdict}: {verdict.explanation}")
 
     def _is_settled(self) -> bool:
-        return self.workload.is_over() and not self._unsettled()
+        return self.workload.is_over() and next(self._unsettled(), None) is None
 
-    def _unsettled(self) -> list[str]:
+    def _unsettled(self) -> Iterator[str]:
         """Who lacks what."""
-        troubles = []
         for one in self.simulator.regions:
             end = {one.number: tuple(one.executed())}
-            troubles += [
-                f"{other.name} lacks some of {one.name}"
-                for other in self.simulator.regions
-                if other is not one and not dominates(other.shipping.importer.applied(), end)
-            ]
-        return troubles
+            for other in self.simulator.regions:
+                if other is not one and not dominates(other.shipping.importer.applied(), end):
+                    yield f"{other.name} lacks some of {one.name}"
 
 
 def _owner(shards: int, placement: int | None) -> Owns:

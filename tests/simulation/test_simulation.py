@@ -41,6 +41,7 @@ FOUND = [
     (1063, "network"),
     (1070, "network"),
     (1076, "swarm"),
+    (20018, "swarm"),
 ]
 """Seeds that once broke a promise, of the store or of a checker."""
 

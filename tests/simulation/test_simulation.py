@@ -42,6 +42,7 @@ FOUND = [
     (1070, "network"),
     (1076, "swarm"),
     (20018, "swarm"),
+    (30586, "swarm"),
 ]
 """Seeds that once broke a promise, of the store or of a checker."""
 

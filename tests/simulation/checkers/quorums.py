@@ -24,6 +24,8 @@ class Quorums(Checker):
     def __init__(self, ledger: Ledger) -> None:
         super().__init__(ledger)
         self._logged: defaultdict[Logged, set[int]] = defaultdict(set)
+        self._unread: defaultdict[tuple[ShardId, Slot], set[int]] = defaultdict(set)
+        """The hosts where a slot was logged and cut by one commit: it was executed, and stable."""
         self._ends: defaultdict[Replica, Slot] = defaultdict(lambda: Slot(0))
         self._begun: defaultdict[ShardId, Slot] = defaultdict(lambda: Slot(0))
         """How far epochs have brought each shard's log: all begin with that, whoever has it already."""
@@ -34,13 +36,15 @@ class Quorums(Checker):
         return 2 * hosts > self.ledger.simulator.shape.replicas
 
     def changed(self, change: Changed) -> None:
-        replica, _, after, slots = change
+        replica, before, after, slots = change
         log = self.ledger.shadows[replica].log
         for slot in slots:
             stamped = log[slot]
             if stamped is not None:
                 request = stamped.request.client, stamped.request.request
                 self._logged[replica.shard, slot, request].add(replica.host)
+        for cut in range(before.head[1] + 1, after.head[0]):
+            self._unread[replica.shard, Slot(cut)].add(replica.host)
         self._ends[replica] = max(self._ends[replica], after.head[1])
         if after.stable > self._begun[replica.shard]:
             hosts = range(self.ledger.simulator.shape.replicas)
@@ -50,7 +54,7 @@ class Quorums(Checker):
     def answered(self, asked: Asked, answer: Answer) -> None:
         request = asked.client.role.client, answer.request
         for shard, slot in answer.slots.items():
-            there = self._logged[shard, slot, request]
+            there = self._logged[shard, slot, request] | self._unread[shard, slot]
             told = f"{request} was answered, and stands in slot {slot} of shard {shard} on hosts {there}"
             require(self._is_majority(len(there)), told)
 

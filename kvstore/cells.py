@@ -19,6 +19,7 @@ INVARIANTS
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -57,16 +58,17 @@ class Tally(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Escrow(msgspec.Struct, frozen=True, array_like=True):
-    """Of a bounded counter: who may spend how much. Each entry has one region that writes it.
+    """Of a bounded counter: who may spend how much. Each sum has one region that adds to it; they are encoded
+    as values are, as nothing bounds them.
 
     ``credits``: by who added, by whose right it became. ``grants``: by giver, by taker. ``spent``: by who
     spent it.
     """
 
     last: Origin
-    credits: dict[RegionId, dict[RegionId, int]] = {}
-    grants: dict[RegionId, dict[RegionId, int]] = {}
-    spent: dict[RegionId, int] = {}
+    credits: dict[RegionId, dict[RegionId, bytes]] = {}
+    grants: dict[RegionId, dict[RegionId, bytes]] = {}
+    spent: dict[RegionId, bytes] = {}
 
 
 class Cell(msgspec.Struct, frozen=True, array_like=True):
@@ -131,8 +133,13 @@ def is_record(payload: bytes) -> bool:
 
 def balance(escrow: Escrow) -> int:
     """What a bounded counter comes to: all that was added, less all that was spent."""
-    added = sum(sum(owners.values()) for owners in escrow.credits.values())
-    return added - sum(escrow.spent.values())
+    added = (amount for owners in escrow.credits.values() for amount in owners.values())
+    return summed(added) - summed(escrow.spent.values())
+
+
+def summed(amounts: Iterable[bytes]) -> int:
+    """The sum of encoded ints."""
+    return sum(int(values.decode(amount)) for amount in amounts)
 
 
 def total(counter: dict[RegionId, Tally]) -> int | float:

@@ -17,6 +17,7 @@ from kvstore import keys, values
 from kvstore.attempts import Attempts, Task
 from kvstore.batch import Batch, Commit
 from kvstore.calling import check_declared, declare, results_of, size_of
+from kvstore.cells import Kind
 from kvstore.drivers import backup, report
 from kvstore.drivers.compaction import compact
 from kvstore.drivers.group_commit import Pending
@@ -180,7 +181,8 @@ class Database:
         conditional = if_absent or if_version is not None
         if conditional:
             operation = _conditional(encoded, payload, if_absent, if_version)
-        answer = self._run({shard: (operation,)}, len(encoded) + len(payload), idempotency_key)
+        size, check = len(encoded) + len(payload), self._type_check(key, "register")
+        answer = self._run({shard: (operation,)}, size, idempotency_key, check=check)
         if conditional and answer.outcomes[shard].refused:
             wanted = "absent" if if_absent else f"at version {if_version}"
             raise Conflict(f"{key!r} was not {wanted}", key=key, attempts=1)
@@ -192,12 +194,14 @@ class Database:
         """Remove the key; a missing one is fine."""
         encoded = keys.encode(key)
         shard = self._routing.shard(key, encoded)
-        self._run({shard: (Delete(encoded),)}, len(encoded), idempotency_key)
+        check = self._type_check(key, "register", deletes=True)
+        self._run({shard: (Delete(encoded),)}, len(encoded), idempotency_key, check=check)
 
     def __delitem__(self, key: Key) -> None:
         encoded = keys.encode(key)
         shard = self._routing.shard(key, encoded)
-        answer = self._run({shard: (Delete(encoded, report=True),)}, len(encoded), None)
+        check = self._type_check(key, "register", deletes=True)
+        answer = self._run({shard: (Delete(encoded, report=True),)}, len(encoded), None, check=check)
         if answer.outcomes[shard].results == (False,):
             raise NotFound(f"no value at {key!r}", key=key)
 
@@ -210,8 +214,11 @@ class Database:
         """
         encoded, amount = keys.encode(key), check_amount(n)
         shard = self._routing.shard(key, encoded)
+        check_type = self._type_check(key, "counter")
 
         def check() -> None:
+            if check_type is not None:
+                check_type()
             check_number(key, value_of(self._read(shard, encoded)), n)
 
         operations: Operations = {shard: (Add(encoded, amount),)}
@@ -219,6 +226,10 @@ class Database:
         total = answer.outcomes[shard].results[0]
         assert isinstance(total, bytes)
         return values.decode(total)
+
+    def _type_check(self, key: Key, wanted: Kind, *, deletes: bool = False) -> Callable[[], None] | None:
+        """What raises ``TypeClash`` where the key shows another type; only regions have types."""
+        return None
 
     def call(self, name: str, args: Any = None, *, idempotency_key: Key | None = None) -> dict[int, Any]:
         """Run a stored procedure on every shard that it declares keys of; return each part's result.
@@ -286,7 +297,8 @@ class Database:
         with uninterrupted(), self._claim(pending, idempotency_key) as claim:
             answer = store.idempotency.take(claim)
             if answer is not None:
-                future.set_result(_committed(answer, route))
+                pending.answer = answer
+                complete(pending)
                 return future
             pending.on_done = claim.release
             store.submit(pending)

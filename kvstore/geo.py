@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
@@ -16,16 +16,17 @@ from kvstore.drivers.links import Network
 from kvstore.drivers.manifest import RegionIdentity
 from kvstore.drivers.settling import refuse_lost_tails, settle, shake_hands
 from kvstore.drivers.store import AnyPath, Store, WritingStore, home_at, open_store
-from kvstore.drivers.worlds import homes_of, names_at, world_of
+from kvstore.drivers.worlds import name_of_world, names_at, remove, world_at
 from kvstore.errors import (
     Closed,
+    Corrupt,
     DuplicateRegion,
     LimitExceeded,
     UnknownRegion,
     UsageError,
 )
 from kvstore.fuzzylog.messages import Identity
-from kvstore.opening import check_options, owner
+from kvstore.opening import check_options, check_positive, owner
 from kvstore.ports import Link
 from kvstore.region_database import Region
 
@@ -67,26 +68,33 @@ class Geo:
             DuplicateRegion, UsageError: of the arguments; nothing was changed. And as ``kvstore.open``.
         """
         names = check_names(regions)
-        _check_geo(durability, max_clock_skew)
+        _check_geo(durability, max_clock_skew, snapshot_lifetime)
         self._names = list(regions)
         self._network = Network()
         self._regions: dict[str, Region] = {}
         self._exchanges: dict[str, Exchange] = {}
         self._closed = False
-        homes = homes_of(path, names)
-        world = world_of(homes, names)
+        world = world_at(path, names)
+        if (shape := world.shape) is not None:
+            shape.check_shape(str(path), shards=shards, replicas=replicas, placement=placement)
+            shards, replicas, placement = shape.shards, shape.replicas, shape.placement
+        fresh = world.fresh()
         with ExitStack() as opened:
             opened.callback(self._network.close)
             for name in names:
-                options = _options(
-                    RegionIdentity(name, names, world), shards, replicas, durability, placement
-                )
+                identity = RegionIdentity(name, names, world.name)
+                options = _options(identity, shards, replicas, durability, placement)
                 links = {peer: self._network.link(name, peer) for peer in names if peer != name}
-                region = _open(homes[name], options, links, max_clock_skew, snapshot_lifetime)
+                region = _open(world.homes[name], options, links, max_clock_skew, snapshot_lifetime)
                 opened.callback(region.close)
                 self._regions[name] = region
                 self._exchanges[name] = region.exchange
-            refuse_lost_tails(self._exchanges)
+            try:
+                refuse_lost_tails(self._exchanges)
+            except Corrupt:
+                opened.close()
+                remove(fresh)
+                raise
             for one in self._exchanges.values():
                 one.start()
             self._closing = opened.pop_all()
@@ -95,6 +103,12 @@ class Geo:
         """The region of this name. Raises ``UnknownRegion``."""
         self._check(region)
         return self._regions[region]
+
+    def __contains__(self, region: object) -> bool:
+        return region in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
 
     def regions(self) -> list[str]:
         """The names, as they were given."""
@@ -202,15 +216,17 @@ def open_region(
         has other shards, or speaks another format; ``Corrupt``: it holds more of this region than is here.
         One that does not answer is waited for in the background; what is wrong with it, ``staleness`` says.
     """
+    _check_links(peers)
+    check_names([region])
     names = check_names([region, *peers] if regions is None else regions)
     if not {region, *peers} <= set(names):
         stranger = min({region, *peers} - set(names))
         raise UnknownRegion(f"{stranger!r} is not among the regions {', '.join(names)}", region=stranger)
     if region in peers:
         raise DuplicateRegion(f"{region!r} is the region itself, and one of its peers", region=region)
-    _check_geo(durability, max_clock_skew)
+    _check_geo(durability, max_clock_skew, snapshot_lifetime)
     home = home_at(path)
-    identity = RegionIdentity(region, names, ",".join(names))
+    identity = RegionIdentity(region, names, name_of_world(home, names))
     opened = _open(
         home,
         _options(identity, shards, replicas, durability, placement),
@@ -245,7 +261,17 @@ def check_names(regions: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
-def _check_geo(durability: str, max_clock_skew: float) -> None:
+def _check_links(peers: Mapping[str, Link]) -> None:
+    if not isinstance(peers, Mapping):
+        raise UsageError(f"peers is a mapping of names to links, not {peers!r}")
+    for peer, link in peers.items():
+        missing = [name for name in ("start", "send", "close") if not callable(getattr(link, name, None))]
+        if missing:
+            raise UsageError(f"the link to {peer!r} has no {missing[0]}: {link!r}")
+
+
+def _check_geo(durability: str, max_clock_skew: float, snapshot_lifetime: float) -> None:
+    check_positive(snapshot_lifetime=snapshot_lifetime)
     if durability == "none":
         hint = 'use "commit" or "interval"'
         raise UsageError("a region does not take durability='none': others keep what it forgets", hint=hint)

@@ -60,7 +60,7 @@ def open(
         UsageError: an argument is out of its bounds.
     """
     check_options(shards, replicas, durability, sync_interval_ms, placement)
-    _check_positive(snapshot_lifetime=snapshot_lifetime, idempotency_days=idempotency_days)
+    check_positive(snapshot_lifetime=snapshot_lifetime, idempotency_days=idempotency_days)
     _check_range("watch_retention", watch_retention, 0, 1 << 50)
     _import(procedures)
     options = Options(
@@ -154,7 +154,8 @@ def _check_range(name: str, value: int, low: int, high: int) -> None:
         raise LimitExceeded(f"{name} is an int from {low} to {high}, not {value!r}", limit=limit)
 
 
-def _check_positive(**numbers: float) -> None:
+def check_positive(**numbers: float) -> None:
+    """Raise ``LimitExceeded`` for the first that is no number above 0."""
     for name, value in numbers.items():
         if type(value) not in (int, float) or math.isnan(value) or value <= 0:
             raise LimitExceeded(f"{name} is a number above 0, not {value!r}", limit=0)

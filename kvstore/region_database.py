@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from kvstore import cells, keys, values
@@ -56,35 +56,8 @@ class Region(Database):
 
     # -- writing -----------------------------------------------------------------------------
 
-    def put(
-        self,
-        key: Key,
-        value: Any,
-        *,
-        if_absent: bool = False,
-        if_version: int | None = None,
-        idempotency_key: Key | None = None,
-    ) -> None:
-        """Set the key; see ``Database.put``. Raises ``TypeClash`` where it shows a counter or a set."""
-        refuse_other(key, self._shown(key), "register")
-        super().put(key, value, if_absent=if_absent, if_version=if_version, idempotency_key=idempotency_key)
-
-    def __setitem__(self, key: Key, value: Any) -> None:
-        self.put(key, value)
-
-    def delete(self, key: Key, *, idempotency_key: Key | None = None) -> None:
-        """Remove the value or the set at the key; a missing one is fine."""
-        refuse_other(key, self._shown(key), "register", deletes=True)
-        super().delete(key, idempotency_key=idempotency_key)
-
-    def __delitem__(self, key: Key) -> None:
-        refuse_other(key, self._shown(key), "register", deletes=True)
-        super().__delitem__(key)
-
-    def add(self, key: Key, n: int | float = 1, *, idempotency_key: Key | None = None) -> Any:
-        """Add to the counter at the key, and return the new value."""
-        refuse_other(key, self._shown(key), "counter")
-        return super().add(key, n, idempotency_key=idempotency_key)
+    def _type_check(self, key: Key, wanted: Kind, *, deletes: bool = False) -> Callable[[], None] | None:
+        return lambda: refuse_other(key, self._shown(key), wanted, deletes=deletes)
 
     def _shown(self, key: Key) -> bytes | None:
         return value_of(self._cell(key))
@@ -209,8 +182,10 @@ class Region(Database):
 
     def close(self) -> None:
         """Stop shipping, and close the store; a second time is fine."""
-        self.exchange.close()
-        super().close()
+        try:
+            self.exchange.close()
+        finally:
+            super().close()
 
     def __repr__(self) -> str:
         return f"<kvstore.Region {self.name!r} of {self._store.home.path!r}>"

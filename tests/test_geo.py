@@ -373,6 +373,35 @@ class TestMoney:
         assert len(spent) == 50
         assert geo[EU]["a"] == 0
 
+    def test_nothing_bounds_what_an_account_comes_to(self, tmp_path: Path) -> None:
+        most = 2**63 - 1
+        with Geo(tmp_path / "world", regions=[EU, US], replicas=3) as world:
+            for _ in range(3):
+                world[EU].bounded("k").add(most, to=US)
+            world.settle()
+            with pytest.raises(InsufficientRights) as refused:
+                world[EU].bounded("k").spend(1)
+            assert "0 of the 27670116110564327421" in str(refused.value)
+            world[US].bounded("k").spend(most)
+            world[US].bounded("k").grant(most, EU)
+            world.settle()
+
+        with Geo(tmp_path / "world", regions=[EU, US]) as world:
+            assert world[EU].bounded("k").value() == 2 * most
+            assert world[EU].bounded("k").rights() == most
+
+    def test_a_refusal_that_is_asked_for_again_is_told_again(self, geo: Geo) -> None:
+        eu = geo[EU]
+
+        def pay() -> None:
+            batch = eu.batch(idempotency_key="a")
+            batch.bounded("k").spend(1)
+            eu.submit(batch).result(10)
+
+        for _ in range(2):
+            with pytest.raises(InsufficientFunds):
+                pay()
+
 
 class TestTransactions:
     def test_one_over_shards_is_seen_whole_or_not_at_all(self, geo: Geo) -> None:
@@ -429,6 +458,18 @@ class TestTransactions:
         geo[US].call("geo.count", "visits")
         geo.settle()
         assert everywhere(geo, lambda region: (region["k"], region["once"], region["visits"])) == (1, 5, 4)
+
+    def test_a_write_that_was_made_is_not_refused_when_it_is_asked_for_again(self, geo: Geo) -> None:
+        eu = geo[EU]
+        eu.put("k", 1, idempotency_key="put")
+        eu.delete("k", idempotency_key="delete")
+        eu.counter("k").add(1)
+
+        eu.put("k", 1, idempotency_key="put")
+        eu.delete("k", idempotency_key="delete")
+        assert eu.counter("k").value() == 1
+        with pytest.raises(TypeClash):
+            eu.put("k", 1, idempotency_key="another")
 
     def test_a_watch_shows_imports_too_and_folds_to_the_store(self, geo: Geo) -> None:
         us = geo[US]

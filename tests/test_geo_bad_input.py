@@ -145,6 +145,46 @@ def test_a_path_that_is_no_place_for_a_world(tmp_path: Path) -> None:
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_folder_with_other_things_in_it(tmp_path: Path) -> None:
+    (tmp_path / "holiday.txt").write_text("hi")
+
+    with pytest.raises(kvstore.NotAStore, match="not empty"):
+        kvstore.Geo(tmp_path, regions=["eu", "us"])
+    assert [path.name for path in tmp_path.iterdir()] == ["holiday.txt"]
+
+
+def test_a_folder_of_another_world(tmp_path: Path) -> None:
+    kvstore.Geo(tmp_path, regions=["eu", "us"]).close()
+
+    for names in (["EU", "US"], ["eu", "us", "ap"], ["eu"]):
+        with pytest.raises(kvstore.WrongShape) as raised:
+            kvstore.Geo(tmp_path, regions=names)
+        assert raised.value.found == ("eu", "us")
+    assert kvstore.regions_of(tmp_path) == ["eu", "us"]
+
+
+@pytest.mark.parametrize("path", ["/tmp/" + "x" * 300, "/proc/nothing/here", "/proc/nothing"])
+def test_a_path_that_the_system_refuses(path: str) -> None:
+    with pytest.raises((kvstore.NotAStore, kvstore.NoParent)):
+        kvstore.Geo(path, regions=["eu", "us"])
+
+
+@pytest.mark.parametrize("lifetime", ["x", -1, 0, None])
+def test_a_lifetime_out_of_range(tmp_path: Path, lifetime: Any) -> None:
+    with pytest.raises(kvstore.LimitExceeded):
+        kvstore.Geo(tmp_path / "world", regions=["eu"], snapshot_lifetime=lifetime)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("peers", [None, ["us"], {"us": None}, {"us": object()}])
+def test_peers_that_are_no_links(tmp_path: Path, peers: Any) -> None:
+    with pytest.raises(kvstore.UsageError):
+        kvstore.open_region(tmp_path / "eu", region="eu", peers=peers)
+    with pytest.raises(kvstore.UsageError):
+        kvstore.open_region(tmp_path / "eu", region=["eu"], peers={}, regions=["eu"])  # type: ignore[arg-type]  # so it is
+    kvstore.open_region(tmp_path / "eu", region="eu", peers={}).close()
+
+
 def test_a_region_is_not_written_as_a_store_that_stands_alone(tmp_path: Path) -> None:
     with kvstore.Geo(tmp_path / "world", regions=["eu", "us"]) as world:
         world["eu"].counter("k").add(2)

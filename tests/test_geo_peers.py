@@ -171,6 +171,47 @@ class Impatient(Neighbour):
 
 
 @pytest.mark.usefixtures("patient")
+class Broken(Neighbour):
+    """A link that fails until it is mended, and cannot be closed."""
+
+    is_broken = True
+
+    def send(self, message: bytes) -> None:
+        if self.is_broken:
+            raise BrokenPipeError(32, "broken pipe")
+        super().send(message)
+
+    def close(self) -> None:
+        raise OSError(5, "closing failed")
+
+
+def test_a_link_that_fails_is_a_link_that_loses_messages(tmp_path: Path, short: Path) -> None:
+    link = Broken("us")
+    eu = kvstore.open_region(tmp_path / "eu", region="eu", peers={"us": link})
+    wait_for(lambda: "broken pipe" in eu.staleness()["us"].problem)
+    eu.put("k", 1)
+
+    link.is_broken = False
+    eu.exchange.pull_soon()
+    wait_for(lambda: eu.staleness()["us"].problem == "")
+
+    with pytest.raises(OSError, match="closing failed"):
+        eu.close()
+    with kvstore.open_region(tmp_path / "eu", region="eu", peers={"us": Neighbour("us")}) as again:
+        assert again["k"] == 1, "the store was released"
+
+
+def test_a_region_of_a_world_is_opened_alone_too(tmp_path: Path, short: Path) -> None:
+    with kvstore.Geo(tmp_path, regions=["eu", "us"]) as world:
+        world["eu"].put("k", 1)
+        world.settle()
+
+    with kvstore.open_region(tmp_path / "us", region="us", peers={"eu": Neighbour("eu")}) as us:
+        assert us["k"] == 1
+    with kvstore.Geo(tmp_path, regions=["eu", "us"]) as world:
+        assert world["us"]["k"] == 1
+
+
 def test_pulls_that_came_while_one_was_answered_are_answered_together(tmp_path: Path) -> None:
     impatient = Impatient("us")
     with kvstore.open_region(tmp_path / "eu", region="eu", peers={"us": impatient}, shards=SHARDS):
@@ -215,6 +256,19 @@ class TestOldCopies:
                 shutil.copytree(tmp_path / "eu", tmp_path / "copy")
         shutil.rmtree(tmp_path / "eu")
         shutil.copytree(tmp_path / "copy", tmp_path / "eu")
+
+    @pytest.mark.parametrize("shards", [None, 2])
+    def test_of_a_region_whose_folder_is_gone(self, tmp_path: Path, shards: int | None) -> None:
+        with kvstore.Geo(tmp_path, regions=["eu", "us"], shards=2) as world:
+            world["eu"].put("k", 1)
+            world.settle()
+        shutil.rmtree(tmp_path / "eu")
+
+        with pytest.raises(kvstore.WrongShape):
+            kvstore.Geo(tmp_path, regions=["eu", "us"], shards=8)
+        with pytest.raises(kvstore.Corrupt, match="more of eu"):
+            kvstore.Geo(tmp_path, regions=["eu", "us"], shards=shards)
+        assert [path.name for path in tmp_path.iterdir()] == ["us"]
 
     @pytest.mark.usefixtures("put_back")
     def test_of_a_region_whose_neighbour_answers(

@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
@@ -81,6 +82,8 @@ class Exchange:
         self.rebalancing = Rebalancing(self.own, len(identity.names))
         self.problems: dict[str, Error] = {}
         """By neighbour, why it is not listened to."""
+        self.unreachable: dict[str, str] = {}
+        """By neighbour whose link failed, what it said; what was to be sent counts as lost."""
         self.heard: set[str] = set()
         self.failure: Error | None = None
         """Why nothing is imported any more."""
@@ -127,8 +130,9 @@ class Exchange:
         self._importable.set()
         for thread in self._threads:
             thread.join()
-        for link in self._links.values():
-            link.close()
+        with ExitStack() as closing:  # all of them, whatever one of them says
+            for link in self._links.values():
+                closing.callback(link.close)
 
     # -- what others ask -----------------------------------------------------------------------
 
@@ -152,7 +156,7 @@ class Exchange:
     def _staleness(self, region: RegionId, name: str, now: float) -> Staleness:
         fresh = self.shipping.fresh.get(region)
         since = self._opened if fresh is None else fresh / 1e9
-        problem = str(self.problems.get(name) or self.failure or "")
+        problem = str(self.problems.get(name) or self.failure or self.unreachable.get(name, ""))
         held = self.shipping.importer.held.get(region)
         if held is not None:
             ahead = held / 1e9 - now
@@ -243,12 +247,18 @@ class Exchange:
     def _send_all(self, peers: Mapping[str, Link] | set[str], message: Message) -> None:
         encoded = encode(message)
         for peer in peers:
-            self._links[peer].send(encoded)
+            try:
+                self._links[peer].send(encoded)
+            except Exception as error:
+                if peer not in self.unreachable:
+                    _log.warning("%s: the link to %s failed: %r", self.identity.region, peer, error)
+                self.unreachable[peer] = repr(error)
 
     def _take(self, peer: str, encoded: bytes) -> None:
+        self.unreachable.pop(peer, None)
         try:
             message = decode(encoded)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, TypeError) as error:
             self._refuse(peer, WrongFormat(f"{peer} sent what is no message: {error}", path=peer))
             return
         if isinstance(message, News):

@@ -15,15 +15,17 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from kvstore.cells import Cell, Escrow, Origin, balance
+from kvstore import values
+from kvstore.cells import Cell, Escrow, Origin, balance, summed
 from kvstore.execution.operations import Credit, Grant, Spend
 from kvstore.types import RegionId
 
 AMOUNT_MAX = 2**63 - 1
 """The largest amount of one step; balances are not bounded."""
+NOTHING = values.encode(0)
 
 
-class Unaffordable(msgspec.Struct, frozen=True, array_like=True):
+class Unaffordable(NamedTuple):
     """Why a debit was refused: what this region may spend, and what the balance is as it sees it."""
 
     key: bytes
@@ -39,15 +41,19 @@ class Funds(NamedTuple):
     balance: int
 
 
-encode_unaffordable = msgspec.msgpack.Encoder().encode
-decode_unaffordable = msgspec.msgpack.Decoder(Unaffordable).decode
+def encode_unaffordable(short: Unaffordable) -> bytes:
+    return values.encode(list(short))
+
+
+def decode_unaffordable(encoded: bytes) -> Unaffordable:
+    return Unaffordable(*values.decode(encoded))
 
 
 def rights(escrow: Escrow, region: RegionId) -> int:
     """What this region may spend or give away."""
-    received = sum(owners.get(region, 0) for owners in escrow.credits.values())
-    received += sum(takers.get(region, 0) for takers in escrow.grants.values())
-    return received - sum(escrow.grants.get(region, {}).values()) - escrow.spent.get(region, 0)
+    gained = [row[region] for row in (*escrow.credits.values(), *escrow.grants.values()) if region in row]
+    gone = [*escrow.grants.get(region, {}).values(), escrow.spent.get(region, NOTHING)]
+    return summed(gained) - summed(gone)
 
 
 def funds(cell: Cell, region: RegionId) -> Funds:
@@ -74,14 +80,17 @@ def moved(escrow: Escrow | None, effect: Credit | Spend | Grant, origin: Origin)
         case Grant(_, amount, taker):
             changes["grants"] = _added(before.grants, region, taker, amount)
         case Spend(_, amount):
-            changes["spent"] = {**before.spent, region: before.spent.get(region, 0) + amount}
+            changes["spent"] = _raised(before.spent, region, amount)
     after = msgspec.structs.replace(before, **changes)
     assert rights(after, region) >= 0, "E1"
     return after
 
 
 def _added(
-    matrix: dict[RegionId, dict[RegionId, int]], giver: RegionId, taker: RegionId, amount: int
-) -> dict[RegionId, dict[RegionId, int]]:
-    row = matrix.get(giver, {})
-    return {**matrix, giver: {**row, taker: row.get(taker, 0) + amount}}
+    matrix: dict[RegionId, dict[RegionId, bytes]], giver: RegionId, taker: RegionId, amount: int
+) -> dict[RegionId, dict[RegionId, bytes]]:
+    return {**matrix, giver: _raised(matrix.get(giver, {}), taker, amount)}
+
+
+def _raised(sums: dict[RegionId, bytes], region: RegionId, amount: int) -> dict[RegionId, bytes]:
+    return {**sums, region: values.encode(values.decode(sums.get(region, NOTHING)) + amount)}

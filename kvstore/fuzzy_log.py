@@ -198,6 +198,8 @@ class Playback:
         self._readers = readers
         self._colors = colors
         self._frontier = dict(since)
+        self._read = dict(since)
+        """How far every chain was read that may tell what was played before."""
         with readers.viewing() as view:
             self._ends = exchange.log(view).ends()
         self._nodes = self._stream()
@@ -234,8 +236,13 @@ class Playback:
         """The next nodes that were here when it began."""
         found: list[playback.Played] = []
         with self._readers.viewing() as view:
-            for node in self._exchange.log(view).nodes(self._colors, self._frontier):
+            read = self._colors | {shard for _, shard in self._read}
+            for node in self._exchange.log(view).nodes(self._colors, self._read):
                 if any(slot > self._ends[node.region][shard] for shard, slot in node.places.items()):
+                    continue
+                places = ((node.region, shard) for shard in node.places)
+                self._read.update((place, node.places[place[1]]) for place in places if place[1] in read)
+                if self._colors.isdisjoint(node.places):
                     continue
                 found.append(node)
                 if len(found) == READ_AHEAD:

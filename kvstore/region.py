@@ -171,7 +171,8 @@ class RegionLog:
     # -- playing -------------------------------------------------------------------------------
 
     def nodes(self, colors: frozenset[ShardId], since: Frontier) -> Iterator[Played]:
-        """Every node of these colors that was not played up to ``since``, causes first (contracts D8)."""
+        """Every node of these colors that was not played up to ``since``, causes first (contracts D8); and
+        those of the other colors that ``since`` names, without effects."""
         read = colors | {shard for _, shard in since}
         remote: dict[Chain, Iterable[Piece]] = {
             (region, shard): self._pieces(region, shard, since.get((region, shard), Slot(0)))
@@ -206,7 +207,7 @@ class RegionLog:
             pieces = {shard: item for shard, item in items.items() if type(item) is Piece}
             participants = committed.stamped.stamp.numbers.keys()
             is_whole = pieces.keys() >= participants & read
-            if not pieces or colors.isdisjoint(participants) or not is_whole:
+            if not pieces or read.isdisjoint(participants) or not is_whole:
                 continue  # of one that was played, pieces may come on colors that are not read
             effects = effects_on(colors, pieces)
             places = {shard: piece.last for shard, piece in pieces.items()}

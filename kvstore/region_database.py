@@ -168,7 +168,13 @@ class Region(Database):
     def log(self) -> Log:
         """The log as a graph: this region's chains and its copies of the others'."""
         store = self._writing_store()
-        return Log(self.exchange, self._readers, store.run, lambda seconds: await_resolved(store, seconds))
+
+        def wait(seconds: float) -> None:
+            await_resolved(store, seconds)
+            if store.synced_end() is not None:
+                store.sync()  # only what is on disk is played
+
+        return Log(self.exchange, self._readers, store.run, wait)
 
     def status(self) -> dict[str, Any]:
         """As of every database; with the region, and how far it is behind the others."""

@@ -302,6 +302,31 @@ def test_I14_a_sync_delivers_what_was_acknowledged_before_it(world: Geo) -> None
         assert list(world["eu"].log.sync([number % SHARDS]))[-1].id == place
 
 
+def test_I14_also_what_is_not_on_disk_yet(tmp_path: Path) -> None:
+    with Geo(tmp_path / "world", regions=["eu", "us"], durability="interval") as world:
+        node = world["eu"].log.append([0], b"x")
+        assert [played.id for played in world["eu"].log.sync()] == [node]
+
+
+@pytest.mark.parametrize("name", ["eu", "us"])
+def test_I12_a_frontier_that_lags_on_another_color_is_read_through_once(world: Geo, name: str) -> None:
+    eu, region = world["eu"], world[name]
+    for number in range(600):
+        eu.log.append([number % 2], b"")
+        if number % 50 == 0:
+            eu.log.append([0, 1], b"")
+    world.settle()
+    playback = region.log.sync([1])
+    played = {next(playback).id for _ in range(20)}
+
+    rest = [node.id for node in region.log.sync([0], since=playback.frontier)]
+
+    assert len(set(rest)) == len(rest)
+    assert played.isdisjoint(rest)
+    everything = {node.id for node in region.log.sync([0, 1]) if 0 in node.colors}
+    assert everything == set(rest) | {node for node in played if node.color == 0}
+
+
 def test_I17_effects_of_a_color_are_the_same_in_every_region(world: Geo) -> None:
     with world["eu"].batch() as batch:
         for number in range(12):

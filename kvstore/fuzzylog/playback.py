@@ -39,7 +39,7 @@ class Played(NamedTuple):
 
 
 def play(chains: Mapping[Chain, Iterable[Piece]], colors: frozenset[ShardId]) -> Iterator[Played]:
-    """Merge the chains' pieces, each chain in its order, into nodes of at least one of these colors.
+    """Merge the chains' pieces, each chain in its order, into nodes. They have the effects of these colors.
 
     ``chains`` holds all chains of the colors, and of the others those of which something was played before:
     a node that stands there below the frontier was played, and some of its pieces do not come.
@@ -51,7 +51,7 @@ def play(chains: Mapping[Chain, Iterable[Piece]], colors: frozenset[ShardId]) ->
         places = next((piece.places for piece in pieces.values() if piece.places), None)
         if places is None:
             places = {shard: piece.last for shard, piece in pieces.items()}
-        if pieces.keys() >= places.keys() & read and not colors.isdisjoint(places):
+        if pieces.keys() >= places.keys() & read:
             payload = next((piece.payload for piece in pieces.values() if piece.payload is not None), None)
             yield Played(region, time, dict(places), payload, effects_on(colors, pieces))
 

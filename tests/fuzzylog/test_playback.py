@@ -37,6 +37,8 @@ def test_a_node_that_was_played_for_another_color_is_left_out() -> None:
     assert [node.places for node in play(chains, frozenset([B]))] == [{B: Slot(5)}]
 
 
-def test_what_is_of_no_wanted_color_is_left_out() -> None:
+def test_what_is_of_no_wanted_color_comes_without_effects() -> None:
+    """Whoever plays sees by it how far the chains were read."""
     chains = {(EU, A): [piece(1, 10)], (EU, B): [piece(1, 20)]}
-    assert [node.time for node in play(chains, frozenset([B]))] == [20]
+    played = list(play(chains, frozenset([B])))
+    assert [(node.time, len(node.effects)) for node in played] == [(10, 0), (20, 1)]

@@ -119,9 +119,12 @@ class Log:
     def causes(self, nodes: Iterable[Node]) -> dict[NodeId, tuple[NodeId, ...]]:
         """By node, which of these nodes it comes right behind: with none of them between. The latest first.
 
-        Raises ``ForeignSnapshot`` for a node that is not here.
+        Raises ``ForeignSnapshot`` for a node that is not here, ``UsageError`` for what is none.
         """
-        given = list(nodes)
+        given: list[Any] = list(nodes)
+        for node in given:
+            if not isinstance(node, Node):
+                raise UsageError(f"causes takes nodes, as sync delivers them, not {node!r}")
         places = {self._place(node.id): node.id for node in given}
         ancestry = Ancestry(Timestamp(min((node.time for node in given), default=0)))
         if given:
@@ -165,7 +168,7 @@ class Log:
                 0 <= shard < self._shards and type(slot) is int and 0 <= slot <= SLOT_MAX
                 for (_, shard), slot in frontier.items()
             )
-        except (TypeError, KeyError, ValueError, AttributeError) as error:
+        except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
             raise ForeignSnapshot(f"not a frontier of this log: {since!r}") from error
         if world != self._exchange.identity.world or not valid:
             raise ForeignSnapshot(f"the frontier is of another log, {world!r}")

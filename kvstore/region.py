@@ -6,7 +6,7 @@ are read here from one commit of the learner, which is closed (contracts A2), so
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from heapq import merge
 from itertools import groupby
@@ -30,7 +30,7 @@ from kvstore.execution.operations import (
     Skip,
 )
 from kvstore.execution.regional import copied, copy_key, decode_effects, effects_of
-from kvstore.fuzzylog.messages import Vector
+from kvstore.fuzzylog.messages import Tails, Vector
 from kvstore.fuzzylog.playback import Chain, Frontier, Played, effects_on, play
 from kvstore.ports import View
 from kvstore.types import RegionId, ShardId, Slot, Timestamp
@@ -162,6 +162,35 @@ class RegionLog:
                 segment = _segment_in(stamped, shard, region, key)
                 yield Imported(stamped.stamp.clock, shard, segment, stamped.request.operations)
             start = rows[-1][0] + b"\x00"
+
+    def tails(self) -> Tails:
+        """The last node of each copy."""
+        tails: Tails = {}
+        for region in self._others:
+            for shard in self._shards:
+                tail = self._tail(region, shard)
+                if tail is not None:
+                    tails.setdefault(region, {})[shard] = tail
+        return tails
+
+    def _tail(self, region: RegionId, shard: ShardId) -> tuple[Slot, Timestamp] | None:
+        table = self._view.table(table_name(shard, CHAINS))
+        start, stop = copy_key(region, Slot(0)), copy_key(region, Slot(2**63))
+        while rows := table.scan(start, stop, reverse=True, limit=ROWS_MAX):
+            for key, slot in rows:
+                stamped = self._stamped(shard, Slot(int.from_bytes(slot, "big")))
+                for item in reversed(_segment_in(stamped, shard, region, key).items):
+                    if type(item) is Piece:
+                        return item.last, item.time
+            stop = rows[-1][0]
+        return None
+
+    def has(self, tails: Mapping[ShardId, tuple[Slot, Timestamp]]) -> bool:
+        """Whether these nodes are in the own chains."""
+        return all(
+            slot <= self.end[shard] and clock_of(self._view, shard, slot) == time
+            for shard, (slot, time) in tails.items()
+        )
 
     def _stamped(self, shard: ShardId, slot: Slot) -> Stamped:
         stamped = read_body(log_record(self._view, shard, slot), partial(log_record, self._view))

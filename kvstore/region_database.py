@@ -20,10 +20,10 @@ from kvstore.eris.shard_state import HIDDEN, table_name
 from kvstore.execution.clashes import cell_of, refuse_other
 from kvstore.execution.escrow import Unaffordable, decode_unaffordable
 from kvstore.execution.execute import VERSION_BYTES, value_of
-from kvstore.execution.operations import Add, Effect, Operations
+from kvstore.execution.operations import Add, Effect, Operations, SetAdd
 from kvstore.fuzzy_log import Log
 from kvstore.keys import Key
-from kvstore.region_transaction import RegionBatch, RegionTransaction, check_sum
+from kvstore.region_transaction import RegionBatch, RegionTransaction, check_room, check_sum
 from kvstore.snapshot import Snapshot
 from kvstore.transaction import effect_size
 from kvstore.typed import Bounded, Counter, RegionNames, Set
@@ -86,6 +86,8 @@ class Region(Database):
         refuse_other(key, shown, kind)
         if type(effect) is Add:
             check_sum(key, shown, effect)
+        if type(effect) is SetAdd:
+            check_room(key, len(shown or b""), effect)
         shard = self._routing.shard(key, effect.key)
         operations: Operations = {shard: (effect,)}
         answer = self._run(operations, len(effect.key) + effect_size(effect), None)
@@ -144,6 +146,7 @@ class Region(Database):
 
     def staleness(self) -> dict[str, Staleness]:
         """By region, how far this one is behind it."""
+        self._writing_store().readers.check()
         return self.exchange.staleness()
 
     def lost_writes(self, prefix: Key | None = None) -> Iterator[LostWrite]:

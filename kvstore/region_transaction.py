@@ -12,6 +12,7 @@ from typing import Any
 from kvstore import cells, keys, values
 from kvstore.batch import Batch
 from kvstore.cells import Cell, Kind, Origin
+from kvstore.errors import LimitExceeded
 from kvstore.execution.clashes import cell_of, kind_of, refuse_kind, refuse_other
 from kvstore.execution.conflict_resolution import Node, resolve
 from kvstore.execution.escrow import refusal
@@ -28,6 +29,7 @@ from kvstore.execution.operations import (
     Operations,
     Put,
     Reserve,
+    SetAdd,
     Spend,
 )
 from kvstore.keys import Key
@@ -65,7 +67,7 @@ def judged(operations: Iterable[Operation]) -> tuple[Operation, ...]:
 class RegionBatch(Batch):
     """Writes to any keys, committed as one. A debit makes it general where it is not all on one shard."""
 
-    __slots__ = ("_kinds", "regions")
+    __slots__ = ("_kinds", "_sizes", "regions")
 
     def __init__(
         self,
@@ -79,6 +81,7 @@ class RegionBatch(Batch):
         self.regions = regions
         self._kinds: dict[bytes, Kind | None] = {}
         """What type the keys show that were looked at, and what this batch makes of them."""
+        self._sizes: dict[bytes, int] = {}
 
     def put(self, key: Key, value: object) -> None:
         """Set the key. Raises ``TypeClash`` if it shows a counter or a set."""
@@ -108,8 +111,12 @@ class RegionBatch(Batch):
         """Add an effect to the batch."""
         encoded = effect.key
         if encoded not in self._kinds:
-            self._kinds[encoded] = kind_of(value_of(self._read(self._routing.shard(key, encoded), encoded)))
+            payload = value_of(self._read(self._routing.shard(key, encoded), encoded))
+            self._kinds[encoded], self._sizes[encoded] = kind_of(payload), len(payload or b"")
         refuse_kind(key, self._kinds[encoded], kind, deletes=type(effect) is Delete)
+        if type(effect) is SetAdd:
+            check_room(key, self._sizes[encoded], effect)
+            self._sizes[encoded] += len(effect.member)
         self._append(key, encoded, effect, effect_size(effect))
         self._kinds[encoded] = None if type(effect) is Delete else kind
 
@@ -186,6 +193,8 @@ class RegionTransaction(Transaction):
         refuse_other(key, shown, kind, deletes=type(effect) is Delete)
         if type(effect) is Add:
             check_sum(key, shown, effect)
+        if type(effect) is SetAdd:
+            check_room(key, len(shown or b""), effect)
         before = cell_of(shown)
         if type(effect) is Spend or type(effect) is Grant:
             short = refusal(before, effect, self.regions.own)
@@ -228,6 +237,15 @@ def _unstamped(regions: RegionNames) -> Node:
 def check_sum(key: Key, payload: bytes | None, effect: Add) -> None:
     """Raise ``LimitExceeded`` where a counter would come to what cannot be stored."""
     check_number(key, _shown_number(payload), values.decode(effect.amount))
+
+
+def check_room(key: Key, size: int, effect: SetAdd) -> None:
+    """Raise ``LimitExceeded`` where a set would be larger than a value may be: a change writes all of it."""
+    size += len(effect.member)
+    if size > values.VALUE_BYTES_MAX:
+        message = f"the set at {key!r} would have {size} bytes, over the limit of {values.VALUE_BYTES_MAX}"
+        hint = "use several keys"
+        raise LimitExceeded(message, hint=hint, key=key, size=size, limit=values.VALUE_BYTES_MAX)
 
 
 def _shown_number(payload: bytes | None) -> bytes | None:

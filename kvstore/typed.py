@@ -185,7 +185,8 @@ class Bounded(BoundedWriter[Holder]):
 def check_whole(n: int) -> int:
     """An amount of a bounded counter. Raises ``ValueNotSupported`` and ``LimitExceeded``."""
     if type(n) is not int:
-        raise ValueNotSupported(f"an amount is an int, in the smallest unit, not {n!r}", place="n")
+        message = f"an amount is an int, in the smallest unit, not {n!r}"
+        raise ValueNotSupported(message, hint="of money count the cents", place="n")
     if not 1 <= n <= AMOUNT_MAX:
         limit = 1 if n < 1 else AMOUNT_MAX
         raise LimitExceeded(f"an amount is an int from 1 to {AMOUNT_MAX}, not {n}", limit=limit)

@@ -388,7 +388,7 @@ class TestMoney:
 
         with Geo(tmp_path / "world", regions=[EU, US]) as world:
             assert world[EU].bounded("k").value() == 2 * most
-            assert world[EU].bounded("k").rights() == most
+            assert world[EU].bounded("k").rights() >= most, "and what was granted since it was refused"
 
     def test_a_refusal_that_is_asked_for_again_is_told_again(self, geo: Geo) -> None:
         eu = geo[EU]

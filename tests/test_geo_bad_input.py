@@ -87,7 +87,15 @@ def test_what_is_no_frontier(world: Geo, since: Any) -> None:
 
 @pytest.mark.parametrize(
     "places",
-    [[], {"eu": []}, {"mars": {"0": 1}}, {"eu": {"x": 1}}, {"eu": {"9": 1}}, {"eu": {"-1": 1}}]
+    [
+        [],
+        {"eu": []},
+        {"eu": {float("inf"): 1}},
+        {"mars": {"0": 1}},
+        {"eu": {"x": 1}},
+        {"eu": {"9": 1}},
+        {"eu": {"-1": 1}},
+    ]
     + [{name: {"0": slot}} for name in ("eu", "us") for slot in (-1, -5, True, "1", 1.5, None, 2**63, 2**80)],
     ids=repr,
 )
@@ -96,6 +104,11 @@ def test_a_malformed_frontier(world: Geo, places: Any) -> None:
 
     with pytest.raises(kvstore.ForeignSnapshot):
         world["us"].log.sync(since={**frontier, "places": places})
+
+
+def test_causes_of_what_is_no_node(world: Geo) -> None:
+    with pytest.raises(kvstore.UsageError):
+        world["eu"].log.causes([5])  # type: ignore[list-item]  # so it is
 
 
 @pytest.mark.parametrize("payload", ["text", None, 5, [b"x"]])
@@ -222,6 +235,27 @@ def test_members_that_no_set_holds(world: Geo, member: Any) -> None:
     for call in (world["eu"].set("k").add, world["eu"].set("k").remove):
         with pytest.raises(kvstore.ValueNotSupported):
             call(member)
+
+
+def test_a_set_that_would_be_too_large() -> None:
+    with kvstore.Geo(":memory:", regions=["eu"]) as world:
+        eu = world["eu"]
+        eu.set("k").add(b"a" * (9 << 20))
+        other = b"b" * (9 << 20)
+
+        def add_in_a_batch() -> None:
+            with eu.batch() as batch:
+                batch.set("k").add(other)
+
+        calls: list[Callable[[], Any]] = [
+            lambda: eu.set("k").add(other),
+            add_in_a_batch,
+            lambda: eu.run(lambda tx: tx.set("k").add(other)),
+        ]
+        for call in calls:
+            with pytest.raises(kvstore.LimitExceeded, match="set at 'k'"):
+                call()
+        assert len(eu.set("k").members()) == 1
 
 
 @pytest.mark.parametrize("n", [float("nan"), float("inf")])

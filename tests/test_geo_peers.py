@@ -283,6 +283,41 @@ class TestOldCopies:
             assert us.get(("behind", 9)) == 1
 
     @pytest.mark.usefixtures("put_back")
+    @pytest.mark.parametrize("how", ["links", "Geo"])
+    def test_that_was_written_to_until_it_was_as_long(self, tmp_path: Path, short: Path, how: str) -> None:
+        with open_over(tmp_path, short, "eu") as eu:
+            for number in range(40):
+                eu.put(("over", number), 1)
+
+        if how == "Geo":
+            with pytest.raises(kvstore.Corrupt, match="another eu"):
+                kvstore.Geo(tmp_path, regions=["eu", "us"])
+            return
+        with open_over(tmp_path, short, "eu") as eu, open_over(tmp_path, short, "us") as us:
+            wait_for(lambda: "another eu" in eu.staleness()["us"].problem)
+            eu.put("after", 1)
+            time.sleep(0.5)  # pulls that find nothing
+            assert not [key for key in us.scan() if key[0][0] in ("over", "after")]
+
+    def test_a_region_of_another_world_with_the_same_names(
+        self, tmp_path: Path, short: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(geo, "HANDSHAKE_S", 0.0)
+        for world, count in (("a", 6), ("b", 3)):
+            (tmp_path / world).mkdir()
+            with (
+                open_over(tmp_path / world, short, "eu") as eu,
+                open_over(tmp_path / world, short, "us") as us,
+            ):
+                for number in range(count):
+                    eu.put(("k", number), world)
+                wait_for(lambda us=us, count=count: us.get(("k", count - 1)) is not None)  # type: ignore[misc]  # bound
+
+        with open_over(tmp_path / "a", short, "eu") as eu, open_over(tmp_path / "b", short, "us") as us:
+            wait_for(lambda: "another eu" in eu.staleness()["us"].problem)
+            assert {value for _, value in us.scan()} == {"b"}
+
+    @pytest.mark.usefixtures("put_back")
     def test_of_a_region_whose_neighbour_comes_later(self, tmp_path: Path, short: Path) -> None:
         with open_over(tmp_path, short, "eu") as eu:
             eu.put("alone", 1)

@@ -37,7 +37,18 @@ from kvstore.execution import clashes, escrow
 from kvstore.execution.execute import value_of
 from kvstore.execution.operations import Grant, Operations
 from kvstore.fuzzylog.importing import Importer, Run
-from kvstore.fuzzylog.messages import Identity, Message, News, Pull, Shipment, Vector, Want, decode, encode
+from kvstore.fuzzylog.messages import (
+    Identity,
+    Message,
+    News,
+    Pull,
+    Shipment,
+    Tails,
+    Vector,
+    Want,
+    decode,
+    encode,
+)
 from kvstore.fuzzylog.rebalancing import Rebalancing
 from kvstore.fuzzylog.shipping import Shipping
 from kvstore.ports import Link, View
@@ -76,8 +87,9 @@ class Exchange:
         self._links = dict(links)
         self.own = RegionId(identity.names.index(identity.region))
         with self._store.readers.viewing() as view:
-            copies = {region: slots for region, slots in self.log(view).ends().items() if region != self.own}
-        importer = Importer(self.own, copies, int(max_clock_skew * 1e9))
+            log = self.log(view)
+            copies = {region: slots for region, slots in log.ends().items() if region != self.own}
+            importer = Importer(self.own, copies, log.tails(), int(max_clock_skew * 1e9))
         self.shipping = Shipping(identity, importer)
         self.rebalancing = Rebalancing(self.own, len(identity.names))
         self.problems: dict[str, Error] = {}
@@ -88,7 +100,9 @@ class Exchange:
         self.failure: Error | None = None
         """Why nothing is imported any more."""
         self._is_old = False
-        """Whether others hold more of the own chains than is here."""
+        """Whether others hold more of the own chains than is here, or something else."""
+        self._compared: set[str] = set()
+        """Neighbours whose copies of the own chains were looked at."""
         self._lock = threading.RLock()
         self._inbox: SimpleQueue[tuple[str, bytes] | None] = SimpleQueue()
         self._importable = threading.Event()
@@ -301,7 +315,7 @@ class Exchange:
         self.problems[peer] = problem
 
     def _on_pull(self, peer: str, pull: Pull) -> None:
-        if not self._has_own(pull.received):
+        if not self._has_own(pull.received) or not self._is_own(peer, pull.tails):
             return
         if pull.wants:
             self._wanted.put(pull.wants)
@@ -347,13 +361,39 @@ class Exchange:
             own = executed(view, self.identity.shards)
         if all(mine >= other for mine, other in zip(own, theirs, strict=True)):
             return True
-        self._is_old = True
-        self.failure = self.lost_tail(self.identity.region)
-        _log.error("%s", self.failure)
+        self._leave(self.lost_tail())
         return False
 
-    def lost_tail(self, name: str) -> Corrupt:
+    def _is_own(self, peer: str, tails: Tails) -> bool:
+        """Whether a neighbour's copies of the own chains are copies of these: if not, this region was opened
+        from an old copy and written to, or it is another one of that name."""
+        if peer not in self._compared and not self._is_old:
+            self._compared.add(peer)
+            if not self.holds(tails):
+                self._leave(self.other_tail())
+        return not self._is_old
+
+    def holds(self, tails: Tails) -> bool:
+        """Whether the nodes of the own chains among these are here."""
+        with self._store.readers.viewing() as view:
+            return self.log(view).has(tails.get(self.own, {}))
+
+    def _leave(self, why: Corrupt) -> None:
+        """Nothing more leaves this region, and nothing comes."""
+        self._is_old = True
+        self.failure = why
+        _log.error("%s", why)
+
+    def lost_tail(self) -> Corrupt:
+        name = self.identity.region
         message = f"other regions hold more of {name} than it does itself: its store is older than it was"
+        return Corrupt(message, record=self._store.home.path)
+
+    def other_tail(self) -> Corrupt:
+        name = self.identity.region
+        message = (
+            f"other regions hold another {name}: its store was put back and written to, or is not theirs"
+        )
         return Corrupt(message, record=self._store.home.path)
 
     # -- rights --------------------------------------------------------------------------------

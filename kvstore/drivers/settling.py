@@ -30,18 +30,22 @@ def await_resolved(store: WritingStore, timeout: float) -> None:
         if all(have >= want for have, want in zip(end, wanted, strict=True)):
             return
         if not store.commits_seen.wait(seen, deadline) and time.monotonic() >= deadline:
-            raise TimedOut(f"what was executed before still waits for locks after {timeout} s")
+            raise TimedOut(
+                f"what was executed before still waits for locks after {timeout} s", waited=timeout
+            )
 
 
 def refuse_lost_tails(exchanges: Mapping[str, Exchange]) -> None:
-    """Raise ``Corrupt`` where others hold more of a region's chains than it does itself: it was opened from
-    an old copy, and would write over what has left it (contracts D2)."""
+    """Raise ``Corrupt`` where others hold more of a region's chains than it does itself, or something else:
+    it was opened from an old copy, and would write over what has left it, or did (contracts D2)."""
     ends = {exchange.own: exchange.applied() for exchange in exchanges.values()}
-    for name, exchange in exchanges.items():
+    for exchange in exchanges.values():
         own = exchange.own
         for vector in ends.values():
             if any(theirs > mine for theirs, mine in zip(vector[own], ends[own][own], strict=True)):
-                raise exchange.lost_tail(name)
+                raise exchange.lost_tail()
+        if not all(exchange.holds(other.shipping.importer.tails()) for other in exchanges.values()):
+            raise exchange.other_tail()
 
 
 def shake_hands(exchange: Exchange, seconds: float) -> None:
@@ -78,7 +82,8 @@ def settle(exchanges: Mapping[str, Exchange], network: Network, timeout: float) 
             if (failure := exchanges[name].failure) is not None:
                 raise failure
         if waiting and time.monotonic() > deadline:
-            raise TimedOut(f"not settled after {timeout} s: {_who_lacks(exchanges, waiting)}")
+            message = f"not settled after {timeout} s: {_who_lacks(exchanges, waiting)}"
+            raise TimedOut(message, waited=timeout)
         if waiting:
             time.sleep(SETTLE_LOOK_S)
 

@@ -89,7 +89,8 @@ class SimulatedRegion:
         ends = self.log().ends()
         copies = {region: slots for region, slots in ends.items() if region != self.number}
         identity = Identity(self.name, self.world.names, "simulated", self.world.shards, None)
-        self.shipping = Shipping(identity, Importer(self.number, copies, 10 * 10**9))
+        importer = Importer(self.number, copies, self.log().tails(), 10 * 10**9)
+        self.shipping = Shipping(identity, importer)
         self._importing = None
         self._tick(self.life)
 

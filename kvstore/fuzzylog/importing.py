@@ -23,7 +23,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from kvstore.execution.operations import Import, Item, Marker, Operations, Piece, Segment, Skip
-from kvstore.fuzzylog.messages import Shipment, Vector, encode
+from kvstore.fuzzylog.messages import Shipment, Tails, Vector, encode
 from kvstore.types import RegionId, ShardId, Slot, Timestamp
 
 NODES_MAX = 256
@@ -39,6 +39,8 @@ class Chain:
     items: deque[Item] = field(default_factory=deque)
     passed: int = 0
     """How many of the items are noted as applied."""
+    tail: tuple[Slot, Timestamp] | None = None
+    """The last node of the copy."""
 
     @property
     def received(self) -> Slot:
@@ -66,12 +68,13 @@ class Run(NamedTuple):
 class Importer:
     """The chains of all other regions, as they are known in one."""
 
-    def __init__(self, own: RegionId, copied: Vector, skew: int) -> None:
-        """``copied``: of the other regions, how far imports got; ``skew`` in nanoseconds."""
+    def __init__(self, own: RegionId, copied: Vector, tails: Tails, skew: int) -> None:
+        """``copied``: of the other regions, how far imports got, ``tails``: the last nodes of that; ``skew``
+        in nanoseconds."""
         self.own = own
         self.skew = skew
         self.chains = {
-            (region, ShardId(shard)): Chain(slot)
+            (region, ShardId(shard)): Chain(slot, tail=tails.get(region, {}).get(ShardId(shard)))
             for region, slots in copied.items()
             for shard, slot in enumerate(slots)
         }
@@ -113,6 +116,14 @@ class Importer:
         """How far each chain is applied."""
         return self._vector({key: chain.applied for key, chain in self.chains.items()})
 
+    def tails(self) -> Tails:
+        """The last node of each copy."""
+        tails: Tails = {}
+        for (region, shard), chain in self.chains.items():
+            if chain.tail is not None:
+                tails.setdefault(region, {})[shard] = chain.tail
+        return tails
+
     @staticmethod
     def _vector(slots: Mapping[tuple[RegionId, ShardId], Slot]) -> Vector:
         vector: Vector = {}
@@ -137,7 +148,10 @@ class Importer:
         for key, end in run.ends.items():
             chain = self.chains[key]
             for _ in range(end):
-                chain.copied = chain.items.popleft().last
+                item = chain.items.popleft()
+                chain.copied = item.last
+                if type(item) is Piece:
+                    chain.tail = item.last, item.time
             chain.passed = max(0, chain.passed - end)
 
 

@@ -20,6 +20,11 @@ Vector: TypeAlias = dict[RegionId, tuple[Slot, ...]]
 """By region a place in each of its chains, in the order of the shards: a cut of the log."""
 
 
+Tails: TypeAlias = dict[RegionId, dict[ShardId, tuple[Slot, Timestamp]]]
+"""By region, of each chain that has one here the last node: its slot, and its time, which no other node has
+there. It tells whether two hold copies of one chain."""
+
+
 class Identity(msgspec.Struct, frozen=True, array_like=True):
     """Who speaks. All but ``region`` have to agree."""
 
@@ -54,12 +59,14 @@ class Pull(msgspec.Struct, frozen=True, array_like=True, tag=2):
     """Region -> a neighbour: send me what comes behind this.
 
     ``applied``: what is applied here, of the same moment; published so that others know what may go (D6).
+    ``tails``: where the copies end, for the regions whose they are.
     """
 
     identity: Identity
     received: Vector
     applied: Vector
     wants: tuple[Want, ...] = ()
+    tails: Tails = {}
 
 
 class Shipment(msgspec.Struct, frozen=True, array_like=True, tag=3):

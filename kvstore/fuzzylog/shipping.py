@@ -65,7 +65,8 @@ class Shipping:
         received = self.importer.received()
         applied = self.importer.applied()
         own = {self.own: own_end}
-        return Pull(self.identity, {**received, **own}, {**applied, **own}, wants)
+        tails = self.importer.tails()
+        return Pull(self.identity, {**received, **own}, {**applied, **own}, wants, tails)
 
     def begin(self, pull: Pull, on_disk: Vector, now: Timestamp) -> Answer:
         """What the neighbour lacks and is here; ``now``: physical time, of what is on disk or earlier."""

@@ -27,7 +27,7 @@ def shipped(region: RegionId, chains: dict[ShardId, tuple[int, list[Item]]]) -> 
 
 def importer(skew: int = 1_000) -> Importer:
     nothing = (Slot(0), Slot(0))
-    return Importer(OWN, {EU: nothing, US: nothing}, skew)
+    return Importer(OWN, {EU: nothing, US: nothing}, {}, skew)
 
 
 def imported(run: Run | None) -> list[tuple[int, int, int]]:

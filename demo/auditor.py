@@ -7,7 +7,7 @@ what the customers were told, and needs regions that have heard everything.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Any, NamedTuple
 
 import kvstore
@@ -19,6 +19,16 @@ class Finding(NamedTuple):
     region: str
     invariant: str
     detail: str
+
+
+class Order(NamedTuple):
+    """Money that is to go from one account to another in a month."""
+
+    month: int
+    number: int
+    source: Any
+    target: Any
+    cents: int
 
 
 def look(region: kvstore.Region) -> list[Finding]:
@@ -68,6 +78,49 @@ def _of_transfers(lines: list[tuple[Any, Any]]) -> Iterator[tuple[str, str]]:
 
 def look_everywhere(geo: kvstore.Geo) -> list[Finding]:
     return [finding for name in geo.regions() for finding in look(geo[name])]
+
+
+def overdrafts(geo: kvstore.Geo) -> list[Finding]:
+    """What no region shows at any moment, whoever it has heard of; for banks that keep no statements."""
+    found = []
+    for name in geo.regions():
+        with geo[name].snapshot() as view:
+            short = {number: cents for number, cents in _balances(view).items() if cents < 0}
+        found += [Finding(name, "no overdraft", f"{number} holds {cents}") for number, cents in short.items()]
+    return found
+
+
+def audit_orders(
+    geo: kvstore.Geo, opening: Mapping[Any, int], orders: Iterable[Order], refused: Set[tuple[int, int]]
+) -> list[Finding]:
+    """Every region against a plain computation, one order after the other; rights; and who was refused.
+
+    ``opening``: the balances before the first order. ``refused``: month and number of each order.
+    """
+    expected, found = dict(opening), []
+    for order in orders:
+        is_refused = (order.month, order.number) in refused
+        if (expected[order.source] < order.cents) != is_refused:
+            where = f"order {order.number}, month {order.month}"
+            found.append(Finding("the bank", "refused if short", where))
+        if not is_refused:
+            expected[order.source] -= order.cents
+            expected[order.target] = expected.get(order.target, 0) + order.cents
+    for name in geo.regions():
+        found += [Finding(name, *what) for what in _as_computed(geo[name], expected)]
+    return [*found, *overdrafts(geo)]
+
+
+def _as_computed(region: kvstore.Region, expected: Mapping[Any, int]) -> Iterator[tuple[str, str]]:
+    with region.snapshot() as view:
+        holds = _balances(view)
+    for number in holds.keys() | expected.keys():
+        if holds.get(number) != expected.get(number):
+            yield "as computed", f"{number} holds {holds.get(number)}, not {expected.get(number)}"
+        if region.bounded(("account", number)).rights() < 0:
+            yield "rights are not negative", f"of {number}"
+    if sum(holds.values()) != sum(expected.values()):
+        yield "money is conserved", f"{sum(holds.values())} in all, not {sum(expected.values())}"
 
 
 def audit(geo: kvstore.Geo, told: Mapping[Any, int]) -> list[Finding]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterator
+from itertools import count
 from typing import Any, NamedTuple
 
 import kvstore
@@ -27,6 +28,13 @@ class Entry(NamedTuple):
     kind: str
     cents: int
     other: Any
+
+
+class Evened(NamedTuple):
+    """What was moved, and how often the function ran: again where something had changed."""
+
+    cents: int
+    runs: int
 
 
 class UnknownAccount(LookupError):
@@ -100,22 +108,24 @@ class Bank:
         batch.put(_line(target, mark), ["transfer", cents, source])
         return region.submit(batch).result()
 
-    def even_out(self, source: Number, target: Number) -> int:
+    def even_out(self, source: Number, target: Number) -> Evened:
         """Move half of what ``source`` has more than ``target``. What is read decides what is written, so
         it is a function that the store runs again when something changed in between."""
         region, mark = self._branch(source), _mark()
         home = self.home_of(target, region.name)
+        runs = count(1)
 
-        def body(tx: Any) -> int:
+        def body(tx: Any) -> Evened:
+            run = next(runs)
             one, other = tx.bounded(account(source)), tx.bounded(account(target))
             cents: int = (one.value() - other.value()) // 2
             if cents <= 0:
-                return 0
+                return Evened(0, run)
             one.spend(cents)
             other.add(cents, to=home)
             tx.put(_line(source, mark), ["transfer", -cents, target])
             tx.put(_line(target, mark), ["transfer", cents, source])
-            return cents
+            return Evened(cents, run)
 
         return region.transaction(max_retries=200, timeout=60)(body)()
 

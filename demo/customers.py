@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 
 import kvstore
-from demo.bank import Bank, Number, Refused
+from demo.bank import Bank, Evened, Number, Refused
 
 
 class Customers:
@@ -63,14 +63,14 @@ class Customers:
         self._write({source: -cents, target: cents})
         return commit
 
-    def even_out(self, source: Number, target: Number) -> int:
+    def even_out(self, source: Number, target: Number) -> Evened:
         try:
-            cents = self._bank.even_out(source, target)
+            evened = self._bank.even_out(source, target)
         except Refused:
             self._note_refusal()
-            return 0
-        self._write({source: -cents, target: cents})
-        return cents
+            return Evened(0, 1)
+        self._write({source: -evened.cents, target: evened.cents})
+        return evened
 
     def take_interest(self, number: Number, period: str, per_mille: int) -> int:
         """The interest of a period is owed once, however often one asks."""

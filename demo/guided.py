@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import kvstore
 from demo import scenes, scenes_of_cuts, scenes_of_failure
 from demo.auditor import Finding
 from demo.narration import Narrator
@@ -20,10 +19,11 @@ BROKEN = "MONEY NOT CONSERVED"
 
 
 class Outcome(NamedTuple):
-    """How a run ended."""
+    """How a run ended. ``unmet``: what should have been so for the scenes to show anything."""
 
     total: int
     findings: list[Finding]
+    unmet: list[str] = []  # noqa: RUF012  # never changed
 
     @property
     def verdict(self) -> str:
@@ -41,31 +41,33 @@ def play(
 ) -> Outcome:
     """Play these scenes on a new bank at ``path``; ``breakable``: a folder for banks that are broken."""
     found: list[Finding] = []
-    with kvstore.Geo(path, regions=REGIONS[:regions], shards=4) as geo:
-        stage = Stage(geo, breakable, random.Random(seed), narrator.say)
+    unmet: list[str] = []
+    with Stage(path, REGIONS[:regions], breakable, random.Random(seed), narrator.say) as stage:
         narrator.opening(
             f"A bank in the regions {', '.join(stage.regions)}, all in this process. Each region is a store"
             f" of its own with four shards. {accounts} accounts in each hold"
             f" {money(100_000)} in the beginning."
-            " An auditor, who believes nothing that the bank says, looks at all of them all the time."
+            " An auditor, who believes nothing that the bank says, looks at all of them all the while."
         )
         stage.open_accounts(accounts * regions)
         for number, name in enumerate(names, 1):
             found += _play_one(stage, number, len(names), SCENES[name], narrator)
-        outcome = Outcome(stage.customers.total + stage.elsewhere, found)
-    narrator.close(outcome.verdict, scenes=list(names), total=outcome.total, conserved=not found)
+            unmet += stage.unmet
+        outcome = Outcome(stage.customers.total, found, unmet)
+    narrator.close(outcome.verdict, scenes=list(names), total=outcome.total, conserved=not found, unmet=unmet)
     return outcome
 
 
 def _play_one(stage: Stage, number: int, of: int, scene: Scene, narrator: Narrator) -> list[Finding]:
     narrator.begin(number, of, scene)
-    stage.looks = 0
+    stage.looks, stage.unmet = 0, []
     try:
-        proved = scene.play(stage)
+        with stage.looking():
+            proved = scene.play(stage)
         findings = stage.close_scene()
     except Exception as error:  # whatever stops a scene, its promise was not kept
         proved, findings = [], [*stage.findings, Finding("the run", scene.name, repr(error))]
         stage.findings = []
         stage.heal_all()
-    narrator.end(scene, proved, findings, stage.looks)
+    narrator.end(scene, proved, findings, stage.unmet, stage.looks + 1)
     return findings

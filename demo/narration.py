@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import textwrap
 import time
 from collections.abc import Sequence
@@ -11,9 +12,9 @@ from typing import Any
 import click
 
 from demo.auditor import Finding
-from demo.stage import Scene
+from demo.stage import Scene, times
 
-WIDTH = 98
+WIDTH_MAX = 98
 LINE_S, TITLE_S = 0.8, 2.5
 FINDINGS_SHOWN = 5
 
@@ -46,18 +47,30 @@ class Narrator:
             self._wrapped(text, "    ")
             self._wait(LINE_S)
 
-    def end(self, scene: Scene, proved: Sequence[str], findings: Sequence[Finding], looks: int) -> None:
+    def end(
+        self,
+        scene: Scene,
+        proved: Sequence[str],
+        findings: Sequence[Finding],
+        unmet: Sequence[str],
+        looks: int,
+    ) -> None:
+        """``unmet``: what the scene builds on, and was not so: then it proved nothing."""
+        proved = [] if findings or unmet else list(proved)
         if self._as_json:
             self._object(
-                scene=scene.name, title=scene.title, said=self._said, looks=looks,
-                proved=[] if findings else list(proved), findings=[found._asdict() for found in findings],
+                scene=scene.name, title=scene.title, said=self._said, looks=looks, proved=proved,
+                unmet=list(unmet), findings=[found._asdict() for found in findings],
             )  # fmt: skip
             return
-        for line in [] if findings else proved:
+        for line in proved:
             self._wrapped(f"proved: {line}", "  ", fg="green")
-        regions = f"The auditor looked at all regions {looks + 1} times"
+        for line in unmet:
+            self._wrapped(f"nothing proved: {line}", "  ", fg="yellow")
+        regions = f"The auditor looked at all regions {times(looks)}"
         if findings:
-            self._wrapped(f"{regions}, and found {len(findings)} things wrong:", "  ", fg="red")
+            things = "one thing" if len(findings) == 1 else f"{len(findings)} things"
+            self._wrapped(f"{regions}, and found {things} wrong:", "  ", fg="red")
             for found in findings[:FINDINGS_SHOWN]:
                 self._wrapped(f"{found.region}: {found.invariant}: {found.detail}", "    ", fg="red")
         else:
@@ -79,7 +92,8 @@ class Narrator:
     @staticmethod
     def _wrapped(text: str, indent: str, fg: str | None = None) -> None:
         inner = indent + " " * (len(text) - len(text.lstrip()))
-        for line in textwrap.wrap(text.strip(), WIDTH, initial_indent=inner, subsequent_indent=inner):
+        width = min(WIDTH_MAX, shutil.get_terminal_size((WIDTH_MAX, 24)).columns)
+        for line in textwrap.wrap(text.strip(), width, initial_indent=inner, subsequent_indent=inner):
             click.secho(line, fg=fg)
 
     def _wait(self, seconds: float) -> None:

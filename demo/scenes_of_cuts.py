@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from demo.stage import SETTLE_S, Stage, money, scene
+from demo.stage import SETTLE_S, Stage, money, scene, times
 
 ORDERS = 20
 TRIES = 60
@@ -19,15 +19,19 @@ def cut(stage: Stage) -> list[str]:
     alone = stage.chance.choice(stage.regions)
     stage.cut_off(alone)
     stage.say(f"{alone} is cut off.")
-    begin = time.monotonic()
-    with stage.looking():
-        stage.business(ORDERS, [alone])
-        seconds = time.monotonic() - begin
-        stage.business(ORDERS, [region for region in stage.regions if region != alone])
+    others = [region for region in stage.regions if region != alone]
+    before, begin = stage.lines(alone), time.monotonic()
+    stage.business(ORDERS, [alone])
+    seconds = time.monotonic() - begin
+    stage.business(ORDERS, others)
     stage.say(f"{alone}: {ORDERS} orders, {1000 * seconds / ORDERS:.0f} ms each. It waited for nobody.")
-    behind = {name: stale.nodes for name, stale in stage.geo[alone].staleness().items()}
-    stage.say(f"What {alone} knows to have missed, in slots of each log: {behind}")
-    stage.look()
+    here, there = stage.lines(alone) - before, stage.lines(others[0]) - before
+    stage.say(f"{alone} has {len(here)} new lines in its books, {others[0]} {len(there)}; none is in both.")
+    ages = ", ".join(
+        f"{name} {stale.seconds:.1f} s ago" for name, stale in stage.geo[alone].staleness().items()
+    )
+    stage.say(f"When {alone} last heard all of the others: {ages}.")
+    stage.expect(bool(here and there) and here.isdisjoint(there), "news got through the cut")
     return ["a region alone does all that it did before", "what each side shows is whole, if not new"]
 
 
@@ -48,12 +52,16 @@ def both_sides(stage: Stage) -> list[str]:
     stage.say(
         f"Account {number} holds {money(balance)}; {one} and {other} may spend half each, and are cut apart."
     )
-    spent = {region: _spend_all(stage, number, region, balance // 5 + 1) for region in (one, other)}
-    for region, cents in spent.items():
-        stage.say(f"{region} paid out {money(cents)}, and refused the rest.")
-    stage.look()
-    seen = {region: money(bank.balance(number, region)) for region in (one, other)}
-    stage.say(f"Each sees only its own withdrawals: {seen}")
+    spent = {}
+    for region in (one, other):
+        refused = stage.customers.refused
+        spent[region] = _spend_all(stage, number, region, balance // 5 + 1)
+        refused = stage.customers.refused - refused
+        stage.say(f"{region} paid out {money(spent[region])}, and refused {times(refused)} to pay more.")
+        stage.expect(refused > 0, f"{region} refused nothing")
+        seen = bank.balance(number, region)
+        stage.say(f"It sees only its own withdrawals: {money(seen)} are left, as far as {region} knows.")
+        stage.expect(seen == balance - spent[region], f"{region} saw what the other side paid")
     left = balance - sum(spent.values())
     stage.say(f"Together {money(sum(spent.values()))} of {money(balance)}: {money(left)} must be left.")
     return ["both sides went on paying, and together they never paid more than there was"]
@@ -81,17 +89,16 @@ def heal(stage: Stage) -> list[str]:
     for region in stage.regions:
         stage.cut_off(region)
     stage.business(2 * ORDERS)
-    shown = {region: _total(stage, region) for region in stage.regions}
-    for region, cents in shown.items():
-        stage.say(f"{region} alone sees {money(cents)} in the whole bank.")
-    stage.look()
+    for region in stage.regions:
+        stage.say(f"{region} alone sees {money(_total(stage, region))} in the whole bank.")
+    books = {frozenset(stage.lines(region)) for region in stage.regions}
+    stage.expect(len(books) > 1, "the regions showed the same before they were healed")
     stage.heal_all()
     begin = time.monotonic()
-    with stage.looking():
-        stage.geo.settle(SETTLE_S)
-        seconds = time.monotonic() - begin
-    totals = {region: money(_total(stage, region)) for region in stage.regions}
-    stage.say(f"Healed. After {seconds:.2f} s all agree: {totals}")
+    stage.geo.settle(SETTLE_S)
+    seconds = time.monotonic() - begin
+    totals = {_total(stage, region) for region in stage.regions}
+    stage.say(f"Healed. After {seconds:.2f} s all show {' and '.join(map(money, totals))}.")
     return [
         f"regions that met again agreed after {seconds:.2f} s, without anybody deciding for them",
         "the total is what customers brought and took, to the cent",
@@ -106,18 +113,21 @@ def _total(stage: Stage, region: str) -> int:
     "causality",
     "No reply before its letter",
     "A letter is written far away and answered nearby. The answer has the shorter way: does it overtake?",
+    regions=3,
 )
 def causality(stage: Stage) -> list[str]:
-    writer, replier, reader = (stage.regions * 3)[:3]
-    if reader not in (writer, replier):
-        stage.geo.delay(writer, reader, 600)
+    writer, replier, reader = stage.regions[:3]
+    stage.geo.delay(writer, reader, 600)
     stage.say(f"Letters from {writer} need 600 ms to {reader}; {replier} answers from close by.")
     board, seen, letters = stage.geo[reader], [0, 0], []
-    with stage.looking():
-        for number in range(5):
-            letters.append(stage.bank.write(f"question {number}", writer))
-            _await(stage, ("letter", letters[-1]), replier)
-            stage.bank.reply(letters[-1], "answer", replier)
+    early = 0
+    for number in range(5):
+        letters.append(stage.bank.write(f"question {number}", writer))
+        _await(stage, ("letter", letters[-1]), replier)
+        stage.bank.reply(letters[-1], "answer", replier)
+        early += ("letter", letters[-1]) not in board
+    stage.say(f"{early} of {len(letters)} were answered before {reader} had heard of them.")
+    stage.expect(early > 0, "no answer was early")
     deadline = time.monotonic() + SETTLE_S
     looks = 0
     while seen != [len(letters), len(letters)] and time.monotonic() < deadline:
@@ -126,7 +136,7 @@ def causality(stage: Stage) -> list[str]:
             seen = [sum((kind, name) in view for name in letters) for kind in ("letter", "reply")]
         looks += 1
         time.sleep(0.01)
-    stage.say(f"{reader} has all {len(letters)} letters and answers, after {looks} more looks at its board.")
+    stage.say(f"{reader} has all {len(letters)} letters and answers; its board was looked at {times(looks)}.")
     return ["nobody ever saw an answer without its letter, in any region, at any moment"]
 
 

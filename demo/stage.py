@@ -21,23 +21,50 @@ NAMES = ["Ada", "Bert", "Carla", "Dora", "Emil", "Fay", "Gus", "Hana", "Ivo", "J
 
 
 class Stage:
-    """A world with a bank in it."""
+    """A world with a bank in it; a context manager."""
 
     def __init__(
-        self, geo: kvstore.Geo, folder: Path, chance: random.Random, say: Callable[[str], None]
+        self,
+        path: Path,
+        regions: list[str],
+        folder: Path,
+        chance: random.Random,
+        say: Callable[[str], None],
+        *,
+        shards: int = 4,
+        replicas: int = 1,
     ) -> None:
-        """``folder``: where scenes that break things make worlds of their own."""
-        self.geo = geo
+        """Make the bank at ``path``. ``folder``: where scenes that break things make worlds of their own."""
+        self.path = path
         self.folder = folder
         self.chance = chance
         self.say = say
-        self.bank = Bank(geo)
+        self.geo = kvstore.Geo(path, regions=regions, shards=shards, replicas=replicas)
+        self.bank = Bank(self.geo)
         self.customers = Customers(self.bank)
-        self.regions = geo.regions()
+        self.regions = self.geo.regions()
         self.findings: list[Finding] = []
+        self.unmet: list[str] = []
+        """What should have been so for a scene to show anything."""
         self.looks = 0
-        self.elsewhere = 0
-        """Cents in worlds that scenes made for themselves."""
+        self._closed = threading.Lock()
+        """Held while the bank is closed: nobody looks then."""
+
+    @contextmanager
+    def closed(self) -> Iterator[None]:
+        """Close the bank meanwhile, and open it again."""
+        with self._closed:
+            self.geo.close()
+            try:
+                yield
+            finally:
+                self.geo = self.bank.geo = kvstore.Geo(self.path, regions=self.regions)
+
+    def __enter__(self) -> Stage:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.geo.close()
 
     def open_accounts(self, count: int) -> None:
         for number in range(1, count + 1):
@@ -65,8 +92,9 @@ class Stage:
 
     def look(self) -> None:
         """Have the auditor look at this moment of every region."""
-        self.looks += 1
-        self.findings += look_everywhere(self.geo)
+        with self._closed:
+            self.looks += 1
+            self.findings.extend(look_everywhere(self.geo))
 
     @contextmanager
     def looking(self) -> Iterator[None]:
@@ -85,6 +113,15 @@ class Stage:
         finally:
             done.set()
             auditor.join()
+
+    def expect(self, holds: bool, what: str) -> None:
+        """What the scene builds on: where it does not hold, nothing is proved."""
+        if not holds:
+            self.unmet.append(what)
+
+    def lines(self, region: str) -> set[kvstore.Key]:
+        """All lines of all statements that a region shows."""
+        return {key for key, _ in self.geo[region].scan(prefix=("statement",))}
 
     def cut_off(self, region: str) -> None:
         for other in self.regions:
@@ -106,23 +143,26 @@ class Stage:
 
 
 class Scene(NamedTuple):
-    """One part of the run. ``play`` returns what was proved, line by line."""
+    """One part of the run. ``play`` returns what was proved, line by line. ``regions``: how many it needs."""
 
     name: str
     title: str
     what: str
     play: Callable[[Stage], list[str]]
+    regions: int
 
 
 SCENES: dict[str, Scene] = {}
 """By name, in the order of the guided run."""
 
 
-def scene(name: str, title: str, what: str) -> Callable[[Callable[[Stage], list[str]]], Scene]:
+def scene(
+    name: str, title: str, what: str, *, regions: int = 2
+) -> Callable[[Callable[[Stage], list[str]]], Scene]:
     """Make a function a scene."""
 
     def register(play: Callable[[Stage], list[str]]) -> Scene:
-        SCENES[name] = Scene(name, title, what, play)
+        SCENES[name] = Scene(name, title, what, play, regions)
         return SCENES[name]
 
     return register
@@ -130,3 +170,7 @@ def scene(name: str, title: str, what: str) -> Callable[[Callable[[Stage], list[
 
 def money(cents: int) -> str:
     return f"{cents // 100}.{cents % 100:02d}" if cents >= 0 else f"-{money(-cents)}"
+
+
+def times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"

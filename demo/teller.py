@@ -5,49 +5,43 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import kvstore
 from demo.bank import Bank, Refused
 
-REGIONS = ["north", "south"]
-ACCOUNTS = 6
-OPENING = 50_000
 
-Asked = tuple[int, int, int, int]
-"""Source, target, cents, and how many lines the source's statement had before."""
+class Asked(NamedTuple):
+    """A transfer that was asked for."""
+
+    source: int
+    target: int
+    cents: int
 
 
-def parsed(lines: Iterable[str]) -> tuple[dict[int, int], list[Asked]]:
-    """The balances by what was acknowledged, and the transfers that were asked for and not answered."""
-    told = dict.fromkeys(range(1, ACCOUNTS + 1), OPENING)
-    known = dict.fromkeys(told, 1)
+def parsed(lines: Iterable[str]) -> tuple[list[Asked], Asked | None]:
+    """The transfers that were acknowledged, and the one that was asked for and never answered, if any."""
+    done: list[Asked] = []
     asked: Asked | None = None
     for line in lines:
         what, *numbers = line.split()
         if what == "asks":
-            source, target, cents = map(int, numbers)
-            asked = source, target, cents, known[source]
+            asked = Asked(*map(int, numbers))
         elif asked is not None:
-            source, target, cents, _ = asked
-            if what == "done":
-                told[source] -= cents
-                told[target] += cents
-                known[source] += 1
-                known[target] += 1
+            done += [asked] if what == "done" else []
             asked = None
-    return told, [] if asked is None else [asked]
+    return done, asked
 
 
 def work(path: str, seed: int) -> None:
     chance = random.Random(seed)
-    with kvstore.Geo(path, regions=REGIONS, shards=2) as geo:
+    with kvstore.Geo(path, regions=kvstore.regions_of(path)) as geo:
         bank = Bank(geo)
-        for number in range(1, ACCOUNTS + 1):
-            bank.open_account(number, "somebody", REGIONS[number % 2], OPENING)
-        geo.settle()
+        customers = geo[geo.regions()[0]].scan(prefix=("customer",))
+        accounts: list[Any] = [key[1] for key, _ in customers]
         while True:
-            source, target = chance.sample(range(1, ACCOUNTS + 1), 2)
-            cents = chance.randrange(1, OPENING // 4)
+            source, target = chance.sample(accounts, 2)
+            cents = chance.randrange(1, 10_000)
             print("asks", source, target, cents, flush=True)
             try:
                 bank.transfer(source, target, cents)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -21,7 +22,6 @@ _PREFIX: Final = Parameter("PREFIX", "key", required=False)
 _N: Final = Parameter("N", "number")
 _MEMBER: Final = Parameter("MEMBER", "value")
 _LINK: Final = (Parameter("REGION", "region"), Parameter("OTHER", "region"))
-_TEXT_MIN: Final = 20
 """On a terminal however narrow, so much is shown of what a node did."""
 
 
@@ -166,11 +166,18 @@ def log(call: Call) -> None:
     if "graph" in call.given and "format" in call.given:
         raise Misuse("--graph is a picture: leave out --format")
     found = call.region.log
-    nodes = deque(found.sync(None if colors is None else _colors(colors)), maxlen=limit)
-    causes = found.causes(nodes)
+    played = found.sync(None if colors is None else _colors(colors))
+    shown = None if limit is None else min(limit, sys.maxsize)
     if "graph" in call.given:
+        nodes = deque(played, maxlen=shown)
+        causes = found.causes(nodes)
         call.out_all(graph_lines(list(nodes), causes, call.session.regions.regions(), _Beside(call, nodes)))
         return
+    nodes, bare = deque(maxlen=shown), []
+    for node in played:
+        nodes.append(node)
+        bare.append(node._replace(payload=None, effects=()))
+    causes = found.causes(bare)  # of all, so that what is shown is right behind what it says
     rows = (_row(node, causes[node.id]) for node in reversed(nodes))
     call.out_all(row_lines(("id", "time", "colors", "behind", "payload", "effects"), rows, call.style()))
 
@@ -201,8 +208,8 @@ class _Beside:
             text += f"(behind {', '.join(map(_name, unsaid))})  "
         if self._width is None:
             return text + _done(node, None)
-        room = max(_TEXT_MIN, self._width - before - len(text))
-        return text + cut(_done(node, room), room)
+        room = max(1, self._width - before)
+        return cut(text + _done(node, room), room)
 
 
 def _done(node: kvstore.Node, room: int | None) -> str:

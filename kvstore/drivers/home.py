@@ -123,9 +123,15 @@ class FolderHome:
                 raise NotAStore(f"there is no store at {self._folder}", path=self.path)
             return False
         if not self.numbers():
-            message = f"{self._folder} is not empty and holds no store"
-            raise NotAStore(message, path=self.path, hint="give the path of a new or empty folder")
+            raise self._holds_no_store(names)
         return True
+
+    def _holds_no_store(self, names: set[str]) -> NotAStore:
+        if any(FolderHome(str(self._folder / name)).is_made() for name in names):
+            message, hint = "a world of regions, or several stores", "kvstore shell --geo PATH opens a world"
+            return NotAStore(f"{self._folder} is no store: it holds {message}", path=self.path, hint=hint)
+        message = f"{self._folder} is not empty and holds no store"
+        return NotAStore(message, path=self.path, hint="give the path of a new or empty folder")
 
     def is_made(self) -> bool:
         """Whether there is a store whose creation came to its end."""

@@ -328,7 +328,9 @@ class TestAWorldThatIsThere:
         kv("put", "s", "k", "1")
 
         assert kv("shell", "--geo", "s", "-c", "region").code == 4
-        assert kv("get", "w", "k").code == 4
+        asked = kv("get", "w", "k")
+        assert asked.code == 4
+        assert "shell --geo" in asked.err
 
 
 class TestTab:
@@ -484,7 +486,14 @@ class TestTheGraph:
         assert [len(line) for line in lines] == [60, 60, 60]
         assert all(line.endswith("…") for line in lines)
         geo.session.settings.width = lambda: 10
-        assert all("y" * 10 in line or "k" in line for line in geo.out("log --graph").splitlines())
+        assert [len(line) for line in geo.out("log --graph").splitlines()] == [10, 10, 10]
+
+    def test_any_limit_is_a_limit(self, geo: GeoShell) -> None:
+        geo.out("put k 1; put k 2")
+
+        for limit, lines in ((0, 0), (1, 1), (10**20, 2)):
+            assert len(geo.out(f"log --graph --limit {limit}").splitlines()) == lines
+            assert len(geo.out(f"log --limit {limit}").splitlines()) == lines
 
 
 class TestTheLogAsRows:
@@ -495,7 +504,7 @@ class TestTheLogAsRows:
         assert first["payload"] == {"$bytes": "b25l"}
         assert (second["colors"], second["behind"]) == ([0, 1], [first["id"]])
         assert (put["effects"], put["behind"], put["payload"]) == (['put "k" 1'], [second["id"]], None)
-        assert len(geo.out("log --limit 1").splitlines()) == 1
+        assert json.loads(geo.out("log --limit 1"))["behind"] == [second["id"]], "shown or not"
 
     def test_append_prints_the_name(self, geo: GeoShell) -> None:
         name = geo.out("append [2, 1] x").strip()

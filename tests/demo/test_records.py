@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -76,20 +77,54 @@ def test_a_missing_file_is_named(data: Path, name: str) -> None:
 
     result = run(data)
 
-    assert result.exit_code == 1
+    assert result.exit_code == 3
     assert f"{name}.csv: No such file" in result.output
 
 
 @pytest.mark.parametrize(
-    "text", ["", "order_id\n1\n", "order_id,account_id,bank_to,account_to,amount\n1,1,A,1,0.001\n"]
+    "text",
+    [
+        "",
+        "order_id\n1\n",
+        "order_id,account_id,bank_to,account_to,amount\n1,1,A\n",
+        "x" * 200_000,
+        "order_id,account_id,bank_to,account_to,amount\n1,1,A,1,0.001\n",
+    ],
 )
 def test_files_of_something_else_are_refused(data: Path, text: str) -> None:
     (data / "order.csv").write_text(text + "order_id,account_id,bank_to,account_to,amount\n1,99,A,1,1\n")
 
     result = run(data)
 
-    assert result.exit_code == 1
+    assert result.exit_code == 3
     assert "Error: " in result.output
+
+
+@pytest.mark.parametrize(
+    "options", [("--scene", "crash"), ("--regions", 8), ("--accounts", 9), ("--seed", 9)]
+)
+def test_options_of_the_scenes_are_refused(data: Path, options: tuple[str, object]) -> None:
+    result = run(data, *options)
+
+    assert result.exit_code == 2
+    assert options[0] in result.output
+
+
+def test_json_tells_what_was_found(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pay(region: Any, records: Records, month: int, orders: list[Order]) -> set[int]:
+        with region.batch() as batch:
+            batch.bounded(("account", orders[0].source)).add(1)
+        return set()
+
+    monkeypatch.setattr("demo.records._pay", pay)
+    result = run(data, "--months", 1, "--json")
+
+    *_, facts, last = result.output.splitlines()
+    told = json.loads(facts)
+    assert last == "MONEY NOT CONSERVED"
+    assert (told["conserved"], told["months"]) == (False, 1)
+    assert {found["invariant"] for found in told["findings"]} >= {"as computed", "money is conserved"}
+    assert told["total"] > sum(read(data).opening.values()), "it was measured"
 
 
 @pytest.mark.slow

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+import kvstore
+from demo import scenes as scenes_of_one_region
 from demo.__main__ import main
 from demo.bank import Bank, account
 from demo.stage import SCENES
@@ -69,7 +71,7 @@ def test_json_is_one_object_for_each_scene_and_one_for_the_run(tmp_path: Path) -
     [
         ("--regions", 1), ("--regions", 9), ("--accounts", 1), ("--accounts", 101), ("--seed", -1),
         ("--scene", "nothing"), ("--months", 0), ("--months", 61), ("--data", "no such folder"),
-        ("--seed", "x"),
+        ("--seed", "x"), ("--months", 2), ("--scene", "causality", "--regions", 2),
     ],
 )  # fmt: skip
 def test_a_bad_option_is_refused(options: tuple[str, object]) -> None:
@@ -77,6 +79,48 @@ def test_a_bad_option_is_refused(options: tuple[str, object]) -> None:
 
     assert result.exit_code == 2
     assert options[0] in result.output
+
+
+def test_two_regions_are_enough_for_all_but_one() -> None:
+    result = run("--regions", 2, "--accounts", 2)
+
+    assert result.exit_code == 0, result.output
+    assert "--scene heal" in result.output
+    assert "--scene causality" not in result.output
+
+
+def test_a_folder_that_cannot_be_is_told(tmp_path: Path) -> None:
+    result = run("--scene", "business", "--path", tmp_path / ("x" * 300))
+
+    assert result.exit_code == 3
+    assert result.output.startswith("Error: ")
+
+
+class TestWhatASceneBuildsOn:
+    """Where that is not so, it says that it proved nothing."""
+
+    @pytest.mark.parametrize("name", ["cut", "both-sides", "heal", "causality"])
+    def test_links_that_are_not_cut(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        monkeypatch.setattr(kvstore.Geo, "cut", lambda *pair: None)
+        monkeypatch.setattr(kvstore.Geo, "delay", lambda *pair: None)
+        monkeypatch.setattr(Bank, "withdraw", then_settle(Bank.withdraw))
+        monkeypatch.setattr(Bank, "transfer", then_settle(Bank.transfer))
+        monkeypatch.setattr(Bank, "deposit", then_settle(Bank.deposit))
+        monkeypatch.setattr(Bank, "write", then_settle(Bank.write))
+
+        self.nothing_proved(run("--scene", name))
+
+    def test_a_clerk_who_is_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(scenes_of_one_region, "CLERKS", 1)
+        monkeypatch.setattr(scenes_of_one_region, "EVENINGS_MAX", 50)
+
+        self.nothing_proved(run("--scene", "contention"))
+
+    @staticmethod
+    def nothing_proved(result: Result) -> None:
+        assert result.exit_code == 1, result.output
+        assert "nothing proved: " in result.output
+        assert "  proved: " not in result.output
 
 
 class TestPlantedBugs:
@@ -104,7 +148,8 @@ class TestPlantedBugs:
 
         self.caught(run("--json", "--scene", "business"), "money is conserved")
 
-    def test_a_transfer_of_two_calls(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("name", ["business", "heal"])
+    def test_a_transfer_of_two_calls(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         def transfer(bank: Bank, source: Any, target: Any, cents: int, at: str | None = None) -> Any:
             region = bank.geo[at or bank.home_of(source)]
             region.bounded(account(source)).spend(cents)
@@ -114,7 +159,7 @@ class TestPlantedBugs:
 
         monkeypatch.setattr(Bank, "transfer", transfer)
 
-        self.caught(run("--json", "--scene", "business"), "nodes are whole")
+        self.caught(run("--json", "--scene", name), "nodes are whole")
 
     def test_interest_that_is_paid_twice(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def pay(bank: Bank, number: Any, period: str, per_mille: int) -> int:
@@ -134,6 +179,17 @@ class TestPlantedBugs:
         monkeypatch.setattr(Bank, "write", write)
 
         self.caught(run("--json", "--scene", "causality"), "causality")
+
+
+def then_settle(work: Callable[..., Any]) -> Callable[..., Any]:
+    """Everybody hears of it before anything else is done."""
+
+    def done(bank: Bank, *arguments: Any) -> Any:
+        result = work(bank, *arguments)
+        bank.geo.settle()
+        return result
+
+    return done
 
 
 def plain(one: Any) -> CounterWriter[Any]:

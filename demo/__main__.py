@@ -45,7 +45,7 @@ def main(
     _check_options(names, regions, path, data)
     narrator = Narrator(fast=fast, as_json=as_json)
     if path is not None:
-        narrator.opening(f"The bank stays at {path}: look around in it afterwards, kvstore shell --geo {path}")
+        narrator.opening(f"The bank stays at {path}; afterwards, look around: kvstore shell --geo {path}")
     with tempfile.TemporaryDirectory(prefix="kvstore-demo-") as folder:
         breakable = Path(folder)
         home = path or breakable / "bank"

@@ -93,7 +93,7 @@ def test_a_folder_that_cannot_be_is_told(tmp_path: Path) -> None:
     result = run("--scene", "business", "--path", tmp_path / ("x" * 300))
 
     assert result.exit_code == 3
-    assert result.output.startswith("Error: ")
+    assert "\nError: " in result.output
 
 
 class TestWhatASceneBuildsOn:

@@ -160,6 +160,7 @@ class SimulatedRegion:
         match message:
             case Pull():
                 log = self.log()
+                assert log.has(message.tails.get(self.number, {})), "a copy ends with what is not here"
                 answer = self.shipping.begin(message, log.ends(), Timestamp(self.clock()))
                 shipment = self.shipping.finish(answer, answer.read(log))
                 self.world.send(self, message.identity.region, shipment)

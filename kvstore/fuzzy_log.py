@@ -243,8 +243,8 @@ class Playback:
             for node in self._exchange.log(view).nodes(self._colors, self._read):
                 if any(slot > self._ends[node.region][shard] for shard, slot in node.places.items()):
                     continue
-                places = ((node.region, shard) for shard in node.places)
-                self._read.update((place, node.places[place[1]]) for place in places if place[1] in read)
+                for shard in read & node.places.keys():
+                    self._read[node.region, shard] = node.places[shard]
                 if self._colors.isdisjoint(node.places):
                     continue
                 found.append(node)

@@ -141,3 +141,18 @@ def test_cuts_are_compared_place_by_place() -> None:
     assert not dominates(one, other)
     assert dict(lacking(one, other)) == {EU: 1, US: 1}
     assert dominates(other | {EU: (Slot(3), Slot(2))}, one)
+
+
+def test_the_last_node_of_a_copy_is_known_and_no_skip_or_marker_is_one() -> None:
+    waiting = importer()
+    assert waiting.tails() == {}
+    waiting.receive(
+        shipped(
+            EU, {A: (1, [piece(1, 10), Skip(Slot(2)), piece(3, 30), Skip(Slot(4))]), B: (1, [Skip(Slot(1))])}
+        )
+    )
+    run = waiting.next_run(NOW)
+    assert run is not None
+    assert waiting.tails() == {}, "it is not imported yet"
+    waiting.imported(run)
+    assert waiting.tails() == {EU: {A: (Slot(3), Timestamp(30))}}

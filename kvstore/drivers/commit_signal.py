@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from queue import Empty, SimpleQueue
 
 LOOK_AGAIN_S = 1.0
-"""A sleeper looks again after so long, whatever it heard."""
+"""A safety net: a sleeper looks again after so long. Where that was needed, ``woken_by_timer`` counts it."""
 POLL_S = 0.05
 """The same, where another process commits and nobody tells."""
 
@@ -23,6 +22,9 @@ class CommitSignal:
     def __init__(self, *, told: bool) -> None:
         """``told``: whether somebody calls ``announce``."""
         self.count = 0
+        self.woken_by_timer = 0
+        """Sleepers that were told of nothing although something was committed: 0."""
+        self._told = told
         self._nap = LOOK_AGAIN_S if told else POLL_S
         self._sleepers: set[SimpleQueue[None]] = set()
         self.listener: Callable[[], None] | None = None
@@ -54,7 +56,17 @@ class CommitSignal:
         sleeper: SimpleQueue[None] = SimpleQueue()
         self._sleepers.add(sleeper)
         if self.count == seen:  # looked at after it was added: an announcement is never missed
-            with suppress(Empty):
+            try:
                 sleeper.get(timeout=left)
+            except Empty:
+                self._count_missed(sleeper, seen)
         self._sleepers.discard(sleeper)
         return True
+
+    def _count_missed(self, sleeper: SimpleQueue[None], seen: int) -> None:
+        """Count a sleep that ended by its timer, though an announcement should have ended it."""
+        if self._told and self.count != seen:
+            try:
+                sleeper.get(timeout=LOOK_AGAIN_S)  # it may be a moment behind the count
+            except Empty:
+                self.woken_by_timer += 1

@@ -9,7 +9,7 @@ futures are completed on a thread of its own, so callbacks may use the store.
 
 INVARIANTS
     G1  Only the holder of ``_leading`` processes, finishes or wakes.
-    G2  A request that is queued is led by someone: a leader never leaves without waking the first.
+    G2  A request that is queued is led by a thread: whoever leaves the lead wakes the first in the queue.
     G3  SIGINT never interrupts a group: on the main thread it is kept until the group has ended.
 """
 
@@ -18,8 +18,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import Any
 
@@ -39,7 +40,7 @@ OUTSTANDING_BYTES_MAX = 64 << 20
 ROOM_S = 0.1
 """``submit`` looks for room again after so long; an interrupt waits until then at most."""
 WAKE_S = 1.0
-"""A sleeper looks again after so long, whatever happened to the thread that should wake it."""
+"""A safety net: a sleeper looks again after so long. Where that was needed, ``woken_by_timer`` counts it."""
 
 
 class Pending:
@@ -123,6 +124,10 @@ class GroupCommit:
         self._finish_future = finish
         self._queue: deque[Pending] = deque()
         self._leading = threading.Lock()
+        self._handed_over = False
+        """Whether the last leader woke a thread that is to lead next."""
+        self.woken_by_timer = 0
+        """Sleepers that only their timer woke to what should have woken them: 0, unless G2 is broken."""
         self._closed = False
         self._ended = False
         self._submitted = threading.Event()
@@ -142,7 +147,7 @@ class GroupCommit:
         """
         if self._closed:
             raise Closed("the database was closed")
-        queued = self._lead(pending, wait=False)
+        queued = self._lead(pending)
         if pending.done:
             return True
         pending.wake = threading.Lock()
@@ -156,47 +161,79 @@ class GroupCommit:
             raise
 
     def _wait(self, pending: Pending, wake: threading.Lock, deadline: float | None) -> bool:
-        # After a poke the lock is waited for: whoever poked still holds it for a moment.
-        poked, nap = False, WAKE_S
+        by_timer = False
         while not pending.done:
+            nap = WAKE_S
             if deadline is not None and pending.sent:
                 nap = min(WAKE_S, deadline - time.monotonic())
                 if nap <= 0:
                     return False
-            if not self._lead(None, wait=poked) or pending.sent:
-                poked = wake.acquire(timeout=nap)
+            if not self._lead(None, by_timer=by_timer) or pending.sent:
+                by_timer = not wake.acquire(timeout=nap) and nap == WAKE_S
+        if by_timer and not wake.acquire(timeout=WAKE_S):  # its wake-up may be a moment behind its answer
+            self.woken_by_timer += 1
         return True
 
     def _withdraw(self, pending: Pending) -> None:
         """The caller was interrupted while it waited: its request has committed or is taken back."""
-        with uninterrupted(), self._leading:
+        with self._lead_between_groups():
             if not pending.done:
                 pending.finish()  # no group is under way: it is queued and will be passed over, or is sent
-            self._poke_first()
 
-    def _lead(self, own: Pending | None, *, wait: bool) -> bool:
-        """Lead one group if nobody does, and queue ``own`` before it; False if somebody does."""
+    def _lead(self, own: Pending | None, *, by_timer: bool = False) -> bool:
+        """Lead one group, with ``own`` queued before it; return False where another thread leads."""
         if threading.get_ident() != MAIN_THREAD:
-            return self._lead_group(own, wait)
+            return self._lead_group(own, by_timer)
         with Deferred():
-            return self._lead_group(own, wait)
+            return self._lead_group(own, by_timer)
 
-    def _lead_group(self, own: Pending | None, wait: bool) -> bool:
-        if not self._leading.acquire(blocking=wait):
+    def _lead_group(self, own: Pending | None, by_timer: bool) -> bool:
+        if not self._leading.acquire(blocking=False):
             return False
         try:
+            if by_timer and self._queue and not self._handed_over:
+                self.woken_by_timer += 1
             if own is not None:
                 self._queue.append(own)
             self._one_group()
         finally:
-            self._leading.release()
+            self._leave()
         return True
+
+    @contextmanager
+    def _lead_between_groups(self) -> Iterator[None]:
+        """Wait for the lead, and hold it for the block."""
+        with uninterrupted():
+            self._leading.acquire()
+            try:
+                yield
+            finally:
+                self._leave()
+
+    def _leave(self) -> None:
+        """Let go of the lead and wake the first in the queue, also one that came a moment ago (G2)."""
+        queue = self._queue
+        while queue and queue[0].done:
+            queue.popleft()
+        self._handed_over = bool(queue)
+        self._leading.release()
+        if queue:
+            self._wake_first()
+
+    def _wake_first(self) -> None:
+        """Wake the first in the queue to lead; one that does not wait is led by the writer thread."""
+        try:
+            wake = self._queue[0].wake
+        except IndexError:
+            return  # another thread has led it meanwhile
+        self._handed_over = True
+        if wake is not None:
+            self._poke(wake)
 
     def _one_group(self) -> None:
         group = self._take()
         if group:
             self._finish(self._refuse(group) if self._ended else self._process(group))
-        self._poke_first()
 
     @staticmethod
     def _refuse(group: list[Pending]) -> list[Pending]:
@@ -232,14 +269,6 @@ class GroupCommit:
                 self._outstanding_bytes -= sum(pending.size for pending in futures)
                 self._room.notify_all()
             self._completed.put(futures)
-
-    def _poke_first(self) -> None:
-        """Hand over to the first in the queue. If it does not wait, the writer thread leads (G2)."""
-        queue = self._queue
-        while queue and queue[0].done:
-            queue.popleft()
-        if queue and (wake := queue[0].wake) is not None:
-            self._poke(wake)
 
     @staticmethod
     def _poke(wake: threading.Lock) -> None:
@@ -288,7 +317,7 @@ class GroupCommit:
             self._submitted.wait()
             self._submitted.clear()
             while self._queue:
-                with self._leading:
+                with self._lead_between_groups():
                     self._one_group()
 
     def _complete(self) -> None:
@@ -300,7 +329,7 @@ class GroupCommit:
 
     def exclusively(self, work: Callable[[], None]) -> None:
         """Run ``work`` between two groups."""
-        with uninterrupted(), self._leading:
+        with self._lead_between_groups():
             work()
 
     def without_requests(self, work: Callable[[], list[Pending]]) -> None:

@@ -85,6 +85,7 @@ def _writing(store: WritingStore) -> dict[str, Any]:
         "lag": cluster.lag(),
         "dropped": dict(cluster.learner.dropped),
         "procedures_failed": store.procedures_failed,
+        "wakeups": {"by_timer": store.commits.woken_by_timer + store.commits_seen.woken_by_timer},
         "problems": problems,
     }
 

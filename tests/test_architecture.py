@@ -16,6 +16,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -165,6 +166,24 @@ def complaints_about_arrows(path: Path) -> list[str]:
 @pytest.mark.parametrize("path", sources("kvstore", "demo"), ids=short)
 def test_a_room_imports_only_along_the_arrows(path: Path) -> None:
     assert complaints_about_arrows(path) == []
+
+
+def file_of(name: str) -> Path | None:
+    """The file of ours that a module name stands for; None for a folder, and for what is not ours."""
+    path = ROOT.joinpath(*name.split("."))
+    return next((found for found in (path.with_suffix(".py"), path / "__init__.py") if found.is_file()), None)
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    """Imports that only type checkers carry out count, and so do those inside functions."""
+    graph = {
+        path: {target for found in imports(path) if (target := file_of(found.name)) is not None}
+        for path in sources("kvstore", "demo")
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail("imports in a circle: " + " -> ".join(short(path) for path in error.args[1]))
 
 
 @pytest.mark.parametrize("path", sources("tests/histories"), ids=short)

@@ -14,7 +14,7 @@ import kvstore
 from kvstore import Database, Key
 from kvstore.drivers.host import Host
 from kvstore.eris.coordinator_replication import RECORD_KEY
-from kvstore.eris.failure_coordinator import decode_record
+from kvstore.eris.coordinator_state import decode_record
 from kvstore.eris.shard_state import HOST_TABLE
 from kvstore.storage import MemoryEnvironment
 from kvstore.types import ShardId, TransactionId

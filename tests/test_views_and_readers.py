@@ -13,7 +13,7 @@ from kvstore.drivers.home import MemoryHome
 from kvstore.drivers.report import status
 from kvstore.drivers.store import ReadingStore
 from kvstore.eris.coordinator_replication import RECORD_KEY
-from kvstore.eris.failure_coordinator import decode_record
+from kvstore.eris.coordinator_state import decode_record
 from kvstore.eris.shard_state import HOST_TABLE
 from kvstore.storage.soundness import CLOSED_MARK
 from kvstore.types import ViewNumber

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from kvstore.drivers.log_retention import LogRetention
 from kvstore.eris.coordinator_replication import RecordKeeper
+from kvstore.eris.coordinator_state import CoordinatorRecord
 from kvstore.eris.effects import (
     CancelTimer,
     Dropped,
@@ -19,7 +20,6 @@ from kvstore.eris.effects import (
     SetTimer,
 )
 from kvstore.eris.executor import Executor
-from kvstore.eris.failure_coordinator import CoordinatorRecord
 from kvstore.eris.log import Bodies, TransactionLog
 from kvstore.eris.messages import ReplicaMessage
 from kvstore.eris.replica import Replica

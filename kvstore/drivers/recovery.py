@@ -24,8 +24,9 @@ import msgspec
 from kvstore.drivers.finding import Found, Options, create, find
 from kvstore.drivers.home import Home, naming
 from kvstore.drivers.host import Host
+from kvstore.eris.coordinator_state import CoordinatorRecord
 from kvstore.eris.effects import Effect, ReplicaAddress, Send
-from kvstore.eris.failure_coordinator import CoordinatorRecord, FailureCoordinator
+from kvstore.eris.failure_coordinator import FailureCoordinator
 from kvstore.eris.messages import EpochChange, EpochChangeAck, StartEpoch
 from kvstore.errors import Corrupt, Damage, Failed, OutcomeUnknown
 from kvstore.types import Epoch, ShardId, Slot

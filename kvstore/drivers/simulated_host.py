@@ -20,7 +20,7 @@ import msgspec
 
 from kvstore.drivers.host import Host
 from kvstore.drivers.simulated_network import Micros, Node
-from kvstore.eris import state_transfer
+from kvstore.eris import image_request
 from kvstore.eris.effects import Address, HostAddress, Send, SetTimer
 from kvstore.eris.messages import (
     Flush,
@@ -377,7 +377,7 @@ class SimulatedHost:
             host.begin()
             host.keeper.forget(rejoin)
             for replica in host.replicas:
-                state_transfer.forget(replica, rejoin)
+                image_request.forget(replica, rejoin)
             host.touch_all()
             host.finish()
             try:

@@ -23,7 +23,7 @@ from kvstore.drivers.manifest import Manifest
 from kvstore.drivers.readers import Readers, keep_for_ever
 from kvstore.drivers.recovery import open_for_writing
 from kvstore.eris.coordinator_replication import RECORD_KEY
-from kvstore.eris.failure_coordinator import CoordinatorRecord, decode_record
+from kvstore.eris.coordinator_state import CoordinatorRecord, decode_record
 from kvstore.eris.log_tail import executed
 from kvstore.eris.shard_state import HOST_TABLE, ShardRecord, record_key
 from kvstore.eris.shard_state import decode_record as decode_shard

@@ -29,8 +29,8 @@ from functools import partial
 import msgspec
 
 from kvstore.drivers.host import Host
+from kvstore.eris.coordinator_state import CoordinatorRecord
 from kvstore.eris.effects import ReplicaAddress, Send
-from kvstore.eris.failure_coordinator import CoordinatorRecord
 from kvstore.eris.messages import ReplicaMessage, Reply
 from kvstore.eris.shard_state import Status
 from kvstore.errors import Failed

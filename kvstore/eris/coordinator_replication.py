@@ -22,13 +22,9 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from kvstore.eris.coordinator_state import CoordinatorRecord, decode_record, encode_record
 from kvstore.eris.effects import CoordinatorAddress, Dropped, Effect, HostAddress, Send, SetTimer
-from kvstore.eris.failure_coordinator import (
-    CoordinatorRecord,
-    FailureCoordinator,
-    decode_record,
-    encode_record,
-)
+from kvstore.eris.failure_coordinator import FailureCoordinator
 from kvstore.eris.messages import (
     CoordinatorMessage,
     EpochChangeRequest,

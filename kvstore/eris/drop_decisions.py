@@ -15,8 +15,8 @@ INVARIANT F4: no name is both found and dropped.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
+from kvstore.eris.coordinator_state import CoordinatorState
 from kvstore.eris.effects import Dropped, Effect, ReplicaAddress, Send
 from kvstore.eris.messages import (
     DecisionMessage,
@@ -30,11 +30,8 @@ from kvstore.eris.messages import (
 )
 from kvstore.types import ShardId, TransactionId
 
-if TYPE_CHECKING:
-    from kvstore.eris.failure_coordinator import FailureCoordinator
 
-
-def on_decision_message(coordinator: FailureCoordinator, message: DecisionMessage) -> list[Effect]:
+def on_decision_message(coordinator: CoordinatorState, message: DecisionMessage) -> list[Effect]:
     """Take a message about one transaction; those of another epoch, or during a change, are ignored."""
     if message.id.epoch != coordinator.record.epoch or not coordinator.is_normal:
         return [Dropped(message, f"of epoch {message.id.epoch}")]
@@ -47,7 +44,7 @@ def on_decision_message(coordinator: FailureCoordinator, message: DecisionMessag
             return _on_temp_dropped(coordinator, message)
 
 
-def _on_find(coordinator: FailureCoordinator, message: FindTransaction) -> list[Effect]:
+def _on_find(coordinator: CoordinatorState, message: FindTransaction) -> list[Effect]:
     """Tell what was decided, or ask everybody."""
     asker = ReplicaAddress(message.shard, message.replica)
     if message.id in coordinator.record.dropped:
@@ -63,12 +60,12 @@ def _on_find(coordinator: FailureCoordinator, message: FindTransaction) -> list[
     ]
 
 
-def _found(coordinator: FailureCoordinator, name: TransactionId) -> Stamped | None:
+def _found(coordinator: CoordinatorState, name: TransactionId) -> Stamped | None:
     found = coordinator.record.found
     return next((stamped for stamped in found if stamped.stamp.matches([name])), None)
 
 
-def _on_has(coordinator: FailureCoordinator, message: HasTransaction) -> list[Effect]:
+def _on_has(coordinator: CoordinatorState, message: HasTransaction) -> list[Effect]:
     """One has it. If any of its names was dropped, so is the whole."""
     stamped, names = message.stamped, message.stamped.stamp.ids()
     if stamped.stamp.matches(coordinator.record.dropped):
@@ -84,7 +81,7 @@ def _on_has(coordinator: FailureCoordinator, message: HasTransaction) -> list[Ef
     ]
 
 
-def _on_temp_dropped(coordinator: FailureCoordinator, message: TempDroppedTransaction) -> list[Effect]:
+def _on_temp_dropped(coordinator: CoordinatorState, message: TempDroppedTransaction) -> list[Effect]:
     """Count promises; of each shard those of the newest view."""
     promises = coordinator.promises.get(message.id)
     if promises is None:
@@ -95,7 +92,7 @@ def _on_temp_dropped(coordinator: FailureCoordinator, message: TempDroppedTransa
     return _drop(coordinator, [message.id])
 
 
-def _has_promised(coordinator: FailureCoordinator, shard: ShardId, name: TransactionId) -> bool:
+def _has_promised(coordinator: CoordinatorState, shard: ShardId, name: TransactionId) -> bool:
     """Whether a majority of the shard has, in one view, the learner of that view among it."""
     promises = coordinator.promises[name]
     views = {address.replica: view for address, view in promises.items() if address.shard == shard}
@@ -106,7 +103,7 @@ def _has_promised(coordinator: FailureCoordinator, shard: ShardId, name: Transac
     return 2 * len(together) > coordinator.replicas and newest % coordinator.replicas in together
 
 
-def _drop(coordinator: FailureCoordinator, names: Iterable[TransactionId]) -> list[Effect]:
+def _drop(coordinator: CoordinatorState, names: Iterable[TransactionId]) -> list[Effect]:
     ids = tuple(names)
     if not coordinator.record.dropped.issuperset(ids):
         coordinator.decide(dropped=coordinator.record.dropped.union(ids))

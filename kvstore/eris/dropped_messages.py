@@ -22,9 +22,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import chain
-from typing import TYPE_CHECKING
 
-from kvstore.eris import state_transfer
+from kvstore.eris import image_request
 from kvstore.eris.effects import (
     COORDINATOR,
     SEQUENCER,
@@ -48,11 +47,10 @@ from kvstore.eris.messages import (
     TransactionFound,
     TransactionRequest,
 )
+from kvstore.eris.replica_state import ReplicaState
+from kvstore.eris.shard import Shard
 from kvstore.eris.shard_state import Status
 from kvstore.types import SequenceNumber, Slot, TransactionId
-
-if TYPE_CHECKING:
-    from kvstore.eris.replica import Replica
 
 GAP_MS = 10
 """How long an answer may take before the next one is asked."""
@@ -63,7 +61,7 @@ PEERS_ASKED_ALONE = 1
 # -- what comes out of order -------------------------------------------------------------------
 
 
-def drain(replica: Replica) -> list[Effect]:
+def drain(replica: ReplicaState) -> list[Effect]:
     """Append what is held, up to the first gap or promise; ask for what is missing there."""
     effects: list[Effect] = []
     record = replica.record
@@ -85,12 +83,12 @@ def drain(replica: Replica) -> list[Effect]:
             effects += replica.take(stamped)
 
 
-def go_on(replica: Replica) -> list[Effect]:
+def go_on(replica: ReplicaState) -> list[Effect]:
     """What is held may be the next by now."""
     return drain(replica) if replica.status is Status.NORMAL else []
 
 
-def _ask_if_missing(replica: Replica) -> list[Effect]:
+def _ask_if_missing(replica: ReplicaState) -> list[Effect]:
     number = replica.next_number
     if replica.held or replica.announced >= number:
         return _ask(replica, coordinator=False)
@@ -100,7 +98,7 @@ def _ask_if_missing(replica: Replica) -> list[Effect]:
     return [CancelTimer("gap")]
 
 
-def _ask(replica: Replica, *, coordinator: bool) -> list[Effect]:
+def _ask(replica: ReplicaState, *, coordinator: bool) -> list[Effect]:
     """Begin to ask for the next number, unless that was begun."""
     number = replica.next_number
     if replica.missing == number:
@@ -114,7 +112,7 @@ def _ask(replica: Replica, *, coordinator: bool) -> list[Effect]:
     return [question, SetTimer("gap", GAP_MS)]
 
 
-def on_gap_timer(replica: Replica) -> list[Effect]:
+def on_gap_timer(replica: ReplicaState) -> list[Effect]:
     """Nobody answered: ask the peers, and then the coordinator too, again and again."""
     if replica.missing is None or replica.status is not Status.NORMAL:
         return []
@@ -131,7 +129,7 @@ def on_gap_timer(replica: Replica) -> list[Effect]:
     return [*effects, SetTimer("gap", GAP_MS)]
 
 
-def on_flush(replica: Replica, flush: Flush) -> list[Effect]:
+def on_flush(replica: ReplicaState, flush: Flush) -> list[Effect]:
     """The sequencer says how far it has come: the last message to this shard may be lost."""
     if flush.epoch != replica.record.epoch or replica.status is not Status.NORMAL:
         return [Dropped(flush, f"of epoch {flush.epoch}, this is epoch {replica.record.epoch}")]
@@ -142,7 +140,7 @@ def on_flush(replica: Replica, flush: Flush) -> list[Effect]:
 # -- peers (step 0) ----------------------------------------------------------------------------
 
 
-def on_slot_request(replica: Replica, request: SlotRequest) -> list[Effect]:
+def on_slot_request(replica: ReplicaState, request: SlotRequest) -> list[Effect]:
     """Answer from the log, or from what is held; who has neither is silent."""
     record = replica.record
     if (request.epoch, request.view) != (record.epoch, record.view) or replica.status is not Status.NORMAL:
@@ -159,7 +157,7 @@ def on_slot_request(replica: Replica, request: SlotRequest) -> list[Effect]:
     return [Send(ReplicaAddress(request.shard, request.replica), answer)]
 
 
-def on_slot_answer(replica: Replica, answer: SlotAnswer) -> list[Effect]:
+def on_slot_answer(replica: ReplicaState, answer: SlotAnswer) -> list[Effect]:
     """A peer has it. What it brings still has to pass the promises."""
     record = replica.record
     if (answer.epoch, answer.view) != (record.epoch, record.view) or replica.status is not Status.NORMAL:
@@ -167,7 +165,7 @@ def on_slot_answer(replica: Replica, answer: SlotAnswer) -> list[Effect]:
     if answer.slot <= replica.last_slot:
         return [Dropped(answer, "received before")]
     if answer.is_cut:
-        return state_transfer.ask(replica)
+        return image_request.ask(replica)
     number = SequenceNumber(answer.slot - record.base)
     if answer.stamped is None:
         record.perm_drops.add(TransactionId(record.epoch, replica.address.shard, number))
@@ -179,7 +177,7 @@ def on_slot_answer(replica: Replica, answer: SlotAnswer) -> list[Effect]:
 # -- the coordinator (steps 3 and 5) -----------------------------------------------------------
 
 
-def on_transaction_request(replica: Replica, request: TransactionRequest) -> list[Effect]:
+def on_transaction_request(replica: ReplicaState, request: TransactionRequest) -> list[Effect]:
     """Show it, or promise to do nothing with it until it is decided (M1, M3)."""
     record, (shard, own) = replica.record, replica.address
     if request.id.epoch != record.epoch or replica.status is Status.EPOCH_CHANGE:
@@ -195,7 +193,7 @@ def on_transaction_request(replica: Replica, request: TransactionRequest) -> lis
     return [Send(COORDINATOR, TempDroppedTransaction(shard, own, record.view, request.id))]
 
 
-def _find(replica: Replica, name: TransactionId) -> Stamped | None:
+def _find(replica: ReplicaState, name: TransactionId) -> Stamped | None:
     """A transaction of this name: in the log of the shard that is named, in what is held, or in what stands
     in the own log and need not stand in that one."""
     named = _named_here(replica, name)
@@ -207,13 +205,13 @@ def _find(replica: Replica, name: TransactionId) -> Stamped | None:
     return next((stamped for stamped in candidates if stamped.stamp.matches([name])), None)
 
 
-def _named_here(replica: Replica, name: TransactionId) -> Replica | None:
+def _named_here(replica: ReplicaState, name: TransactionId) -> Shard | None:
     """This host's replica of the shard that a name is of; a host that executes as one answers as one (M4)."""
     named = replica.executor.replicas.get(name.shard)
     return named if named is not None and named.record.last_normal_epoch == name.epoch else None
 
 
-def _is_resolved(replica: Replica, name: TransactionId) -> bool:
+def _is_resolved(replica: ReplicaState, name: TransactionId) -> bool:
     """Whether this host knows what became of it, or may have known, and need not have it any more."""
     named = _named_here(replica, name)
     if named is None or named.record.base + name.sequence <= named.last_slot:
@@ -221,7 +219,7 @@ def _is_resolved(replica: Replica, name: TransactionId) -> bool:
     return named.record.clock < replica.record.cut_clock  # it may have been cut, with an image
 
 
-def unsettled(replica: Replica) -> Iterator[tuple[Slot, Stamped]]:
+def unsettled(replica: ReplicaState) -> Iterator[tuple[Slot, Stamped]]:
     """What other participants may lack: what is not stable here, or not executed, or waits for its pieces."""
     record = replica.record
     end = min(record.stable, record.executed)
@@ -231,7 +229,7 @@ def unsettled(replica: Replica) -> Iterator[tuple[Slot, Stamped]]:
             yield entry.slot, entry.stamped
 
 
-def on_transaction_found(replica: Replica, found: TransactionFound) -> list[Effect]:
+def on_transaction_found(replica: ReplicaState, found: TransactionFound) -> list[Effect]:
     """It happens: the promises about it are over."""
     record, stamp = replica.record, found.stamped.stamp
     if stamp.epoch != record.epoch or replica.status is Status.EPOCH_CHANGE:
@@ -243,7 +241,7 @@ def on_transaction_found(replica: Replica, found: TransactionFound) -> list[Effe
     return go_on(replica)
 
 
-def on_transaction_dropped(replica: Replica, dropped: TransactionDropped) -> list[Effect]:
+def on_transaction_dropped(replica: ReplicaState, dropped: TransactionDropped) -> list[Effect]:
     """It never happens; where it stands in the log already, a NO-OP takes its place (M2)."""
     record = replica.record
     if dropped.epoch != record.epoch or replica.status is Status.EPOCH_CHANGE:
@@ -252,7 +250,7 @@ def on_transaction_dropped(replica: Replica, dropped: TransactionDropped) -> lis
     return go_on(replica)
 
 
-def drop(replica: Replica, names: Iterable[TransactionId]) -> None:
+def drop(replica: ReplicaState, names: Iterable[TransactionId]) -> None:
     """Remember what is dropped, and take it out of the log (M2)."""
     record = replica.record
     fresh = set(names) - record.perm_drops

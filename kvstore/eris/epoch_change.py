@@ -15,9 +15,7 @@ INVARIANTS
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from kvstore.eris import dropped_messages, state_transfer
+from kvstore.eris import dropped_messages, image_request
 from kvstore.eris.effects import COORDINATOR, CancelTimer, Dropped, Effect, Send, SetTimer
 from kvstore.eris.messages import (
     EpochChange,
@@ -27,17 +25,15 @@ from kvstore.eris.messages import (
     Stamped,
     StartEpoch,
 )
+from kvstore.eris.replica_state import ReplicaState
 from kvstore.eris.shard_state import Status
 from kvstore.types import ClientId, Epoch, SequenceNumber, Slot
-
-if TYPE_CHECKING:
-    from kvstore.eris.replica import Replica
 
 EPOCH_MS = 50
 """How long an epoch may take to begin before the coordinator is asked again."""
 
 
-def ask(replica: Replica, epoch: Epoch) -> list[Effect]:
+def ask(replica: ReplicaState, epoch: Epoch) -> list[Effect]:
     """Step 1. Once for an epoch; the timer says it again for as long as it has not begun here."""
     if epoch <= replica.wanted_epoch:
         return []
@@ -45,24 +41,24 @@ def ask(replica: Replica, epoch: Epoch) -> list[Effect]:
     return _ask_again(replica)
 
 
-def on_epoch_timer(replica: Replica) -> list[Effect]:
+def on_epoch_timer(replica: ReplicaState) -> list[Effect]:
     """The epoch that was asked for, or agreed to, has not begun here."""
     replica.wanted_epoch = max(replica.wanted_epoch, replica.record.epoch)
     has_begun = replica.wanted_epoch <= replica.record.last_normal_epoch
     return [] if has_begun else _ask_again(replica)
 
 
-def _ask_again(replica: Replica) -> list[Effect]:
+def _ask_again(replica: ReplicaState) -> list[Effect]:
     request = EpochChangeRequest(*replica.address, replica.wanted_epoch)
     return [Send(COORDINATOR, request), SetTimer("epoch", EPOCH_MS)]
 
 
-def on_silence(replica: Replica) -> list[Effect]:
+def on_silence(replica: ReplicaState) -> list[Effect]:
     """The sequencer of this epoch was not heard for long: a later one has to begin."""
     return ask(replica, Epoch(replica.record.last_normal_epoch + 1))
 
 
-def on_epoch_change(replica: Replica, message: EpochChange) -> list[Effect]:
+def on_epoch_change(replica: ReplicaState, message: EpochChange) -> list[Effect]:
     """Step 2: from here on this replica never processes a lower epoch (E1)."""
     record = replica.record
     begins_again = message.epoch == record.epoch and replica.status is Status.EPOCH_CHANGE
@@ -86,20 +82,20 @@ def on_epoch_change(replica: Replica, message: EpochChange) -> list[Effect]:
     return [Send(COORDINATOR, ack), SetTimer("epoch", EPOCH_MS)]
 
 
-def _shown(replica: Replica, since: Slot | None) -> list[LogEntry]:
+def _shown(replica: ReplicaState, since: Slot | None) -> list[LogEntry]:
     stable = replica.record.stable
     wanted = 1 + (stable if since is None else min(since, stable))
     return list(replica.log.walk(Slot(wanted), replica.last_slot))
 
 
-def _unresolved(replica: Replica) -> list[Stamped]:
+def _unresolved(replica: ReplicaState) -> list[Stamped]:
     """What is stable here, but may never have come to another participant."""
     record = replica.record
     unsettled = dropped_messages.unsettled(replica)
     return [stamped for slot, stamped in unsettled if record.base < slot <= record.stable]
 
 
-def on_start_epoch(replica: Replica, message: StartEpoch) -> list[Effect]:
+def on_start_epoch(replica: ReplicaState, message: StartEpoch) -> list[Effect]:
     """Step 3. A replica whose log cannot be completed by the message has to be made anew."""
     record = replica.record
     if message.epoch < record.epoch or message.epoch == record.last_normal_epoch:
@@ -108,7 +104,7 @@ def on_start_epoch(replica: Replica, message: StartEpoch) -> list[Effect]:
     replica.status = Status.EPOCH_CHANGE
     unfit = _unfit(replica, message)
     if unfit:
-        return [Dropped(message, unfit), *state_transfer.ask(replica)]
+        return [Dropped(message, unfit), *image_request.ask(replica)]
     dropped_messages.drop(replica, message.dropped)
     _take_over_log(replica, message)
     if replica.has_diverged():
@@ -116,7 +112,7 @@ def on_start_epoch(replica: Replica, message: StartEpoch) -> list[Effect]:
     return [CancelTimer("epoch"), *_begin(replica, message)]
 
 
-def _unfit(replica: Replica, message: StartEpoch) -> str | None:
+def _unfit(replica: ReplicaState, message: StartEpoch) -> str | None:
     began, last = replica.record.last_normal_epoch, replica.last_slot
     if began < message.follows:
         return f"follows epoch {message.follows}, which this replica did not begin"
@@ -125,7 +121,7 @@ def _unfit(replica: Replica, message: StartEpoch) -> str | None:
     return None
 
 
-def _take_over_log(replica: Replica, message: StartEpoch) -> None:
+def _take_over_log(replica: ReplicaState, message: StartEpoch) -> None:
     decided_end = message.entries[-1].slot if message.entries else message.stable
     if replica.record.executed > decided_end:
         replica.diverge()
@@ -142,12 +138,12 @@ def _take_over_log(replica: Replica, message: StartEpoch) -> None:
             replica.log.replace(entry.slot, entry.stamped)
 
 
-def _above(replica: Replica, stable: Slot) -> list[LogEntry]:
+def _above(replica: ReplicaState, stable: Slot) -> list[LogEntry]:
     count = replica.last_slot - stable
     return replica.log.read(Slot(stable + 1), count) if count else []
 
 
-def _begin(replica: Replica, message: StartEpoch) -> list[Effect]:
+def _begin(replica: ReplicaState, message: StartEpoch) -> list[Effect]:
     record = replica.record
     record.last_normal_epoch = message.epoch
     record.view = record.normal_view = message.view
@@ -156,7 +152,7 @@ def _begin(replica: Replica, message: StartEpoch) -> list[Effect]:
     replica.is_learner = message.view % replica.replicas == replica.address.replica
     replica.status = Status.NORMAL
     replica.needs_image = False
-    replies = replica.execute_up_to(replica.last_slot)
+    replies = replica.executor.execute_up_to(replica, replica.last_slot)
     living = ClientId(message.epoch) if message.clients_from is None else message.clients_from
     record.clients_from = max(record.clients_from, living)
     for client in [client for client in record.windows if client < record.clients_from]:
@@ -165,7 +161,7 @@ def _begin(replica: Replica, message: StartEpoch) -> list[Effect]:
     return replies + replica.executor.rebuild()
 
 
-def _forget_losses(replica: Replica) -> None:
+def _forget_losses(replica: ReplicaState) -> None:
     """What was lost in the epoch before is in the log that this one begins with, or never happened."""
     record = replica.record
     for names in (record.temp_drops, record.perm_drops, record.un_drops):

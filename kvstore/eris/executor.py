@@ -20,18 +20,15 @@ from collections.abc import Iterator, Set
 from heapq import heappop, heappush, merge
 from itertools import groupby
 from operator import itemgetter
-from typing import TYPE_CHECKING
 
 from kvstore.eris import general
 from kvstore.eris.client_window import Answered
 from kvstore.eris.effects import Effect
 from kvstore.eris.locks import Footprint, Locks, footprint
 from kvstore.eris.messages import Conclusory, Preliminary, Request, Stamped
+from kvstore.eris.shard import Shard
 from kvstore.execution.operations import Outcome
 from kvstore.types import ClientId, RequestId, ShardId, Slot, Timestamp
-
-if TYPE_CHECKING:
-    from kvstore.eris.replica import Replica
 
 
 class Unresolved:
@@ -78,10 +75,10 @@ class Executor:
     """The transactions of one host that are under way. Its replicas are added as they are loaded."""
 
     def __init__(self) -> None:
-        self.replicas: dict[ShardId, Replica] = {}
+        self.replicas: dict[ShardId, Shard] = {}
         self.touched: set[ShardId] = set()
         """Shards where something began or ceased to wait, perhaps by what came to another."""
-        self.behind: list[Replica] = []
+        self.behind: list[Shard] = []
         """Those that may execute more of what is stable."""
         self._unresolved: dict[Timestamp, Unresolved] = {}
         self._requests: dict[tuple[ClientId, RequestId], Unresolved] = {}
@@ -98,7 +95,7 @@ class Executor:
 
     # -- what comes ----------------------------------------------------------------------------
 
-    def arrive(self, replica: Replica, slot: Slot, stamped: Stamped | None) -> list[Effect]:
+    def arrive(self, replica: Shard, slot: Slot, stamped: Stamped | None) -> list[Effect]:
         """Take the next slot of a shard, and execute what can be executed now; return the replies."""
         replica.record.executed = slot
         if stamped is None:
@@ -124,7 +121,7 @@ class Executor:
             return replica.reply(request, slot, replica.execute(stamped, slot))
         return self._next_piece(self._begin(stamped, {replica.address.shard}), replica, slot)
 
-    def _pass_over(self, replica: Replica, slot: Slot, stamped: Stamped) -> None:
+    def _pass_over(self, replica: Shard, slot: Slot, stamped: Stamped) -> None:
         """A copy has no effects. But its slot is resolved only when all its pieces are here: until then
         another participant may need to get it from this one."""
         replica.note_nothing(slot)
@@ -136,13 +133,13 @@ class Executor:
                 del self._copies[clock]
             self.touched.update(slots)
 
-    def _copy(self, replica: Replica, slot: Slot, stamped: Stamped, first: Unresolved) -> list[Effect]:
+    def _copy(self, replica: Shard, slot: Slot, stamped: Stamped, first: Unresolved) -> list[Effect]:
         """A copy of a request that is under way: its vote, if there is one; else the first will answer."""
         self._pass_over(replica, slot, stamped)
         vote = None if first.votes is None else first.votes.get(replica.address.shard)
         return [] if vote is None else replica.reply(first.stamped.request, slot, vote)
 
-    def note_behind(self, replica: Replica) -> None:
+    def note_behind(self, replica: Shard) -> None:
         """More of this replica's log is stable than it has executed."""
         if replica not in self.behind:
             self.behind.append(replica)
@@ -152,10 +149,17 @@ class Executor:
         transaction come together. Return the replies of those that lead other shards."""
         behind, self.behind = self.behind, []
         if len(behind) == 1:
-            return behind[0].execute_up_to(behind[0].record.stable)
+            return self.execute_up_to(behind[0], behind[0].record.stable)
         replies: list[Effect] = []
         for _, replica, slot, stamped in merge(*map(_stable_entries, behind), key=itemgetter(0)):
             replies += self.arrive(replica, slot, stamped)
+        return replies
+
+    def execute_up_to(self, replica: Shard, slot: Slot) -> list[Effect]:
+        """Execute the logged slots above ``executed``, up to and including ``slot``; return the replies."""
+        replies: list[Effect] = []
+        for entry in replica.entries_up_to(slot):
+            replies += self.arrive(replica, entry.slot, entry.stamped)
         return replies
 
     def _missing(self, stamped: Stamped, here: Set[ShardId]) -> int:
@@ -175,7 +179,7 @@ class Executor:
         self._arriving = transaction = Unresolved(stamped, hosted)
         return transaction
 
-    def _next_piece(self, transaction: Unresolved, replica: Replica, slot: Slot) -> list[Effect]:
+    def _next_piece(self, transaction: Unresolved, replica: Shard, slot: Slot) -> list[Effect]:
         """Put a piece to those that just came; a transaction that is whole runs, or waits."""
         transaction.slots[replica.address.shard] = slot
         transaction.missing -= 1
@@ -187,7 +191,7 @@ class Executor:
         self._register(transaction)
         return self._whole(transaction)
 
-    def _late_piece(self, transaction: Unresolved, replica: Replica, slot: Slot) -> list[Effect]:
+    def _late_piece(self, transaction: Unresolved, replica: Shard, slot: Slot) -> list[Effect]:
         """The same, where something else came between."""
         shard = replica.address.shard
         transaction.slots[shard] = slot
@@ -220,7 +224,7 @@ class Executor:
         if type(request.half) is not Conclusory:
             self._unclaimed.append(transaction)
 
-    def _blockers(self, replica: Replica, request: Request) -> list[Unresolved]:
+    def _blockers(self, replica: Shard, request: Request) -> list[Unresolved]:
         locks = self._locks.get(replica.address.shard)
         return [] if locks is None else locks.in_the_way_of(footprint(request, replica.address.shard))
 
@@ -373,7 +377,7 @@ class Executor:
         self._is_restoring = False
         self.touched.clear()
 
-    def _restore(self, pieces: list[tuple[Timestamp, Replica, Slot, Stamped]]) -> None:
+    def _restore(self, pieces: list[tuple[Timestamp, Shard, Slot, Stamped]]) -> None:
         _, first, slot, stamped = pieces[0]
         if slot in first.record.copies:
             for _, replica, slot, _ in pieces:
@@ -411,7 +415,7 @@ class Executor:
         ]
 
 
-def _stable_entries(replica: Replica) -> Iterator[tuple[Timestamp, Replica, Slot, Stamped | None]]:
+def _stable_entries(replica: Shard) -> Iterator[tuple[Timestamp, Shard, Slot, Stamped | None]]:
     """What a follower may execute, with its time; a NO-OP goes with what stands before it."""
     clock = Timestamp(0)
     for entry in replica.entries_up_to(replica.record.stable):

@@ -16,12 +16,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
 
 import msgspec
 
+from kvstore.eris.coordinator_state import CoordinatorRecord, CoordinatorState
 from kvstore.eris.drop_decisions import on_decision_message
 from kvstore.eris.effects import Dropped, Effect, ReplicaAddress, Send, SetTimer
 from kvstore.eris.messages import (
@@ -34,7 +35,6 @@ from kvstore.eris.messages import (
     StartEpoch,
 )
 from kvstore.types import (
-    ClientId,
     Epoch,
     SequenceNumber,
     ShardId,
@@ -44,27 +44,8 @@ from kvstore.types import (
     ViewNumber,
 )
 
-
-class CoordinatorRecord(msgspec.Struct, frozen=True, array_like=True):
-    """What the coordinator must not forget; the newest by (epoch, counter) counts (contracts B1)."""
-
-    epoch: Epoch = Epoch(0)
-    counter: int = 0
-    last_started: Epoch = Epoch(0)
-    view: ViewNumber = ViewNumber(0)
-    start_epochs: tuple[StartEpoch, ...] = ()
-    """The saved START-EPOCH of ``last_started``, one per shard."""
-    found: tuple[Stamped, ...] = ()
-    """Transactions of this epoch that were lost somewhere and happen all the same."""
-    dropped: frozenset[TransactionId] = frozenset()
-    """Names of those that do not."""
-
-
 EPOCH_MS = 50
 """How long acknowledgements may take before EPOCH-CHANGE is said again."""
-
-encode_record = msgspec.msgpack.Encoder().encode
-decode_record = msgspec.msgpack.Decoder(CoordinatorRecord).decode
 
 
 class Beginning(NamedTuple):
@@ -79,48 +60,8 @@ class Beginning(NamedTuple):
 
 
 @dataclass(slots=True, kw_only=True)
-class FailureCoordinator:
+class FailureCoordinator(CoordinatorState):
     """Starts one epoch after another, and decides about lost transactions in between."""
-
-    record: CoordinatorRecord
-    shards: int
-    replicas: int
-    consulted: frozenset[ReplicaAddress] | None = None
-    """The replicas whose logs it waits for; None: those of a majority of hosts, whoever that is."""
-    clients_from: ClientId | None = None
-    """All clients below it have ended; None: all that an earlier epoch had."""
-    acks: dict[ReplicaAddress, EpochChangeAck] = field(default_factory=dict)
-    since: Mapping[ShardId, Slot] = field(default_factory=dict)
-    promises: dict[TransactionId, dict[ReplicaAddress, ViewNumber]] = field(default_factory=dict)
-    """Of the transactions that are asked for, who promised to wait, and in which view."""
-
-    @property
-    def is_normal(self) -> bool:
-        """Whether no epoch change is under way."""
-        return self.record.last_started == self.record.epoch
-
-    def addresses(self, shards: Iterable[int]) -> list[ReplicaAddress]:
-        """All replicas of these shards."""
-        return [
-            ReplicaAddress(ShardId(shard), replica)
-            for shard in sorted(shards)
-            for replica in range(self.replicas)
-        ]
-
-    def decide(
-        self,
-        *,
-        found: tuple[Stamped, ...] | None = None,
-        dropped: frozenset[TransactionId] | None = None,
-    ) -> None:
-        """Put a decision into the record, which is kept before anybody hears of it."""
-        record = self.record
-        self.record = msgspec.structs.replace(
-            record,
-            counter=record.counter + 1,
-            found=record.found if found is None else found,
-            dropped=record.dropped if dropped is None else dropped,
-        )
 
     def handle(self, message: CoordinatorMessage) -> list[Effect]:
         """Take one message and return the effects it causes."""

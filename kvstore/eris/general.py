@@ -12,17 +12,15 @@ locks and waits is in ``executor.py``; how a client leads both halves is in ``cl
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from kvstore.eris.messages import Conclusory, Request, Stamped
+from kvstore.eris.shard import Shard
 from kvstore.execution.execute import apply, execute
 from kvstore.execution.operations import DONE, REFUSED, Outcome
 from kvstore.execution.regional import changes_of, effects_of
 from kvstore.execution.validation import current, encode_current, first_changed
 from kvstore.types import Slot, Timestamp
-
-if TYPE_CHECKING:
-    from kvstore.eris.replica import Replica
 
 ABORTED = REFUSED
 """The vote of a preliminary that was ended before it had its locks."""
@@ -36,7 +34,7 @@ class Locked(NamedTuple):
     vote: Outcome
 
 
-def vote(replica: Replica, request: Request) -> Outcome:
+def vote(replica: Shard, request: Request) -> Outcome:
     """Validate every value and every range that was read; the locks are held."""
     operations, state = request.operations[replica.address.shard], replica.tables.state
     changed = first_changed(operations, state)
@@ -46,7 +44,7 @@ def vote(replica: Replica, request: Request) -> Outcome:
 
 
 def conclude(
-    replica: Replica, stamped: Stamped, slot: Slot, conclusory: Conclusory, locked: Locked | None
+    replica: Shard, stamped: Stamped, slot: Slot, conclusory: Conclusory, locked: Locked | None
 ) -> Outcome:
     """End a preliminary, unless it ended before; the outcome says whether it ended as this one wants."""
     window = replica.window_of(conclusory.client)
@@ -64,7 +62,7 @@ def conclude(
     return outcome
 
 
-def _write(replica: Replica, stamped: Stamped, locked: Locked) -> None:
+def _write(replica: Shard, stamped: Stamped, locked: Locked) -> None:
     """Carry out the writes in the preliminary's slot, where the chain shows them."""
     state, slot = replica.tables.state, locked.slot
     operations = stamped.request.operations[replica.address.shard]

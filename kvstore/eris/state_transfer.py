@@ -19,61 +19,25 @@ INVARIANTS
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from kvstore.eris import dropped_messages, view_change
-from kvstore.eris.effects import COORDINATOR, CancelTimer, Dropped, Effect, ReplicaAddress, Send, SetTimer
-from kvstore.eris.messages import EpochChangeRequest, Image, ImageRequest, LogEntry
+from kvstore.eris.effects import CancelTimer, Dropped, Effect, ReplicaAddress, Send
+from kvstore.eris.messages import Image, ImageRequest, LogEntry
+from kvstore.eris.replica_state import ReplicaState
 from kvstore.eris.shard_state import ShardRecord, Status, decode_record, encode_record
 from kvstore.ports import Table
 from kvstore.types import Epoch, SequenceNumber, Slot, Timestamp, ViewNumber
 
-if TYPE_CHECKING:
-    from kvstore.eris.replica import Replica
-
-IMAGE_MS = 40
-"""How long an image may take to come before the next peer is asked."""
 EVERY_KEY = b"", b"\xff" * 512
 ROWS_ALL = 1 << 62
 
 Rows = tuple[tuple[bytes, bytes], ...]
 
 
-# -- who asks ----------------------------------------------------------------------------------
-
-
-def forget(replica: Replica, rejoin: Epoch) -> list[Effect]:
-    """Its disk is not to be trusted. ``rejoin`` is above every epoch that had begun when that was seen."""
-    replica.record.rejoin = rejoin
-    replica.diverge()
-    return ask(replica)
-
-
-def ask(replica: Replica) -> list[Effect]:
-    """Ask the peers for an image, one after another, until one came that helps."""
-    peers = replica.peers()
-    if not peers:
-        return []
-    record = replica.record
-    replica.needs_image = True
-    replica.image_asked += 1
-    peer = peers[replica.image_asked % len(peers)]
-    wanted = max(record.last_normal_epoch, record.rejoin)
-    effects: list[Effect] = [Send(peer, ImageRequest(*replica.address, wanted)), SetTimer("image", IMAGE_MS)]
-    if record.rejoin:
-        effects.append(Send(COORDINATOR, EpochChangeRequest(*replica.address, record.rejoin)))
-    return effects
-
-
-def on_image_timer(replica: Replica) -> list[Effect]:
-    """None came yet, or none that helped."""
-    return ask(replica) if replica.needs_image or replica.has_diverged() else []
-
-
 # -- who gives ---------------------------------------------------------------------------------
 
 
-def on_image_request(replica: Replica, request: ImageRequest) -> list[Effect]:
+def on_image_request(replica: ReplicaState, request: ImageRequest) -> list[Effect]:
     """Give what is here, if it can help, and nothing of it may still be dropped anywhere (I2)."""
     record = replica.record
     if request.epoch > record.last_normal_epoch:
@@ -97,7 +61,7 @@ def _rows(table: Table) -> Rows:
     return tuple(table.scan(*EVERY_KEY, limit=ROWS_ALL))
 
 
-def _cut_clock(replica: Replica, entries: Iterable[LogEntry]) -> Timestamp:
+def _cut_clock(replica: ReplicaState, entries: Iterable[LogEntry]) -> Timestamp:
     """Whatever was cut in this epoch is older than the first that is left."""
     if replica.log.first <= replica.record.base + 1:
         return replica.record.cut_clock
@@ -108,7 +72,7 @@ def _cut_clock(replica: Replica, entries: Iterable[LogEntry]) -> Timestamp:
 # -- who gets it -------------------------------------------------------------------------------
 
 
-def on_image(replica: Replica, image: Image) -> list[Effect]:
+def on_image(replica: ReplicaState, image: Image) -> list[Effect]:
     """Put it in the place of what is here, and carry over what was said to others (I1)."""
     theirs, own = decode_record(image.record), replica.record
     if not replica.needs_image:
@@ -125,7 +89,7 @@ def on_image(replica: Replica, image: Image) -> list[Effect]:
     return [CancelTimer("image"), CancelTimer("gap"), *replies, *_carry_over(replica, own, kept)]
 
 
-def _helps(replica: Replica, theirs: ShardRecord) -> bool:
+def _helps(replica: ReplicaState, theirs: ShardRecord) -> bool:
     """Whether it brings the replica on, and nothing that was said in this epoch would be forgotten."""
     own = replica.record
     if theirs.last_normal_epoch < max(own.last_normal_epoch, own.rejoin):
@@ -138,7 +102,7 @@ def _helps(replica: Replica, theirs: ShardRecord) -> bool:
     return is_more and theirs.head[1] >= replica.log.first - 1
 
 
-def _install(replica: Replica, image: Image, theirs: ShardRecord) -> list[Effect]:
+def _install(replica: ReplicaState, image: Image, theirs: ShardRecord) -> list[Effect]:
     replica.free_bodies()
     for table, rows in zip(replica.tables.all(), image.tables, strict=True):
         for key, _ in _rows(table):
@@ -157,7 +121,7 @@ def _install(replica: Replica, image: Image, theirs: ShardRecord) -> list[Effect
     return replica.executor.rebuild(replica.address.shard)
 
 
-def _carry_over(replica: Replica, own: ShardRecord, kept: Iterable[LogEntry]) -> list[Effect]:
+def _carry_over(replica: ReplicaState, own: ShardRecord, kept: Iterable[LogEntry]) -> list[Effect]:
     record = replica.record
     record.epoch = max(record.epoch, own.epoch)
     replica.take_status()

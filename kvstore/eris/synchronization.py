@@ -11,19 +11,15 @@ it; here a follower's own log is complete whenever it replies, so the reply need
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from kvstore.eris import dropped_messages, view_change
 from kvstore.eris.effects import Dropped, Effect, ReplicaAddress, Send
 from kvstore.eris.messages import SyncCommit, SyncReply
+from kvstore.eris.replica_state import ReplicaState
 from kvstore.eris.shard_state import Status
 from kvstore.types import SequenceNumber, Slot
 
-if TYPE_CHECKING:
-    from kvstore.eris.replica import Replica
 
-
-def on_batch_end(replica: Replica) -> list[Effect]:
+def on_batch_end(replica: ReplicaState) -> list[Effect]:
     """Step 1, at a follower; a shard of one replica is its own quorum."""
     record = replica.record
     if replica.status is not Status.NORMAL:
@@ -41,7 +37,7 @@ def on_batch_end(replica: Replica) -> list[Effect]:
     return [Send(learner, SyncReply(shard, number, record.epoch, record.view, replica.last_slot))]
 
 
-def on_sync_reply(replica: Replica, reply: SyncReply) -> list[Effect]:
+def on_sync_reply(replica: ReplicaState, reply: SyncReply) -> list[Effect]:
     """Step 2, at the learner."""
     if not _is_current(replica, reply) or not replica.is_learner:
         return [Dropped(reply, "of another epoch or view")]
@@ -53,14 +49,14 @@ def on_sync_reply(replica: Replica, reply: SyncReply) -> list[Effect]:
     return advanced
 
 
-def on_heartbeat(replica: Replica) -> list[Effect]:
+def on_heartbeat(replica: ReplicaState) -> list[Effect]:
     """The learner says how far it has come, whatever was lost of that before, and that it lives."""
     if not replica.is_learner or replica.status is not Status.NORMAL:
         return []
     return [Send(peer, _commit(replica)) for peer in replica.peers()]
 
 
-def _advance(replica: Replica) -> list[Effect]:
+def _advance(replica: ReplicaState) -> list[Effect]:
     """Tell all followers of a new stable slot, if there is one."""
     stable = _quorum_slot(replica) if replica.sync_replies else Slot(0)
     if stable <= replica.record.stable:
@@ -71,26 +67,26 @@ def _advance(replica: Replica) -> list[Effect]:
     return [Send(peer, _commit(replica)) for peer in replica.peers()]
 
 
-def _commit(replica: Replica) -> SyncCommit:
+def _commit(replica: ReplicaState) -> SyncCommit:
     record = replica.record
     dropped = tuple(sorted(record.perm_drops))
     return SyncCommit(replica.address.shard, record.epoch, record.view, record.stable, dropped)
 
 
-def _is_current(replica: Replica, message: SyncReply | SyncCommit) -> bool:
+def _is_current(replica: ReplicaState, message: SyncReply | SyncCommit) -> bool:
     record = replica.record
     normal = replica.status is Status.NORMAL
     return normal and (message.epoch, message.view) == (record.epoch, record.view)
 
 
-def _quorum_slot(replica: Replica) -> Slot:
+def _quorum_slot(replica: ReplicaState) -> Slot:
     """The highest slot that a majority, this replica included, holds."""
     ends = sorted([replica.last_slot, *replica.sync_replies.values()], reverse=True)
     majority = replica.replicas // 2 + 1
     return min(replica.last_slot, ends[majority - 1]) if len(ends) >= majority else Slot(0)
 
 
-def on_sync_commit(replica: Replica, commit: SyncCommit) -> list[Effect]:
+def on_sync_commit(replica: ReplicaState, commit: SyncCommit) -> list[Effect]:
     """Step 3, at a follower; its host has all that became stable executed at the end of the batch."""
     record = replica.record
     if (

@@ -19,36 +19,33 @@ INVARIANT V1: views of an epoch never go back, and a view begins with all that w
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
-from kvstore.eris import dropped_messages, state_transfer
+from kvstore.eris import dropped_messages, image_request
 from kvstore.eris.effects import COORDINATOR, CancelTimer, Dropped, Effect, ReplicaAddress, Send, SetTimer
 from kvstore.eris.messages import FindTransaction, LogEntry, StartView, ViewChange, ViewChangeRequest
+from kvstore.eris.replica_state import ReplicaState
 from kvstore.eris.shard_state import Status
 from kvstore.types import Slot, TransactionId, ViewNumber
-
-if TYPE_CHECKING:
-    from kvstore.eris.replica import Replica
 
 VIEW_MS = 50
 """How long a view may take to begin before everything about it is said again."""
 
 
-def on_suspicion(replica: Replica) -> list[Effect]:
+def on_suspicion(replica: ReplicaState) -> list[Effect]:
     """Nothing was heard of the learner for long: join the next view (step 1)."""
     if replica.status is Status.EPOCH_CHANGE or replica.replicas == 1:
         return []
     return join(replica, ViewNumber(replica.record.view + 1))
 
 
-def on_view_timer(replica: Replica) -> list[Effect]:
+def on_view_timer(replica: ReplicaState) -> list[Effect]:
     """The view has not begun: say everything again."""
     if replica.status is not Status.VIEW_CHANGE:
         return []
-    return [*_announce(replica), *state_transfer.on_image_timer(replica)]
+    return [*_announce(replica), *image_request.on_image_timer(replica)]
 
 
-def on_view_change_request(replica: Replica, request: ViewChangeRequest) -> list[Effect]:
+def on_view_change_request(replica: ReplicaState, request: ViewChangeRequest) -> list[Effect]:
     """Join a later view, or show the learner of this one what it lacks."""
     record = replica.record
     if request.epoch != record.epoch or replica.status is Status.EPOCH_CHANGE or request.view < record.view:
@@ -60,7 +57,7 @@ def on_view_change_request(replica: Replica, request: ViewChangeRequest) -> list
     return effects
 
 
-def join(replica: Replica, view: ViewNumber) -> list[Effect]:
+def join(replica: ReplicaState, view: ViewNumber) -> list[Effect]:
     """Leave the view for a later one; its learner says when it begins."""
     replica.record.view = view
     replica.status = Status.VIEW_CHANGE
@@ -69,7 +66,7 @@ def join(replica: Replica, view: ViewNumber) -> list[Effect]:
     return [CancelTimer("gap"), *_announce(replica)]
 
 
-def _announce(replica: Replica) -> list[Effect]:
+def _announce(replica: ReplicaState) -> list[Effect]:
     record, (shard, own) = replica.record, replica.address
     learner = record.view % replica.replicas
     last = replica.last_slot if own == learner else None
@@ -82,7 +79,7 @@ def _announce(replica: Replica) -> list[Effect]:
     return effects if replica.status is Status.NORMAL else [*effects, SetTimer("view", VIEW_MS)]
 
 
-def _show(replica: Replica, since: Slot) -> Effect:
+def _show(replica: ReplicaState, since: Slot) -> Effect:
     """VIEW-CHANGE: everything above a slot (step 2)."""
     record, (shard, own) = replica.record, replica.address
     since = Slot(max(since, replica.log.first - 1))
@@ -104,7 +101,7 @@ def _show(replica: Replica, since: Slot) -> Effect:
 # -- the learner of the new view ---------------------------------------------------------------
 
 
-def on_view_change(replica: Replica, message: ViewChange) -> list[Effect]:
+def on_view_change(replica: ReplicaState, message: ViewChange) -> list[Effect]:
     """Collect those who joined (step 3)."""
     record = replica.record
     if message.epoch != record.epoch or replica.status is Status.EPOCH_CHANGE:
@@ -123,7 +120,7 @@ def on_view_change(replica: Replica, message: ViewChange) -> list[Effect]:
     return effects + _begin_if_possible(replica)
 
 
-def _begin_if_possible(replica: Replica) -> list[Effect]:
+def _begin_if_possible(replica: ReplicaState) -> list[Effect]:
     """With a majority, and no promise about anything that is logged, the view begins."""
     record = replica.record
     if 2 * (len(replica.view_changes) + 1) <= replica.replicas:
@@ -139,13 +136,13 @@ def _begin_if_possible(replica: Replica) -> list[Effect]:
     return _find_undecided(replica) or _begin(replica)
 
 
-def resume(replica: Replica) -> list[Effect]:
+def resume(replica: ReplicaState) -> list[Effect]:
     """The coordinator decided something: it may be what the view waits for."""
     is_learners = replica.record.view % replica.replicas == replica.address.replica
     return _begin_if_possible(replica) if is_learners and replica.status is Status.VIEW_CHANGE else []
 
 
-def append_all(replica: Replica, entries: Iterable[LogEntry]) -> None:
+def append_all(replica: ReplicaState, entries: Iterable[LogEntry]) -> None:
     """Append what lies beyond the own log; what was dropped as a NO-OP."""
     for entry in entries:
         if entry.slot > replica.last_slot:
@@ -154,12 +151,12 @@ def append_all(replica: Replica, entries: Iterable[LogEntry]) -> None:
             replica.append(None if gone else stamped)
 
 
-def _find_undecided(replica: Replica) -> list[Effect]:
+def _find_undecided(replica: ReplicaState) -> list[Effect]:
     shard, own = replica.address
     return [Send(COORDINATOR, FindTransaction(shard, own, name)) for name in undecided(replica)]
 
 
-def undecided(replica: Replica) -> list[TransactionId]:
+def undecided(replica: ReplicaState) -> list[TransactionId]:
     """Names of logged transactions that somebody promised away, and that were not found."""
     record = replica.record
     if not record.temp_drops:
@@ -173,7 +170,7 @@ def undecided(replica: Replica) -> list[TransactionId]:
     ]
 
 
-def _begin(replica: Replica) -> list[Effect]:
+def _begin(replica: ReplicaState) -> list[Effect]:
     since = min(message.since for message in replica.view_changes.values())
     start = _start_view(replica, min(since, replica.record.stable))
     effects: list[Effect] = [Send(peer, start) for peer in replica.peers()]
@@ -182,7 +179,7 @@ def _begin(replica: Replica) -> list[Effect]:
     return effects + dropped_messages.drain(replica)
 
 
-def _start_view(replica: Replica, since: Slot) -> StartView:
+def _start_view(replica: ReplicaState, since: Slot) -> StartView:
     record = replica.record
     since = Slot(max(since, replica.log.first - 1))
     return StartView(
@@ -197,7 +194,7 @@ def _start_view(replica: Replica, since: Slot) -> StartView:
     )
 
 
-def _be_normal(replica: Replica) -> list[Effect]:
+def _be_normal(replica: ReplicaState) -> list[Effect]:
     record = replica.record
     record.normal_view = record.view
     replica.status = Status.NORMAL
@@ -210,7 +207,7 @@ def _be_normal(replica: Replica) -> list[Effect]:
 # -- the others --------------------------------------------------------------------------------
 
 
-def on_start_view(replica: Replica, message: StartView) -> list[Effect]:
+def on_start_view(replica: ReplicaState, message: StartView) -> list[Effect]:
     """Take over the log that the view begins with (step 4)."""
     record = replica.record
     if message.epoch != record.epoch or replica.status is Status.EPOCH_CHANGE:
@@ -220,7 +217,7 @@ def on_start_view(replica: Replica, message: StartView) -> list[Effect]:
         return [Dropped(message, "this view began, or is over")]
     if message.since > replica.last_slot:
         ignored = f"begins after slot {message.since}, this log ends at {replica.last_slot}"
-        return [Dropped(message, ignored), *state_transfer.ask(replica)]
+        return [Dropped(message, ignored), *image_request.ask(replica)]
     record.view = message.view
     replica.status = Status.VIEW_CHANGE
     replica.is_learner = False

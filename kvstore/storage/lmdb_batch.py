@@ -7,20 +7,27 @@ waits once. Sorted, it is also faster, and a record written twice is stored once
 
 from __future__ import annotations
 
-import struct
-from itertools import islice
-from typing import TYPE_CHECKING, Any
-from zlib import crc32
+from typing import Any, Protocol
 
 from kvstore.errors import OutcomeUnknown
+from kvstore.storage.lmdb_file import count_record, rows_of
 from kvstore.storage.records import COUNT_KEY, Row
 
-if TYPE_CHECKING:
-    from kvstore.storage.lmdb_environment import LmdbEnvironment
-
 _UNWRITTEN: Any = object()
-_COUNT = struct.Struct(">QQ")
-_COUNT_KEY_CRC = crc32(COUNT_KEY)
+
+
+class BatchOwner(Protocol):
+    """What a batch needs of its environment."""
+
+    location: str
+    raw: Any
+    is_worth_closing: bool
+
+    def begin_txn(self, *, write: bool) -> Any: ...
+
+    def count(self, txn: Any) -> int: ...
+
+    def fail(self, error: BaseException) -> None: ...
 
 
 class LmdbBatch:
@@ -28,7 +35,7 @@ class LmdbBatch:
 
     __slots__ = ("_environment", "_reading", "_writing", "_written", "put")
 
-    def __init__(self, environment: LmdbEnvironment) -> None:
+    def __init__(self, environment: BatchOwner) -> None:
         self._environment = environment
         self._written: dict[bytes, bytes | None] = {}
         self._reading: Any = None
@@ -107,19 +114,3 @@ class LmdbBatch:
             self._reading.abort()
             self._reading = None
         self._environment.raw = None
-
-
-def count_record(entries: int, transaction: int) -> bytes:
-    """What stands under ``COUNT_KEY``: how many records there are, and after which commit."""
-    payload = _COUNT.pack(entries, transaction)
-    return payload + crc32(payload, _COUNT_KEY_CRC).to_bytes(4, "little")
-
-
-def rows_of(txn: Any, position: bytes, *, reverse: bool, limit: int) -> list[Row]:
-    """Up to ``limit`` rows from the first key >= ``position`` on, or downwards below it."""
-    cursor = txn.cursor()
-    found = cursor.set_range(position) if position else cursor.first()
-    if not reverse:
-        return list(islice(cursor.iternext(), limit)) if found else []
-    found = cursor.prev() if found else cursor.last()
-    return list(islice(cursor.iterprev(), limit)) if found else []

@@ -21,7 +21,8 @@ import lmdb
 from kvstore.errors import Corrupt, Damage, Failed, LimitExceeded
 from kvstore.storage import data_file, side_file
 from kvstore.storage.disk_space import DiskSpace, refused
-from kvstore.storage.lmdb_batch import LmdbBatch, count_record, rows_of
+from kvstore.storage.lmdb_batch import LmdbBatch
+from kvstore.storage.lmdb_file import READERS_MAX, count_record, open_lmdb, rows_of
 from kvstore.storage.records import (
     COUNT_KEY,
     RESIDUE,
@@ -45,14 +46,8 @@ from kvstore.storage.soundness import (
 
 Durability = Literal["commit", "interval", "none"]
 
-MAP_BYTES_MAX = 1 << 40
-"""Address space reserved, not disk: one TiB, halved until the system grants it."""
-MAP_BYTES_MIN = 1 << 26
-READERS_MAX = 1024
 OPENING_RECORDS = 16
 """Room asked for before a file is opened for writing."""
-SPARE_READERS = 32
-"""Read transactions that py-lmdb keeps ready; beginning one of these costs a microsecond."""
 
 
 class LmdbEnvironment:
@@ -90,7 +85,7 @@ class LmdbEnvironment:
         if not readonly:
             self._space.expect(0, OPENING_RECORDS)
             self._forget_close()
-        self._lmdb = _open_lmdb(folder, sync=durability == "commit", readonly=readonly)
+        self._lmdb = open_lmdb(folder, sync=durability == "commit", readonly=readonly)
         try:
             self._main = self._lmdb.open_db(None)
             self._space.map_bytes = self._lmdb.info()["map_size"]
@@ -253,7 +248,7 @@ class LmdbEnvironment:
     def copy_to(self, folder: str) -> None:
         with refused(folder):
             self._lmdb.copy(folder, compact=True)
-            copy = _open_lmdb(Path(folder), sync=True, readonly=False)
+            copy = open_lmdb(Path(folder), sync=True, readonly=False)
             try:
                 with copy.begin(write=True) as txn:
                     # A compact copy counts its commits anew, and the count record names one (E4).
@@ -338,29 +333,6 @@ class LmdbView:
 
     def close(self) -> None:
         self.raw.abort()
-
-
-def _open_lmdb(folder: Path, *, sync: bool, readonly: bool) -> lmdb.Environment:
-    map_bytes = MAP_BYTES_MAX
-    while True:
-        try:
-            return lmdb.open(
-                str(folder),
-                map_size=map_bytes,
-                sync=sync,
-                readonly=readonly,
-                create=not readonly,
-                max_readers=READERS_MAX,
-                max_spare_txns=SPARE_READERS,
-                lib_version=0,
-            )
-        except (lmdb.MemoryError, lmdb.DiskError) as error:
-            # The address space may be bounded (ulimit -v): take what the system grants.
-            if map_bytes == MAP_BYTES_MIN:
-                raise Failed(f"{folder}: the system grants no address space: {error}") from error
-            map_bytes //= 2
-        except lmdb.Error as error:
-            raise Corrupt(f"{folder}: LMDB cannot open it: {error}", record=str(folder)) from error
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvstore.eris.coordinator_replication import RecordKeeper, ReplicatedCoordinator
+from kvstore.eris.coordinator_state import CoordinatorRecord, encode_record
 from kvstore.eris.effects import (
     CoordinatorAddress,
     Dropped,
@@ -19,7 +20,6 @@ from kvstore.eris.effects import (
     Send,
     SetTimer,
 )
-from kvstore.eris.failure_coordinator import CoordinatorRecord, encode_record
 from kvstore.eris.messages import (
     CoordinatorMessage,
     EpochChange,

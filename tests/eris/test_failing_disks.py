@@ -10,7 +10,7 @@ import pytest
 
 from kvstore.database import Database
 from kvstore.eris.coordinator_replication import RECORD_KEY
-from kvstore.eris.failure_coordinator import decode_record
+from kvstore.eris.coordinator_state import decode_record
 from kvstore.eris.shard_state import HOST_TABLE, record_key
 from kvstore.eris.shard_state import decode_record as decode_shard
 from kvstore.errors import Corrupt, DiskFull, Failed, OutcomeUnknown

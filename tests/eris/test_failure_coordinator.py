@@ -5,13 +5,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from kvstore.eris.coordinator_state import CoordinatorRecord, decode_record, encode_record
 from kvstore.eris.effects import Effect, ReplicaAddress, Send
-from kvstore.eris.failure_coordinator import (
-    CoordinatorRecord,
-    FailureCoordinator,
-    decode_record,
-    encode_record,
-)
+from kvstore.eris.failure_coordinator import FailureCoordinator
 from kvstore.eris.messages import (
     EpochChange,
     EpochChangeAck,

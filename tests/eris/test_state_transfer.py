@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kvstore.drivers import log_retention
-from kvstore.eris import state_transfer
+from kvstore.eris import image_request
 from kvstore.eris.effects import COORDINATOR, Dropped, Send
 from kvstore.eris.messages import (
     EpochChangeRequest,
@@ -387,7 +387,7 @@ class TestAForgottenDisk:
         restarted.begin()
         restarted.keeper.forget(rejoin)
         for replica in restarted.replicas:
-            state_transfer.forget(replica, rejoin)
+            image_request.forget(replica, rejoin)
         restarted.touch_all()
         restarted.finish()
         restarted.commit()

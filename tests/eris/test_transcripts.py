@@ -40,6 +40,7 @@ import pytest
 
 from kvstore import keys, values
 from kvstore.eris import messages
+from kvstore.eris.coordinator_state import decode_record
 from kvstore.eris.effects import (
     Address,
     ClientAddress,
@@ -49,7 +50,6 @@ from kvstore.eris.effects import (
     ReplicaAddress,
     RoleAddress,
 )
-from kvstore.eris.failure_coordinator import decode_record
 from kvstore.eris.messages import (
     Conclusory,
     EpochChange,

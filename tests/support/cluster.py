@@ -23,6 +23,7 @@ from kvstore.drivers.manifest import Manifest
 from kvstore.drivers.verification import verify
 from kvstore.eris.client import Client, SecondHalf
 from kvstore.eris.coordinator_replication import ReplicatedCoordinator
+from kvstore.eris.coordinator_state import CoordinatorRecord
 from kvstore.eris.effects import (
     COORDINATOR,
     SEQUENCER,
@@ -36,7 +37,7 @@ from kvstore.eris.effects import (
     Send,
     SetTimer,
 )
-from kvstore.eris.failure_coordinator import CoordinatorRecord, FailureCoordinator
+from kvstore.eris.failure_coordinator import FailureCoordinator
 from kvstore.eris.log import read_body
 from kvstore.eris.messages import (
     Answer,

@@ -7,8 +7,8 @@ from collections import defaultdict
 
 from kvstore.drivers.simulated_host import SimulatedHost
 from kvstore.eris.coordinator_replication import RECORD_KEY
+from kvstore.eris.coordinator_state import decode_record
 from kvstore.eris.effects import Send
-from kvstore.eris.failure_coordinator import decode_record
 from kvstore.eris.messages import Answer, RecordSaved, StartEpoch, TransactionDropped, TransactionFound
 from kvstore.eris.shard_state import HOST_TABLE
 from kvstore.storage.memory_environment import MemoryView

@@ -1,0 +1,80 @@
+"""What the failure coordinator remembers: its durable record, promises, and who showed which log.
+
+The record is durable before the coordinator sends anything that follows from it (contracts B1).
+``failure_coordinator.py`` starts epochs by it, ``drop_decisions.py`` decides about lost messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+
+from kvstore.eris.effects import ReplicaAddress
+from kvstore.eris.messages import EpochChangeAck, Stamped, StartEpoch
+from kvstore.types import ClientId, Epoch, ShardId, Slot, TransactionId, ViewNumber
+
+
+class CoordinatorRecord(msgspec.Struct, frozen=True, array_like=True):
+    """What the coordinator must not forget; the newest by (epoch, counter) counts (contracts B1)."""
+
+    epoch: Epoch = Epoch(0)
+    counter: int = 0
+    last_started: Epoch = Epoch(0)
+    view: ViewNumber = ViewNumber(0)
+    start_epochs: tuple[StartEpoch, ...] = ()
+    """The saved START-EPOCH of ``last_started``, one per shard."""
+    found: tuple[Stamped, ...] = ()
+    """Transactions of this epoch that were lost somewhere and happen all the same."""
+    dropped: frozenset[TransactionId] = frozenset()
+    """Names of those that do not."""
+
+
+encode_record = msgspec.msgpack.Encoder().encode
+decode_record = msgspec.msgpack.Decoder(CoordinatorRecord).decode
+
+
+@dataclass(slots=True, kw_only=True)
+class CoordinatorState:
+    """The coordinator's record, and what it was told in the epoch change or about the messages under way."""
+
+    record: CoordinatorRecord
+    shards: int
+    replicas: int
+    consulted: frozenset[ReplicaAddress] | None = None
+    """The replicas whose logs it waits for; None: those of a majority of hosts, whoever that is."""
+    clients_from: ClientId | None = None
+    """All clients below it have ended; None: all that an earlier epoch had."""
+    acks: dict[ReplicaAddress, EpochChangeAck] = field(default_factory=dict)
+    since: Mapping[ShardId, Slot] = field(default_factory=dict)
+    promises: dict[TransactionId, dict[ReplicaAddress, ViewNumber]] = field(default_factory=dict)
+    """Of the transactions that are asked for, who promised to wait, and in which view."""
+
+    @property
+    def is_normal(self) -> bool:
+        """Whether no epoch change is under way."""
+        return self.record.last_started == self.record.epoch
+
+    def addresses(self, shards: Iterable[int]) -> list[ReplicaAddress]:
+        """All replicas of these shards."""
+        return [
+            ReplicaAddress(ShardId(shard), replica)
+            for shard in sorted(shards)
+            for replica in range(self.replicas)
+        ]
+
+    def decide(
+        self,
+        *,
+        found: tuple[Stamped, ...] | None = None,
+        dropped: frozenset[TransactionId] | None = None,
+    ) -> None:
+        """Put a decision into the record, which is kept before anybody hears of it."""
+        record = self.record
+        self.record = msgspec.structs.replace(
+            record,
+            counter=record.counter + 1,
+            found=record.found if found is None else found,
+            dropped=record.dropped if dropped is None else dropped,
+        )

@@ -1,0 +1,39 @@
+"""How a replica asks its peers for an image of their state; ``state_transfer.py`` says what an image is."""
+
+from __future__ import annotations
+
+from kvstore.eris.effects import COORDINATOR, Effect, Send, SetTimer
+from kvstore.eris.messages import EpochChangeRequest, ImageRequest
+from kvstore.eris.replica_state import ReplicaState
+from kvstore.types import Epoch
+
+IMAGE_MS = 40
+"""How long an image may take to come before the next peer is asked."""
+
+
+def forget(replica: ReplicaState, rejoin: Epoch) -> list[Effect]:
+    """Its disk is not to be trusted. ``rejoin`` is above every epoch that had begun when that was seen."""
+    replica.record.rejoin = rejoin
+    replica.diverge()
+    return ask(replica)
+
+
+def ask(replica: ReplicaState) -> list[Effect]:
+    """Ask the peers for an image, one after another, until one came that helps."""
+    peers = replica.peers()
+    if not peers:
+        return []
+    record = replica.record
+    replica.needs_image = True
+    replica.image_asked += 1
+    peer = peers[replica.image_asked % len(peers)]
+    wanted = max(record.last_normal_epoch, record.rejoin)
+    effects: list[Effect] = [Send(peer, ImageRequest(*replica.address, wanted)), SetTimer("image", IMAGE_MS)]
+    if record.rejoin:
+        effects.append(Send(COORDINATOR, EpochChangeRequest(*replica.address, record.rejoin)))
+    return effects
+
+
+def on_image_timer(replica: ReplicaState) -> list[Effect]:
+    """None came yet, or none that helped."""
+    return ask(replica) if replica.needs_image or replica.has_diverged() else []

@@ -1,0 +1,144 @@
+"""What a replica of one shard remembers, and the steps that its phases share.
+
+The phases of the protocol are functions over this state: lost messages (``dropped_messages.py``), views
+(``view_change.py``), epochs (``epoch_change.py``), images (``state_transfer.py``) and synchronization
+(``synchronization.py``). Which message leads into which phase is in ``replica.py``.
+
+INVARIANTS
+    R1  Slot ``base + k`` holds exactly the transaction with number k of the current epoch, or NO-OP.
+    R2  executed <= last slot; executed <= stable but on a learner that is ahead of its quorum. At most f
+        replicas of a shard may be, so the tables of a majority are never to be taken back.
+    R3  The clock rises with the slots (contracts D1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from kvstore.eris.effects import ClientAddress, Effect, ReplicaAddress, Send
+from kvstore.eris.executor import Executor
+from kvstore.eris.messages import Reply, Stamped, ViewChange
+from kvstore.eris.shard import Shard
+from kvstore.eris.shard_state import Status
+from kvstore.types import Epoch, SequenceNumber, Slot, Timestamp
+
+NONE_ANNOUNCED = SequenceNumber(0)
+NO_EPOCH = Epoch(0)
+
+
+@dataclass(slots=True, kw_only=True)
+class ReplicaState(Shard):
+    """A replica's part in the protocol, beside the shard that it executes."""
+
+    executor: Executor
+    """Shared by all replicas of the host."""
+    is_ahead: bool = True
+    """Whether it executes at once as the learner, and does not wait until a quorum has what it executes."""
+    sync_replies: dict[int, Slot] = field(default_factory=dict)
+    """On the learner: how far each follower's log is durable."""
+    reported: Slot | None = None
+    """On a follower: how far it last told the learner that its log reaches."""
+    held: dict[SequenceNumber, Stamped] = field(default_factory=dict)
+    """What came before its turn, by this shard's number (section 6.3)."""
+    announced: SequenceNumber = NONE_ANNOUNCED
+    """How far the sequencer says it has come."""
+    missing: SequenceNumber | None = None
+    """The number that is asked for, and how often the peers were asked."""
+    asked: int = 0
+    view_changes: dict[int, ViewChange] = field(default_factory=dict)
+    """On the learner of a view that has not begun: who joined it (section 6.4)."""
+
+    wanted_epoch: Epoch = NO_EPOCH
+    """The latest epoch that the coordinator was asked for."""
+    needs_image: bool = False
+    """Whether peers are asked for one, and how often they were."""
+    image_asked: int = 0
+
+    def __post_init__(self) -> None:
+        self.last_slot = self.log.last
+        self.executor.replicas[self.address.shard] = self
+        self.take_status()
+
+    def take_status(self) -> None:
+        """Whether transactions are processed, by what is on disk: it may have crashed within any change."""
+        record = self.record
+        began = record.view == record.normal_view
+        self.is_learner = began and record.view % self.replicas == self.address.replica
+        if record.diverged:
+            self.status = Status.DIVERGED
+        elif record.epoch != record.last_normal_epoch:
+            self.status = Status.EPOCH_CHANGE
+        else:
+            self.status = Status.NORMAL if began else Status.VIEW_CHANGE
+
+    def diverge(self) -> None:
+        """It was a learner, and executed what no quorum had and was dropped."""
+        self.status = Status.DIVERGED
+        self.record.diverged = True
+
+    @property
+    def next_number(self) -> SequenceNumber:
+        """The number of this shard that is to come next."""
+        return SequenceNumber(self.last_slot - self.record.base + 1)
+
+    def take(self, stamped: Stamped | None) -> list[Effect]:
+        """Write the next slot: a transaction, or the NO-OP in place of one that was dropped."""
+        assert stamped is None or stamped.stamp.clock > self.record.clock, "R3"
+        slot = self.append(stamped)
+        if self.is_learner:
+            return self.executor.arrive(self, slot, stamped) if self.is_ahead else []
+        return self.acknowledge(slot, stamped)
+
+    def acknowledge(self, slot: Slot, stamped: Stamped | None) -> list[Effect]:
+        """A follower's reply: the transaction stands in this slot of its log."""
+        if stamped is None:
+            return []
+        record, (shard, replica) = self.record, self.address
+        client, request = stamped.request.client, stamped.request.request
+        reply = Reply(client, request, shard, replica, record.epoch, record.view, slot)
+        return [Send(ClientAddress(client), reply)]
+
+    def append(self, stamped: Stamped | None) -> Slot:
+        """Write the next slot of the log."""
+        self.last_slot = slot = Slot(self.last_slot + 1)
+        self.log.append(slot, stamped)
+        if stamped is not None:
+            self.record.clock = stamped.stamp.clock
+        return slot
+
+    def execute_as_learner(self) -> list[Effect]:
+        """Execute all that the learner may."""
+        return self.executor.execute_up_to(self, self.last_slot if self.is_ahead else self.record.stable)
+
+    def shorten(self, end: Slot) -> None:
+        """Forget what stands behind this slot, which nobody executed, and which never happens."""
+        if self.last_slot > end:
+            self.free_bodies()
+            self.log.shorten(end)
+            self.last_slot = self.log.last
+            self.record.clock = Timestamp(0)  # of what is gone; the epoch brings its own
+
+    def free_bodies(self) -> None:
+        """Have the other shards of the host hold what they only refer to in this log."""
+        for shard, other in self.executor.replicas.items():
+            if other is not self and other.log.take_home(self.address.shard):
+                self.executor.touched.add(shard)
+
+    def waiting(self) -> Iterator[tuple[Slot, Stamped]]:
+        """What came to its slot here and is not resolved, in order."""
+        for slot in self.executor.waiting(self.address.shard):
+            stamped = self.logged(slot)
+            if stamped is not None:
+                yield slot, stamped
+
+    def peers(self) -> list[ReplicaAddress]:
+        """The other replicas of this shard."""
+        shard, own = self.address
+        return [ReplicaAddress(shard, number) for number in range(self.replicas) if number != own]
+
+    def forget_view(self) -> None:
+        """A view is left, or another begins: what was asked and said in the last one is void."""
+        self.missing = self.reported = None
+        self.sync_replies.clear()
+        self.view_changes.clear()

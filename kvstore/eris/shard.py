@@ -1,0 +1,169 @@
+"""One shard on one host: what it executes, remembers and replies.
+
+The replica of the shard (``replica.py``) decides which slots may be executed; the host's executor
+(``executor.py``) decides when. Execution stages the effects of a transaction and writes them to the tables
+only when all of it succeeded (contracts A5).
+
+INVARIANT R4: a request is executed at most once; its copies get the outcome of the first (contracts C4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from kvstore.eris.client_window import ANSWERED, Answered, ClientWindow
+from kvstore.eris.effects import ClientAddress, Effect, ReplicaAddress, Send
+from kvstore.eris.log import TransactionLog, effects_key
+from kvstore.eris.messages import LogEntry, Reply, Request, Stamped
+from kvstore.eris.shard_state import ShardRecord, ShardTables, Status
+from kvstore.execution import operations, procedures
+from kvstore.execution.execute import Executed, apply, execute
+from kvstore.execution.operations import Call, Check, CheckRange, Expire, Operation, Outcome, Token
+from kvstore.execution.outcomes import OutcomeRecord, expire, remember
+from kvstore.execution.part import Owns
+from kvstore.execution.regional import Regional, changes_of, encode_effects
+from kvstore.execution.validation import execute_validated
+from kvstore.types import ClientId, Slot
+
+
+@dataclass(slots=True, kw_only=True)
+class Shard:
+    """One shard on one host. Storage comes in as tables and a log of the host's open batch."""
+
+    address: ReplicaAddress
+    replicas: int
+    record: ShardRecord
+    """The durable state that is not in log or tables; written by ``save`` once per batch."""
+    log: TransactionLog
+    tables: ShardTables
+    owns: Owns
+    """Which keys belong to which shard, for procedures."""
+    regional: Regional | None = None
+    """In a region, what carries out this shard's parts."""
+    status: Status = Status.NORMAL
+    last_slot: Slot = field(init=False)
+    is_learner: bool = field(init=False)
+
+    def has_diverged(self) -> bool:
+        return self.status is Status.DIVERGED
+
+    def entries_up_to(self, last: Slot) -> Iterator[LogEntry]:
+        """The logged slots from ``executed`` on."""
+        return self.log.walk(Slot(self.record.executed + 1), last)
+
+    def logged(self, slot: Slot) -> Stamped | None:
+        """The transaction in a slot of the log; None for a NO-OP, and where the log was cut."""
+        return None if slot < self.log.first else self.log.read(slot, 1)[0].stamped
+
+    def has_passed(self, stamped: Stamped, *, is_settled: bool) -> bool:
+        """Whether the own part of a transaction, which does not wait, is over: it came with an image.
+
+        ``is_settled``: a later epoch began with it, so it is in the logs of all participants. What a later
+        epoch of this shard did not begin with may still be found not to be in the others' logs either.
+        """
+        record, stamp = self.record, stamped.stamp
+        if stamp.epoch != record.last_normal_epoch:
+            return is_settled and stamp.epoch < record.last_normal_epoch
+        slot = Slot(record.base + stamp.numbers[self.address.shard])
+        return slot <= record.executed and slot not in record.waiting
+
+    def execute(self, stamped: Stamped, slot: Slot) -> Outcome:
+        """Carry out this shard's part of an independent transaction."""
+        request, state = stamped.request, self.tables.state
+        operations = request.operations[self.address.shard]
+        if self.regional is not None:
+            outcome = self._execute_in_region(self.regional, stamped, slot)
+            self.remember(stamped, slot, outcome)
+            return outcome
+        if request.call is not None and self.address.shard in request.call.keys:
+            effects, outcome, plain = self._run_procedure(request.call, stamped, slot)
+        elif operations and type(operations[0]) in (Check, CheckRange):
+            effects, outcome, plain = execute_validated(operations, state, slot)
+        else:
+            effects, outcome, plain = execute(operations, state, slot)
+        apply(effects, state)
+        if not plain:
+            self.log.note_effects(slot, effects)
+        self._expire(operations)
+        self.remember(stamped, slot, outcome)
+        return outcome
+
+    def _expire(self, operations: tuple[Operation, ...]) -> None:
+        if operations and type(operations[0]) is Expire:
+            expire(operations[0].before, outcomes=self.tables.outcomes, expiry=self.tables.expiry)
+
+    def _execute_in_region(self, regional: Regional, stamped: Stamped, slot: Slot) -> Outcome:
+        request, shard, time = stamped.request, self.address.shard, stamped.stamp.clock
+        operations = request.operations[shard]
+        if request.call is not None and shard in request.call.keys:
+            asked, outcome = procedures.run_in_region(
+                request.call, self.tables.state, shard=shard, time=time, owns=self.owns
+            )
+            played = regional.execute(asked, slot, time)._replace(outcome=outcome, effects=asked)
+            played = played._replace(changes=changes_of(asked, played))
+        else:
+            played = regional.execute(operations, slot, time)
+        if played.changes is not None:
+            self.log.note_changes(slot, played.changes)
+        if played.effects is not None:
+            self.note_shipped(slot, played.effects)
+        self._expire(operations)
+        return played.outcome
+
+    def note_nothing(self, slot: Slot) -> None:
+        """What stands in this slot changes nothing, whatever its operations are."""
+        self.log.note_effects(slot, {})
+        if self.regional is not None:
+            self.note_shipped(slot, ())
+
+    def note_shipped(self, slot: Slot, effects: tuple[operations.Effect, ...]) -> None:
+        """Keep what goes to other regions of a slot, because its operations do not tell."""
+        self.tables.shipped.put(effects_key(slot), encode_effects(effects))
+
+    def _run_procedure(self, call: Call, stamped: Stamped, slot: Slot) -> Executed:
+        shard, time = self.address.shard, stamped.stamp.clock
+        return procedures.run(call, self.tables.state, slot, shard=shard, time=time, owns=self.owns)
+
+    def remember(self, stamped: Stamped, slot: Slot, outcome: Outcome) -> None:
+        """Keep the outcome for copies of the request, and for its idempotency key (contracts C4)."""
+        request = stamped.request
+        window = self.record.windows.get(request.client) or self.window_of(request.client)
+        window.record(request.request, request.answered, outcome, request.unanswered)
+        token = request.token
+        if token is not None and not (token.result and outcome.refused):  # then the function runs again
+            self._remember_token(token, stamped, slot, outcome)
+
+    def known_outcome(self, stamped: Stamped) -> Outcome | Answered | None:
+        """What a request came to that was executed before; None if it is new. What still comes of a client
+        that had ended when the epoch began counts as answered."""
+        record, request = self.record, stamped.request
+        if request.client < record.clients_from and stamped.stamp.epoch == record.last_normal_epoch:
+            return ANSWERED
+        window = record.windows.get(request.client)
+        return None if window is None else window.outcome_of(request.request)
+
+    def window_of(self, client: ClientId) -> ClientWindow:
+        """What is remembered of a client's requests."""
+        window = self.record.windows.get(client)
+        if window is None:
+            window = self.record.windows[client] = ClientWindow()
+        return window
+
+    def _remember_token(self, token: Token, stamped: Stamped, slot: Slot, outcome: Outcome) -> None:
+        at_home = token.home == self.address.shard
+        if at_home and token.result:
+            outcome = Outcome(results=(token.result,))
+        participants = tuple(stamped.request.operations)
+        memory = OutcomeRecord(slot, outcome, stamped.stamp.clock, token.digest, participants)
+        tables = self.tables
+        remember(token, memory, at_home=at_home, outcomes=tables.outcomes, expiry=tables.expiry)
+
+    def reply(self, request: Request, slot: Slot, outcome: Outcome) -> list[Effect]:
+        """The learner's reply; a follower replied when it logged the transaction."""
+        if not self.is_learner:
+            return []
+        record, (shard, replica) = self.record, self.address
+        client, number = request.client, request.request
+        reply = Reply(client, number, shard, replica, record.epoch, record.view, slot, outcome)
+        return [Send(ClientAddress(client), reply)]

@@ -14,7 +14,7 @@ from statistics import median, quantiles
 import kvstore
 from kvstore.execution.operations import Piece, Skip
 from kvstore.fuzzylog.messages import encode
-from kvstore.region import RegionLog
+from kvstore.geo.chains import RegionLog
 from kvstore.types import RegionId, Slot
 
 REGIONS = ("eu", "us", "ap")

@@ -4,8 +4,14 @@ import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from kvstore.batch import Batch, Commit
-from kvstore.database import Database
+from kvstore.database.batch import Batch, Commit
+from kvstore.database.database import Database
+from kvstore.database.functions import transactional
+from kvstore.database.open import open
+from kvstore.database.routing import Route
+from kvstore.database.snapshot import Snapshot
+from kvstore.database.transaction import Savepoint, Transaction
+from kvstore.database.watch import Change, Watch
 from kvstore.errors import (
     Abort,
     AlreadyOpen,
@@ -52,22 +58,16 @@ from kvstore.errors import (
     WrongFormat,
     WrongShape,
 )
-from kvstore.execution.part import Part
+from kvstore.execution.procedure_context import Part
 from kvstore.execution.procedures import procedure
-from kvstore.functions import transactional
 from kvstore.keys import Key
-from kvstore.opening import open
 from kvstore.ports import Link
-from kvstore.routing import Route
-from kvstore.snapshot import Snapshot
-from kvstore.transaction import Savepoint, Transaction
-from kvstore.watch import Change, Watch
 
 if TYPE_CHECKING:
-    from kvstore.drivers.exchange import Staleness
-    from kvstore.fuzzy_log import Effect, Log, Node, NodeId, Playback
-    from kvstore.geo import Geo, open_region, regions_of
-    from kvstore.region_database import LostWrite, Region
+    from kvstore.geo.public_log import Effect, Log, Node, NodeId, Playback
+    from kvstore.geo.region import LostWrite, Region
+    from kvstore.geo.replication import Staleness
+    from kvstore.geo.world import Geo, open_region, regions_of
 
 __version__ = "0.1.0"
 
@@ -147,17 +147,17 @@ __all__ = [
 logging.getLogger("kvstore").addHandler(logging.NullHandler())
 
 _OF_REGIONS = {
-    "Effect": "fuzzy_log",
-    "Geo": "geo",
-    "Log": "fuzzy_log",
-    "LostWrite": "region_database",
-    "Node": "fuzzy_log",
-    "NodeId": "fuzzy_log",
-    "Playback": "fuzzy_log",
-    "Region": "region_database",
-    "Staleness": "drivers.exchange",
-    "open_region": "geo",
-    "regions_of": "geo",
+    "Effect": "geo.public_log",
+    "Geo": "geo.world",
+    "Log": "geo.public_log",
+    "LostWrite": "geo.region",
+    "Node": "geo.public_log",
+    "NodeId": "geo.public_log",
+    "Playback": "geo.public_log",
+    "Region": "geo.region",
+    "Staleness": "geo.replication",
+    "open_region": "geo.world",
+    "regions_of": "geo.world",
 }
 """Loaded with the first use: a script that opens one store does not wait for what regions need."""
 

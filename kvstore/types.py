@@ -7,7 +7,7 @@ ids if *any* of its ids is in the set (Eris, SOSP 2017, section 6.3).
 
 from __future__ import annotations
 
-from typing import NamedTuple, NewType
+from typing import Literal, NamedTuple, NewType
 
 ShardId = NewType("ShardId", int)
 """A shard's number, from 0."""
@@ -29,6 +29,9 @@ Slot = NewType("Slot", int)
 """A place in one shard's log, from 1, over all epochs: epoch base + sequence number."""
 Timestamp = NewType("Timestamp", int)
 """Nanoseconds since 1970, made unique and rising by the sequencer."""
+
+Kind = Literal["bounded", "counter", "set", "register"]
+"""The type of a key in a region: which of its cells is shown (contracts D5)."""
 
 
 class TransactionId(NamedTuple):

@@ -72,7 +72,7 @@ def _int_from(data: bytes | memoryview) -> int:
 
 
 EXTENSIONS: dict[int, Callable[[bytes | memoryview], Any]] = {INT_EXTENSION: _int_from}
-"""What reads the data of each msgpack extension; ``kvstore.cells`` adds the records of a region."""
+"""What reads the data of each msgpack extension; ``execution/crdt/cells.py`` adds the records of a region."""
 
 
 def _from_extension(code: int, data: bytes | memoryview) -> Any:

@@ -1,7 +1,7 @@
 """The program ``kvstore``: arguments in, exit code out.
 
-The verbs of ``commands.py`` become click commands here; ``shell`` and what moves data, as ``import`` does,
-are commands of the program only. Arguments follow the argv rule: each is one term of the shell's grammar if
+The verbs of ``store_commands.py`` become click commands here; ``shell`` and what moves data, as ``import``
+does, are commands of the program only. Arguments follow the argv rule: each is one term of the shell's grammar if
 it is exactly one, else text.
 """
 
@@ -18,18 +18,19 @@ from typing import Any, Final, NamedTuple
 import click
 
 import kvstore
-from kvstore.cli.command import Call, Command, Given, Kind
-from kvstore.cli.commands import COMMANDS
-from kvstore.cli.dump_commands import DUMP, LOAD
+from kvstore.cli.commands.command import Call, Command, Given, Kind
+from kvstore.cli.commands.dump_commands import DUMP, LOAD
+from kvstore.cli.commands.import_export import EXPORT, IMPORT
+from kvstore.cli.commands.named_store import opened, opened_world
+from kvstore.cli.commands.parameters import CREATION, STORE, StrictCommand
+from kvstore.cli.commands.restore_command import RESTORE
+from kvstore.cli.commands.session import Session
+from kvstore.cli.commands.store_commands import COMMANDS
 from kvstore.cli.failures import EXPECTED, INTERRUPTED, OUTPUT_CLOSED, Misuse, exit_code, sentence
-from kvstore.cli.formats import FORMATS, Settings, output_width
-from kvstore.cli.grammar import Term, parse_argument
-from kvstore.cli.import_export import EXPORT, IMPORT
-from kvstore.cli.opening import opened, opened_world
-from kvstore.cli.parameters import CREATION, STORE, StrictCommand
-from kvstore.cli.restore_command import RESTORE
-from kvstore.cli.session import Session
-from kvstore.cli.shell import Script, run_scripts, say, say_aside, say_error
+from kvstore.cli.formats.streams import say, say_aside, say_error
+from kvstore.cli.formats.tables import FORMATS, Settings, output_width
+from kvstore.cli.language.grammar import Term, parse_argument
+from kvstore.cli.shell import Script, run_scripts
 
 _SETTINGS = {"help_option_names": ["--help"], "max_content_width": 100}
 

@@ -14,13 +14,13 @@ from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 
 import kvstore
-from kvstore.cli.command import Command, Parameter
-from kvstore.cli.commands import COMMANDS
+from kvstore.cli.commands.command import Command, Parameter
+from kvstore.cli.commands.session import Session
+from kvstore.cli.commands.store_commands import COMMANDS
 from kvstore.cli.failures import EXPECTED
-from kvstore.cli.grammar import GrammarError, Option, Place, Reader, Statement, Term, parse_argument
-from kvstore.cli.lexer import Lexer, Token
-from kvstore.cli.printing import show
-from kvstore.cli.session import Session
+from kvstore.cli.language.grammar import GrammarError, Option, Place, Reader, Statement, Term, parse_argument
+from kvstore.cli.language.lexer import Lexer, Token
+from kvstore.cli.language.printing import show
 
 KEYS_MAX: Final = 200
 KEYS_SECONDS_MAX: Final = 0.05

@@ -13,8 +13,8 @@ from __future__ import annotations
 from typing import Final
 
 import kvstore
-from kvstore.cli.grammar import GrammarError
-from kvstore.cli.integers import Unprintable
+from kvstore.cli.language.grammar import GrammarError
+from kvstore.cli.language.integers import Unprintable
 
 FAILED: Final = 1
 MISUSED: Final = 2

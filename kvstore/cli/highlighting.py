@@ -14,8 +14,8 @@ from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.lexers import Lexer as PromptLexer
 from prompt_toolkit.styles import Style
 
-from kvstore.cli.commands import COMMANDS
-from kvstore.cli.lexer import GrammarError, Lexer, Place, Token
+from kvstore.cli.commands.store_commands import COMMANDS
+from kvstore.cli.language.lexer import GrammarError, Lexer, Place, Token
 
 STYLE: Final = Style.from_dict(
     {

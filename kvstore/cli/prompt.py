@@ -16,13 +16,14 @@ from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.output import ColorDepth
 
 import kvstore
+from kvstore.cli.commands.session import Session
 from kvstore.cli.completion import ShellCompleter
 from kvstore.cli.failures import EndOfSession, sentence
-from kvstore.cli.grammar import GrammarError, Reader
+from kvstore.cli.formats.streams import say_aside, say_error
 from kvstore.cli.highlighting import PLAIN, STYLE, Highlighter
 from kvstore.cli.history import ShellHistory, history_file
-from kvstore.cli.session import Session
-from kvstore.cli.shell import failures, say_aside, say_error
+from kvstore.cli.language.grammar import GrammarError, Reader
+from kvstore.cli.shell import failures
 
 _CONTINUATION = "...> "
 

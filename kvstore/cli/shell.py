@@ -9,17 +9,15 @@ import functools
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, Final, NamedTuple
+from typing import BinaryIO, NamedTuple
 
-from kvstore.cli.command import Call
-from kvstore.cli.commands import execute
+from kvstore.cli.commands.command import Call
+from kvstore.cli.commands.session import Session
+from kvstore.cli.commands.store_commands import execute
 from kvstore.cli.failures import EXPECTED, FAILED, EndOfSession, exit_code, sentence
-from kvstore.cli.grammar import GrammarError, Reader, Statement
-from kvstore.cli.lexer import STATEMENT_CHARS_MAX
-from kvstore.cli.session import Session
-
-_RED: Final = "\x1b[31m"
-_PLAIN: Final = "\x1b[39m"
+from kvstore.cli.formats.streams import say, say_aside, say_error
+from kvstore.cli.language.grammar import GrammarError, Reader, Statement
+from kvstore.cli.language.lexer import STATEMENT_CHARS_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,21 +68,6 @@ def _run_scripts(session: Session, scripts: list[Script], *, keep_going: bool) -
     except EndOfSession:
         pass  # the rest of the scripts is not run: that is what exit says
     return code
-
-
-def say(line: str) -> None:
-    """Write a line of the result."""
-    sys.stdout.write(line + "\n")
-
-
-def say_aside(line: str) -> None:
-    """Write a remark that is not the result, after all of the result so far."""
-    sys.stdout.flush()
-    print(line, file=sys.stderr, flush=True)
-
-
-def say_error(message: str, *, color: bool = False) -> None:
-    say_aside(f"{_RED}error:{_PLAIN} {message}" if color else f"error: {message}")
 
 
 def failures(session: Session, lines: Iterable[str]) -> Iterator[Failure]:

@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 from kvstore.eris.messages import Conclusory, Request, Stamped
 from kvstore.eris.shard import Shard
+from kvstore.execution.applied import changes_of, effects_of
 from kvstore.execution.execute import apply, execute
 from kvstore.execution.operations import DONE, REFUSED, Outcome
-from kvstore.execution.regional import changes_of, effects_of
 from kvstore.execution.validation import current, encode_current, first_changed
 from kvstore.types import Slot, Timestamp
 
@@ -39,7 +39,7 @@ def vote(replica: Shard, request: Request) -> Outcome:
     operations, state = request.operations[replica.address.shard], replica.tables.state
     changed = first_changed(operations, state)
     if changed is None:
-        return DONE if replica.regional is None else replica.regional.judge(operations) or DONE
+        return DONE if replica.region is None else replica.region.judge(operations) or DONE
     return Outcome(refused=True, results=(encode_current(current(changed, operations, state)),))
 
 
@@ -66,11 +66,11 @@ def _write(replica: Shard, stamped: Stamped, locked: Locked) -> None:
     """Carry out the writes in the preliminary's slot, where the chain shows them."""
     state, slot = replica.tables.state, locked.slot
     operations = stamped.request.operations[replica.address.shard]
-    if replica.regional is not None:
-        played = replica.regional.execute(operations, slot, locked.time)
-        assert not played.outcome.refused, "debits were judged when the locks were taken"
+    if replica.region is not None:
+        applied = replica.region.execute(operations, slot, locked.time)
+        assert not applied.outcome.refused, "debits were judged when the locks were taken"
         replica.note_shipped(slot, effects_of(operations))
-        replica.log.note_changes(slot, changes_of(operations, played))
+        replica.log.note_changes(slot, changes_of(operations, applied))
         return
     effects = execute(operations, state, slot).effects
     apply(effects, state)

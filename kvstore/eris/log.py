@@ -21,7 +21,8 @@ import msgspec
 
 from kvstore import ports
 from kvstore.eris.messages import LogEntry, Stamped, decode_stamped, encode
-from kvstore.execution.execute import Effects, value_of
+from kvstore.execution.execute import Effects
+from kvstore.execution.stored_value import value_of
 from kvstore.types import ShardId, Slot, Timestamp
 
 BODY, REFERENCE, NO_OP = b"\x00", b"\x01", b"\x02"

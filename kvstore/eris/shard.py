@@ -18,11 +18,11 @@ from kvstore.eris.log import TransactionLog, effects_key
 from kvstore.eris.messages import LogEntry, Reply, Request, Stamped
 from kvstore.eris.shard_state import ShardRecord, ShardTables, Status
 from kvstore.execution import operations, procedures
+from kvstore.execution.applied import RegionExecution, encode_effects
 from kvstore.execution.execute import Executed, apply, execute
 from kvstore.execution.operations import Call, Check, CheckRange, Expire, Operation, Outcome, Token
 from kvstore.execution.outcomes import OutcomeRecord, expire, remember
-from kvstore.execution.part import Owns
-from kvstore.execution.regional import Regional, changes_of, encode_effects
+from kvstore.execution.procedure_context import Owns
 from kvstore.execution.validation import execute_validated
 from kvstore.types import ClientId, Slot
 
@@ -39,7 +39,7 @@ class Shard:
     tables: ShardTables
     owns: Owns
     """Which keys belong to which shard, for procedures."""
-    regional: Regional | None = None
+    region: RegionExecution | None = None
     """In a region, what carries out this shard's parts."""
     status: Status = Status.NORMAL
     last_slot: Slot = field(init=False)
@@ -72,8 +72,8 @@ class Shard:
         """Carry out this shard's part of an independent transaction."""
         request, state = stamped.request, self.tables.state
         operations = request.operations[self.address.shard]
-        if self.regional is not None:
-            outcome = self._execute_in_region(self.regional, stamped, slot)
+        if self.region is not None:
+            outcome = self._execute_in_region(self.region, stamped, slot)
             self.remember(stamped, slot, outcome)
             return outcome
         if request.call is not None and self.address.shard in request.call.keys:
@@ -93,28 +93,24 @@ class Shard:
         if operations and type(operations[0]) is Expire:
             expire(operations[0].before, outcomes=self.tables.outcomes, expiry=self.tables.expiry)
 
-    def _execute_in_region(self, regional: Regional, stamped: Stamped, slot: Slot) -> Outcome:
+    def _execute_in_region(self, region: RegionExecution, stamped: Stamped, slot: Slot) -> Outcome:
         request, shard, time = stamped.request, self.address.shard, stamped.stamp.clock
         operations = request.operations[shard]
         if request.call is not None and shard in request.call.keys:
-            asked, outcome = procedures.run_in_region(
-                request.call, self.tables.state, shard=shard, time=time, owns=self.owns
-            )
-            played = regional.execute(asked, slot, time)._replace(outcome=outcome, effects=asked)
-            played = played._replace(changes=changes_of(asked, played))
+            applied = region.call(request.call, slot, time, shard, self.owns)
         else:
-            played = regional.execute(operations, slot, time)
-        if played.changes is not None:
-            self.log.note_changes(slot, played.changes)
-        if played.effects is not None:
-            self.note_shipped(slot, played.effects)
+            applied = region.execute(operations, slot, time)
+        if applied.changes is not None:
+            self.log.note_changes(slot, applied.changes)
+        if applied.effects is not None:
+            self.note_shipped(slot, applied.effects)
         self._expire(operations)
-        return played.outcome
+        return applied.outcome
 
     def note_nothing(self, slot: Slot) -> None:
         """What stands in this slot changes nothing, whatever its operations are."""
         self.log.note_effects(slot, {})
-        if self.regional is not None:
+        if self.region is not None:
             self.note_shipped(slot, ())
 
     def note_shipped(self, slot: Slot, effects: tuple[operations.Effect, ...]) -> None:

@@ -21,7 +21,7 @@ import msgspec
 
 from kvstore import ports
 from kvstore.eris.client_window import ClientWindow
-from kvstore.execution.regional import Regional
+from kvstore.execution.applied import RegionExecution
 from kvstore.ports import Head
 from kvstore.types import ClientId, Epoch, RegionId, ShardId, Slot, Timestamp, TransactionId, ViewNumber
 
@@ -134,9 +134,11 @@ class ShardTables:
             self.state, self.outcomes, self.expiry, self.effects, self.hidden, self.shipped, self.chains
         ]  # fmt: skip
 
-    def regional(self, region: RegionId) -> Regional:
-        """What carries out the shard's parts in a region."""
-        return Regional(region, self.state, self.hidden, self.chains)
+    def region_execution(self, region: RegionId) -> RegionExecution:
+        """What executes this shard in a region."""
+        from kvstore.execution.crdt.region_shard import RegionShard  # a plain store never loads it
+
+        return RegionShard(region, self.state, self.hidden, self.chains)
 
     def load(self) -> ShardRecord:
         """The stored record, or that of a shard nothing was ever written to. Raises ``Corrupt``."""

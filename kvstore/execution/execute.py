@@ -8,7 +8,7 @@ INVARIANTS
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from kvstore import values
 from kvstore.execution.numbers import add_numbers, is_number
@@ -26,10 +26,8 @@ from kvstore.execution.operations import (
     PutIf,
     Reserve,
 )
+from kvstore.execution.stored_value import VERSION_BYTES, decoded_value, stored_version
 from kvstore.types import Slot
-
-VERSION_BYTES = 8
-"""A cell is the version as 8 bytes big-endian, then the encoded value."""
 
 Effects = dict[bytes, bytes | None]
 """New cell by key; None where the key goes."""
@@ -79,13 +77,13 @@ def execute(operations: tuple[Operation, ...], table: ReadableTable, slot: Slot)
                 plain = False
             case PutIf(key, value, expected):
                 plain = False
-                if cell_version(_cell(key, staged, table)) != expected:
+                if stored_version(_cell(key, staged, table)) != expected:
                     return Executed({}, REFUSED, plain)
                 staged[key] = version + value
             case Put() | Expire() | Check() | CheckRange() | Reserve():
                 pass  # Put: above; Expire: see outcomes.py; the others: see validation.py
             case _:
-                raise AssertionError(f"{type(operation).__name__} is of regions only: see regional.py")
+                raise AssertionError(f"{type(operation).__name__} is of regions only: see region_shard.py")
     return Executed(staged, Outcome(results=tuple(results)) if results else DONE, plain)
 
 
@@ -119,21 +117,6 @@ def apply(effects: Effects, table: Table) -> None:
             table.put(key, cell)
 
 
-def cell_version(cell: bytes | None) -> int | None:
-    """The version of a cell; None for a missing one."""
-    return None if cell is None else int.from_bytes(cell[:VERSION_BYTES], "big")
-
-
-def value_of(cell: bytes | None) -> bytes | None:
-    """The encoded value of a cell; None for a missing one."""
-    return None if cell is None else cell[VERSION_BYTES:]
-
-
-def cell_value(cell: bytes) -> Any:
-    """The decoded value of a cell."""
-    return values.decode(cell[VERSION_BYTES:])
-
-
 def _cell(key: bytes, staged: Effects, table: ReadableTable) -> bytes | None:
     return staged[key] if key in staged else table.get(key)
 
@@ -141,7 +124,7 @@ def _cell(key: bytes, staged: Effects, table: ReadableTable) -> bytes | None:
 def _sum(cell: bytes | None, amount: bytes) -> bytes:
     """The encoded sum; where there is no such number the value stays as it is, so that all replicas
     agree and a participant never refuses (contracts C1)."""
-    value = None if cell is None else cell_value(cell)
+    value = None if cell is None else decoded_value(cell)
     if cell is None or not is_number(value):
         return amount
     total = add_numbers(value, values.decode(amount))

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 from kvstore import values
 from kvstore.errors import KeyNotDeclared, NestedCall, UnknownProcedure, UsageError
 from kvstore.execution.execute import Executed
-from kvstore.execution.nesting import place, refuse_body, running
-from kvstore.execution.operations import Add, Call, Delete, Outcome, Put
-from kvstore.execution.part import Owns, Part
+from kvstore.execution.operations import Call, Outcome
+from kvstore.execution.procedure_context import Owns, Part
+from kvstore.execution.reentrancy import place, refuse_body, running
 from kvstore.keys import Key
 from kvstore.ports import ReadableTable
 from kvstore.types import ShardId, Slot, Timestamp
@@ -102,29 +102,13 @@ def run(
     """Run one shard's part of a call. Raises ``UnknownProcedure``; what the body raises is its outcome."""
     part = Part(call, table, shard=shard, time=time, owns=owns)
     try:
-        result = _perform(call, part)
+        result = perform(call, part)
         return Executed(part.finish(slot), Outcome(results=(result,)), plain=False)
     except (MemoryError, UnknownProcedure):
         raise  # not the body's doing: another replica may fare otherwise
     except BaseException as error:
         # Whatever it is, SystemExit too: the shard goes on, as all its replicas do (P2).
-        return Executed({}, Outcome(failure=_told(error)), plain=False)
-    finally:
-        part.give_up()
-
-
-def run_in_region(
-    call: Call, table: ReadableTable, *, shard: ShardId, time: Timestamp, owns: Owns
-) -> tuple[tuple[Put | Delete | Add, ...], Outcome]:
-    """The same in a region: what it asks for, and its outcome. What is added is added to counters."""
-    part = Part(call, table, shard=shard, time=time, owns=owns, counts=True)
-    try:
-        result = _perform(call, part)
-        return part.asked(), Outcome(results=(result,))
-    except (MemoryError, UnknownProcedure):
-        raise
-    except BaseException as error:
-        return (), Outcome(failure=_told(error))
+        return Executed({}, Outcome(failure=failure_of(error)), plain=False)
     finally:
         part.give_up()
 
@@ -133,7 +117,7 @@ def rehearse(call: Call, table: ReadableTable, *, shard: ShardId, time: Timestam
     """Run it for nothing. Raises ``KeyNotDeclared``, ``NestedCall``, ``UnknownProcedure``; no other."""
     part = Part(call, table, shard=shard, time=time, owns=owns)
     try:
-        _perform(call, part)
+        perform(call, part)
     except (KeyNotDeclared, NestedCall, UnknownProcedure, MemoryError, KeyboardInterrupt):
         raise
     except BaseException:  # it fails when it runs, too, and is reported then
@@ -142,11 +126,13 @@ def rehearse(call: Call, table: ReadableTable, *, shard: ShardId, time: Timestam
         part.give_up()
 
 
-def _perform(call: Call, part: Part) -> bytes:
+def perform(call: Call, part: Part) -> bytes:
+    """Run the body of a call on this part; return its result, encoded."""
     body = procedure_named(call.name).body
     with running(call.name):
         return values.encode(body(part, values.decode(call.arguments)))
 
 
-def _told(error: BaseException) -> str:
+def failure_of(error: BaseException) -> str:
+    """What an outcome says of an error that a body raised."""
     return f"{type(error).__name__}: {error}"[:FAILURE_CHARS_MAX]

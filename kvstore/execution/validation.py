@@ -11,8 +11,9 @@ from hashlib import blake2b
 
 import msgspec
 
-from kvstore.execution.execute import VERSION_BYTES, Executed, cell_version, execute
+from kvstore.execution.execute import Executed, execute
 from kvstore.execution.operations import Check, CheckRange, Operation, Outcome, Reserve
+from kvstore.execution.stored_value import VERSION_BYTES, stored_version
 from kvstore.ports import ReadableTable
 from kvstore.types import Slot
 
@@ -58,7 +59,7 @@ def first_changed(operations: Iterable[Operation], table: ReadableTable) -> byte
 
 def _changed(operation: Operation, table: ReadableTable) -> bytes | None:
     if type(operation) is Check:
-        return None if cell_version(table.get(operation.key)) == operation.version else operation.key
+        return None if stored_version(table.get(operation.key)) == operation.version else operation.key
     if type(operation) is CheckRange:
         found = digest_of(_rows(table, operation.start, operation.stop))
         return None if found == operation.digest else operation.start

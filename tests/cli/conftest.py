@@ -17,11 +17,11 @@ import pytest
 
 import kvstore
 from kvstore.cli.app import main
-from kvstore.cli.formats import Settings
-from kvstore.cli.json_notation import from_json, to_json
-from kvstore.cli.printing import show
+from kvstore.cli.commands.session import Session
+from kvstore.cli.formats.tables import Settings
+from kvstore.cli.language.json_notation import from_json, to_json
+from kvstore.cli.language.printing import show
 from kvstore.cli.prompt import prompt_text, run_text
-from kvstore.cli.session import Session
 from kvstore.cli.shell import Script
 
 ROOT = Path(__file__).parent.parent.parent

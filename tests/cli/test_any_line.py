@@ -21,16 +21,16 @@ from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
 
 import kvstore
-from kvstore.cli.commands import COMMANDS
+from kvstore.cli.commands.session import Session
+from kvstore.cli.commands.store_commands import COMMANDS
 from kvstore.cli.completion import ShellCompleter
 from kvstore.cli.failures import EndOfSession
-from kvstore.cli.formats import FORMATS, Settings
-from kvstore.cli.grammar import parse_argument
+from kvstore.cli.formats.tables import FORMATS, Settings
 from kvstore.cli.highlighting import Highlighter
-from kvstore.cli.json_notation import from_json, to_json
-from kvstore.cli.printing import show
+from kvstore.cli.language.grammar import parse_argument
+from kvstore.cli.language.json_notation import from_json, to_json
+from kvstore.cli.language.printing import show
 from kvstore.cli.prompt import is_open, run_text
-from kvstore.cli.session import Session
 from tests.cli.test_printing import shape
 
 LINES = int(os.environ.get("KVSTORE_SHELL_LINES", "1500"))

@@ -12,7 +12,7 @@ import pytest
 
 from kvstore.cli import failures
 from kvstore.cli.app import program
-from kvstore.cli.commands import COMMANDS
+from kvstore.cli.commands.store_commands import COMMANDS
 from tests.cli.conftest import ENVIRONMENT, ROOT, Kv
 
 PAGE = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")

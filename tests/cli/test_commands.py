@@ -12,11 +12,11 @@ import pytest
 
 import kvstore
 from kvstore.cli.app import main, program
-from kvstore.cli.commands import COMMANDS
-from kvstore.cli.formats import Settings
-from kvstore.cli.json_notation import from_json
-from kvstore.cli.printing import show
-from kvstore.cli.reports import status_lines, verify_lines
+from kvstore.cli.commands.reports import status_lines, verify_lines
+from kvstore.cli.commands.store_commands import COMMANDS
+from kvstore.cli.formats.tables import Settings
+from kvstore.cli.language.json_notation import from_json
+from kvstore.cli.language.printing import show
 from tests.cli.conftest import Done, Kv
 
 

@@ -14,11 +14,11 @@ from prompt_toolkit.document import Document
 
 import kvstore
 from kvstore.cli import completion
-from kvstore.cli.commands import COMMANDS
+from kvstore.cli.commands.session import Session
+from kvstore.cli.commands.store_commands import COMMANDS
 from kvstore.cli.completion import KEYS_MAX, ShellCompleter
-from kvstore.cli.grammar import Reader
-from kvstore.cli.printing import show
-from kvstore.cli.session import Session
+from kvstore.cli.language.grammar import Reader
+from kvstore.cli.language.printing import show
 from tests.cli.test_printing import KEYS, shape
 
 ID = UUID(int=5)

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 import kvstore
 from kvstore.cli.app import main
-from kvstore.cli.chunks import CHUNK_ROWS
-from kvstore.cli.csv_files import export_file, read_header
-from kvstore.cli.importing import ImportOptions, import_rows
+from kvstore.cli.formats.chunks import CHUNK_ROWS
+from kvstore.cli.formats.csv_files import export_file, read_header
+from kvstore.cli.formats.importing import ImportOptions, import_rows
 from tests.cli.conftest import ROOT, Done, Kv
 
 BERKA = ROOT.parent / "shared" / "data" / "berka"

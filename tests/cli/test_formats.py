@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from prompt_toolkit.document import Document
 from wcwidth import wcswidth
 
-from kvstore.cli.formats import FORMATS, Settings, fact_lines, row_lines, value_text
-from kvstore.cli.grammar import parse_argument
+from kvstore.cli.formats.tables import FORMATS, Settings, fact_lines, row_lines, value_text
 from kvstore.cli.highlighting import Highlighter
-from kvstore.cli.json_notation import from_json
-from kvstore.cli.printing import show
+from kvstore.cli.language.grammar import parse_argument
+from kvstore.cli.language.json_notation import from_json
+from kvstore.cli.language.printing import show
 from tests.cli.conftest import Kv
 from tests.cli.test_printing import KEYS, VALUES, shape
 

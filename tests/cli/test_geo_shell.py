@@ -12,12 +12,12 @@ from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
 
 import kvstore
-from kvstore.cli.command import Command
-from kvstore.cli.commands import COMMANDS
+from kvstore.cli.commands.command import Command
+from kvstore.cli.commands.session import Session
+from kvstore.cli.commands.store_commands import COMMANDS
 from kvstore.cli.completion import ShellCompleter
-from kvstore.cli.formats import Settings
+from kvstore.cli.formats.tables import Settings
 from kvstore.cli.highlighting import Highlighter
-from kvstore.cli.session import Session
 from tests.cli.conftest import Kv, Shell
 
 GEO_COMMANDS = [command for command in COMMANDS if command.of_regions]

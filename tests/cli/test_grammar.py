@@ -12,8 +12,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from kvstore.cli.grammar import GrammarError, Option, Place, Reader, Statement, Term, parse_argument
-from kvstore.cli.lexer import NESTING_MAX
+from kvstore.cli.language.grammar import GrammarError, Option, Place, Reader, Statement, Term, parse_argument
+from kvstore.cli.language.lexer import NESTING_MAX
 
 U = "01234567-89ab-cdef-0123-456789abcdef"
 

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from kvstore import Node, NodeId
-from kvstore.cli.graph import graph_lines
+from kvstore.cli.formats.graph import graph_lines
 
 Pasts = dict[int, set[int]]
 

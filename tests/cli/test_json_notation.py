@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvstore.cli.integers import DIGITS_MAX
-from kvstore.cli.json_notation import from_json, to_json
+from kvstore.cli.language.integers import DIGITS_MAX
+from kvstore.cli.language.json_notation import from_json, to_json
 from tests.cli.test_printing import KEYS, MAP_KEYS, TEXTS, VALUES, shape
 
 DOLLARS = st.dictionaries(st.sampled_from(["$", "$bytes", "$map", "a", "$tuple"]), VALUES, max_size=2)

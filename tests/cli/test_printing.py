@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvstore.cli.grammar import Reader, Term, parse_argument
-from kvstore.cli.integers import DIGITS_MAX, Unprintable
-from kvstore.cli.printing import show, show_raw, type_name
+from kvstore.cli.language.grammar import Reader, Term, parse_argument
+from kvstore.cli.language.integers import DIGITS_MAX, Unprintable
+from kvstore.cli.language.printing import show, show_raw, type_name
 
 LONG = st.integers(500, 6000).map(lambda digits: 10**digits - 7)
 INTS = st.one_of(st.integers(), st.integers(-(2**2040), 2**2040), LONG, LONG.map(lambda number: -number))

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 import kvstore
-from kvstore.cli.chunks import CHUNK_ROWS
-from kvstore.cli.importing import PROGRESS
+from kvstore.cli.formats.chunks import CHUNK_ROWS
+from kvstore.cli.formats.importing import PROGRESS
 from tests.cli.conftest import Kv, start
 
 KILLS = int(os.environ.get("KVSTORE_IMPORT_KILLS", "4"))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 import kvstore
+from kvstore.cli.commands.session import Session
 from kvstore.cli.failures import RETRY_LATER
-from kvstore.cli.session import Session
 from kvstore.cli.shell import run_scripts
 from tests.cli.conftest import Shell, lines
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from kvstore.cli.command import Command
-from kvstore.cli.commands import COMMANDS
+from kvstore.cli.commands.command import Command
+from kvstore.cli.commands.store_commands import COMMANDS
 from tests.cli.conftest import BANK, Done, Kv
 
 WORKING_ALONE = [command for command in COMMANDS if command.name != "retry" and not command.of_regions]

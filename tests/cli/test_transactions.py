@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 import kvstore
-from kvstore.cli.commands import COMMANDS
+from kvstore.cli.commands.reports import route_line
+from kvstore.cli.commands.session import Session
+from kvstore.cli.commands.store_commands import COMMANDS
 from kvstore.cli.failures import EndOfSession
-from kvstore.cli.reports import route_line
-from kvstore.cli.session import Session
 from kvstore.cli.shell import run_scripts
 from tests.cli.conftest import BANK, Done, Kv, Shell, lines
 

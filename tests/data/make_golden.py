@@ -1,7 +1,7 @@
 """``python -m tests.data.make_golden``: write the golden store of format 1 anew.
 
 Only while format 1 is not released. Afterwards a store that an older version wrote is the whole point of it.
-It prints the versions that ``tests/test_golden.py`` has to expect.
+It prints the versions that ``tests/engine/test_golden.py`` has to expect.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 
 import kvstore
-from tests.test_golden import GOLDEN, KEYS, PAID, PAYEE, PAYER, VALUES
+from tests.engine.test_golden import GOLDEN, KEYS, PAID, PAYEE, PAYER, VALUES
 
 
 def make() -> None:

@@ -20,7 +20,7 @@ from demo import scenes as scenes_of_one_region
 from demo.__main__ import main
 from demo.bank import Bank, account
 from demo.stage import SCENES
-from kvstore.typed import BoundedWriter, CounterWriter
+from kvstore.geo.typed_keys import BoundedWriter, CounterWriter
 
 SEEDS = int(os.environ.get("KVSTORE_DEMO_SEEDS", "2"))
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvstore.drivers import log_retention
+from kvstore.engine import log_retention
 from kvstore.eris.messages import Stamped, StartEpoch, SyncCommit, SyncReply
 from kvstore.types import RequestId
 from tests.support.cluster import Cluster, add

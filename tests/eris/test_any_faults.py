@@ -10,7 +10,7 @@ from typing import NamedTuple
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvstore.database import Database
+from kvstore.database.database import Database
 from kvstore.errors import Corrupt, Error, Failed, OutcomeUnknown
 from kvstore.storage import MemoryDisk
 from tests.support.power import assert_replicas_agree, environments, image_of, open_on

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from kvstore.database import Database
+from kvstore.database.database import Database
 from kvstore.eris.coordinator_replication import RECORD_KEY
 from kvstore.eris.coordinator_state import decode_record
 from kvstore.eris.shard_state import HOST_TABLE, record_key

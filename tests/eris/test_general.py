@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from kvstore.eris import executor
 from kvstore.eris.log_tail import committed_after
 from kvstore.eris.messages import Conclusory, Preliminary, Reply, Request, Stamped
-from kvstore.execution.execute import cell_value
 from kvstore.execution.operations import CheckRange, Operation
+from kvstore.execution.stored_value import decoded_value
 from kvstore.execution.validation import decode_current, digest_of
 from kvstore.storage import MemoryEnvironment
 from kvstore.types import RequestId, ShardId, Slot
@@ -59,7 +59,7 @@ def chain(cluster: Cluster, shard: int) -> list[tuple[int, dict[str, object]]]:
         for piece in committed.pieces:
             if piece.shard == shard and piece.changes:
                 changes = {
-                    key.decode("latin-1")[2:4]: value and cell_value(bytes(8) + value)
+                    key.decode("latin-1")[2:4]: value and decoded_value(bytes(8) + value)
                     for key, value in piece.changes.items()
                 }
                 found.append((int(piece.slot), changes))
@@ -179,7 +179,7 @@ class TestTheTwoHalves:
         assert not answer.outcomes[ShardId(1)].refused
         now = decode_current(answer.outcomes[ShardId(0)].results[0])  # type: ignore[arg-type]
         assert now.changed == put("a0", 0).key
-        held = {key: cell and cell_value(cell) for key, cell in now.cells.items()}
+        held = {key: cell and decoded_value(cell) for key, cell in now.cells.items()}
         assert held == {put("a0", 0).key: 50, put("b0", 0).key: 0}
         cluster.submit({0: [put("a0", 51)]})
         cluster.submit({1: [put("a1", 51)]})

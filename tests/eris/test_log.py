@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvstore.drivers import log_retention
+from kvstore.engine import log_retention
 from kvstore.eris.log import BODY, NO_OP, REFERENCE, Bodies, TransactionLog, read_body
 from kvstore.eris.messages import MultiStamp, Request, Stamped
 from kvstore.eris.shard_state import EFFECTS, log_name, table_name

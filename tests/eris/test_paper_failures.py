@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kvstore.drivers import log_retention
+from kvstore.engine import log_retention
 from kvstore.eris.effects import COORDINATOR, ReplicaAddress, Send
 from kvstore.eris.messages import (
     Conclusory,

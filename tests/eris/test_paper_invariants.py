@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvstore.drivers.simulated_host import RESTART_TIMERS
 from kvstore.eris.messages import Stamped, StartEpoch, TempDroppedTransaction
 from kvstore.eris.replica import Replica
 from kvstore.eris.shard_state import ShardRecord, Status
+from kvstore.simulation.simulated_host import RESTART_TIMERS
 from kvstore.types import Epoch, ShardId, Slot, TransactionId, ViewNumber
 from tests.support.cluster import COORDINATORS, Cluster, add
 

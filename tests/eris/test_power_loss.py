@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from kvstore.database import Database
+from kvstore.database.database import Database
 from kvstore.errors import Corrupt
 from kvstore.storage import MemoryDisk
 from kvstore.types import ShardId

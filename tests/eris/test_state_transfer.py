@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kvstore.drivers import log_retention
+from kvstore.engine import log_retention
 from kvstore.eris import image_request
 from kvstore.eris.effects import COORDINATOR, Dropped, Send
 from kvstore.eris.messages import (

@@ -83,8 +83,8 @@ from kvstore.eris.messages import (
     ViewChange,
     ViewChangeRequest,
 )
-from kvstore.execution.execute import cell_value
 from kvstore.execution.operations import Add, Check, Delete, Operation, Outcome, Put, Reserve
+from kvstore.execution.stored_value import decoded_value
 from kvstore.execution.validation import decode_current
 from kvstore.types import ClientId, RequestId, ShardId, TransactionId
 from tests.support.cluster import Cluster, Packet, add, check, delete, put, reserve
@@ -458,7 +458,7 @@ def shown_entries(entries: Iterable[LogEntry]) -> str:
 def shown_outcome(outcome: Outcome) -> str:
     if outcome.refused and outcome.results:
         now = decode_current(outcome.results[0])  # type: ignore[arg-type]  # a vote has bytes
-        cells = (f"{shown_key(key)}={cell and cell_value(cell)}" for key, cell in now.cells.items())
+        cells = (f"{shown_key(key)}={cell and decoded_value(cell)}" for key, cell in now.cells.items())
         return f"changed: {shown_key(now.changed)}; now {', '.join(cells)}"
     found = ", ".join(
         str(what if isinstance(what, bool) else values.decode(what)) for what in outcome.results

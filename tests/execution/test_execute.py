@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvstore import values
-from kvstore.execution.execute import VERSION_BYTES, apply, cell_value, cell_version, execute
+from kvstore.execution.execute import apply, execute
 from kvstore.execution.numbers import is_number
 from kvstore.execution.operations import DONE, REFUSED, Add, Delete, Expire, Operation, Outcome, Put, PutIf
+from kvstore.execution.stored_value import VERSION_BYTES, decoded_value, stored_version
 from kvstore.storage import MemoryDisk
 from kvstore.types import Slot, Timestamp
 from tests.support.power import open_on
@@ -45,7 +46,7 @@ def run(table: Cells, *operations: Operation, slot: int = 9) -> Outcome:
 
 
 def shown(table: Cells) -> dict[bytes, tuple[Any, int | None]]:
-    return {key: (cell_value(stored), cell_version(stored)) for key, stored in table.items()}
+    return {key: (decoded_value(stored), stored_version(stored)) for key, stored in table.items()}
 
 
 def put(value: Any, key: bytes = K) -> Put:
@@ -135,7 +136,7 @@ class TestAdd:
         assert run(table, add(amount)) == results(after)
 
         assert shown(table) == {K: (after, 9)}
-        assert type(cell_value(table[K])) is type(after)
+        assert type(decoded_value(table[K])) is type(after)
 
     def test_counts_from_nothing(self) -> None:
         table = Cells()
@@ -169,7 +170,7 @@ class TestAdd:
             run(table, add(amount))
         run(reverse, *map(add, reversed(amounts)))
 
-        assert cell_value(table[K]) == cell_value(reverse[K]) == sum(amounts)
+        assert decoded_value(table[K]) == decoded_value(reverse[K]) == sum(amounts)
 
     @pytest.mark.parametrize(
         ("before", "amount"),
@@ -182,7 +183,7 @@ class TestAdd:
 
         run(table, add(amount))
 
-        assert is_number(cell_value(table[K]))
+        assert is_number(decoded_value(table[K]))
 
     def test_is_total_for_numbers_that_grow_out_of_their_limit(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Contracts C1"""
@@ -192,7 +193,7 @@ class TestAdd:
 
         run(table, add(1))
 
-        assert is_number(cell_value(table[K]))
+        assert is_number(decoded_value(table[K]))
 
     def test_never_makes_an_infinity(self) -> None:
         """From which no sum comes back: the value stays, and the outcome says so."""
@@ -354,5 +355,5 @@ def test_a_bool_is_no_number(value: object, *, expected: bool) -> None:
 
 
 def test_a_missing_cell_has_no_version() -> None:
-    assert cell_version(None) is None
-    assert cell_version(cell("x", 2**40)) == 2**40
+    assert stored_version(None) is None
+    assert stored_version(cell("x", 2**40)) == 2**40

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from kvstore.drivers.simulated_host import SimulatedHost
-from kvstore.drivers.simulator import CoordinatorNode, Simulator
 from kvstore.eris.effects import Send
 from kvstore.eris.log import read_body
 from kvstore.eris.messages import Answer, Stamped
 from kvstore.eris.shard_state import HOST_TABLE, ShardRecord, decode_record, log_name, record_key
+from kvstore.simulation.simulated_host import SimulatedHost
+from kvstore.simulation.simulator import CoordinatorNode, Simulator
 from kvstore.storage.memory_environment import MemoryView
 from kvstore.types import ClientId, Epoch, ShardId, Slot, TransactionId
 from tests.simulation.workload import Asked

@@ -10,9 +10,9 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from kvstore.drivers.simulated_host import SimulatedHost
-from kvstore.drivers.simulated_network import Link, Micros, Network, Node
-from kvstore.drivers.simulator import COORDINATORS, Simulator
+from kvstore.simulation.simulated_host import SimulatedHost
+from kvstore.simulation.simulated_network import Link, Micros, Network, Node
+from kvstore.simulation.simulator import COORDINATORS, Simulator
 from kvstore.storage.memory_environment import MemoryFolder
 from kvstore.storage.sorted_map import SortedMap
 from kvstore.types import Epoch

@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-from kvstore.drivers import log_retention
-from kvstore.drivers.simulated_host import Shape
-from kvstore.drivers.simulator import Simulator
+from kvstore.engine import log_retention
 from kvstore.eris.shard_state import Status
+from kvstore.simulation.simulated_host import Shape
+from kvstore.simulation.simulator import Simulator
 from tests.simulation.checkers import CHECKERS
 from tests.simulation.checkers.serializability import judge
 from tests.simulation.ledger import Ledger, Violation

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from kvstore.drivers.simulated_network import Network, Node
+from kvstore.simulation.simulated_network import Network, Node
 
 A, B, C = Node("host", 0), Node("host", 1), Node("client", 7)
 

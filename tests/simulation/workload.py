@@ -14,14 +14,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from kvstore import keys, values
-from kvstore.drivers.simulator import ClientNode, Simulator
 from kvstore.eris.client import SecondHalf
 from kvstore.eris.log_tail import shard_record
 from kvstore.eris.messages import Answer
 from kvstore.eris.shard_state import REGISTERS, table_name
 from kvstore.errors import Corrupt
-from kvstore.execution.execute import cell_value, cell_version
 from kvstore.execution.operations import Add, Check, Operation, Put, Reserve
+from kvstore.execution.stored_value import decoded_value, stored_version
+from kvstore.simulation.simulator import ClientNode, Simulator
 from kvstore.storage.memory_environment import MemoryView
 from kvstore.types import RequestId, ShardId
 from tests.histories.history import Operation as Seen
@@ -187,8 +187,8 @@ class Workload:
         checks: list[tuple[Place, Operation]] = []
         for place in places:
             cell = self._look_up(place)
-            seen.append(read(place, None if cell is None else cell_value(cell)))
-            checks.append((place, Check(_key(place), None if cell is None else cell_version(cell))))
+            seen.append(read(place, None if cell is None else decoded_value(cell)))
+            checks.append((place, Check(_key(place), None if cell is None else stored_version(cell))))
         return seen, checks
 
     def _look_up(self, place: Place) -> bytes | None:

@@ -18,9 +18,9 @@ from typing import NamedTuple
 import msgspec
 
 from kvstore import keys, values
-from kvstore.drivers.host import Host
-from kvstore.drivers.manifest import Manifest
-from kvstore.drivers.verification import verify
+from kvstore.engine.host import Host
+from kvstore.engine.manifest import Manifest
+from kvstore.engine.upkeep.verify import verify
 from kvstore.eris.client import Client, SecondHalf
 from kvstore.eris.coordinator_replication import ReplicatedCoordinator
 from kvstore.eris.coordinator_state import CoordinatorRecord
@@ -59,8 +59,8 @@ from kvstore.eris.shard_state import (
     record_key,
     table_name,
 )
-from kvstore.execution.execute import cell_value, cell_version
 from kvstore.execution.operations import Add, Check, Delete, Operation, Put, Reserve, Token
+from kvstore.execution.stored_value import decoded_value, stored_version
 from kvstore.keys import Key
 from kvstore.ports import View
 from kvstore.storage import MemoryDisk, MemoryEnvironment
@@ -478,7 +478,7 @@ class Cluster:
         """Value and version by key, as a replica has them on disk."""
         table = self._view(host).table(table_name(ShardId(shard), REGISTERS))
         rows = table.scan(b"", b"\xff", limit=ROWS_ALL)
-        return {keys.decode(key): (cell_value(cell), cell_version(cell)) for key, cell in rows}
+        return {keys.decode(key): (decoded_value(cell), stored_version(cell)) for key, cell in rows}
 
     def values(self, host: int, shard: int = 0) -> dict[Key, object]:
         return {key: value for key, (value, _) in self.cells(host, shard).items()}

@@ -6,13 +6,13 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from kvstore.database import Database
-from kvstore.drivers.finding import Options
-from kvstore.drivers.home import MemoryHome
+from kvstore.database.database import Database
+from kvstore.database.open import open_at
+from kvstore.database.routing import Routing
+from kvstore.engine.open_replicas import Options
+from kvstore.engine.store_directory import MemoryHome
 from kvstore.errors import Corrupt
-from kvstore.opening import open_at
 from kvstore.ports import Environment
-from kvstore.routing import Routing
 from kvstore.storage import MemoryDisk
 from kvstore.storage.memory_environment import MemoryFolder
 from kvstore.types import ShardId

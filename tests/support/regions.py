@@ -9,10 +9,10 @@ from typing import Any
 
 from kvstore.execution.operations import Marker, Skip
 from kvstore.execution.operations import Piece as Part
-from kvstore.fuzzy_log import Node
 from kvstore.fuzzylog.messages import Vector
+from kvstore.geo.public_log import Node
+from kvstore.geo.region import LostWrite, Region
 from kvstore.keys import Key
-from kvstore.region_database import LostWrite, Region
 from kvstore.types import RegionId, Slot
 from tests.support.programs.regions import COPIES, LANES, MONEY, PURSES, SHARDS, progress
 

@@ -8,8 +8,8 @@ from collections import Counter, defaultdict
 from kvstore import keys, values
 from kvstore.eris.messages import Answer, Preliminary, Stamped
 from kvstore.eris.shard_state import REGISTERS, table_name
-from kvstore.execution.execute import cell_value
 from kvstore.execution.operations import Add
+from kvstore.execution.stored_value import decoded_value
 from kvstore.storage.memory_environment import MemoryView
 from kvstore.types import ShardId
 from tests.simulation.ledger import Checker, Ledger, require
@@ -56,7 +56,7 @@ class Atomicity(Checker):
         view = MemoryView("checker", folder.committed)
         for (shard, name), expected in sums.items():
             cell = view.table(table_name(shard, REGISTERS)).get(keys.encode(name))
-            found = 0 if cell is None else cell_value(cell)
+            found = 0 if cell is None else decoded_value(cell)
             require(found == expected, f"shard {shard}: {name} is {found}, {expected} were added")
             told = self._counted[shard, name]
             require(len(told) <= expected, f"shard {shard}: {name} was told {len(told)} sums of {expected}")

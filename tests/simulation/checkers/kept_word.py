@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from kvstore.drivers.simulated_host import SimulatedHost
 from kvstore.eris.effects import Send
 from kvstore.eris.messages import EpochChangeAck, TempDroppedTransaction, ViewChange
+from kvstore.simulation.simulated_host import SimulatedHost
 from kvstore.types import Epoch, ShardId, TransactionId, ViewNumber
 from tests.simulation.ledger import Changed, Checker, Ledger, Replica, require
 

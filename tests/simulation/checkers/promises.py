@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from kvstore.drivers.simulated_host import SimulatedHost
 from kvstore.eris.effects import Send
 from kvstore.eris.messages import StartView, TempDroppedTransaction, TransactionDropped, TransactionFound
+from kvstore.simulation.simulated_host import SimulatedHost
 from kvstore.types import ShardId, TransactionId, ViewNumber
 from tests.simulation.ledger import Changed, Checker, Ledger, Replica, require
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from kvstore.drivers.simulated_host import SimulatedHost
 from kvstore.eris.coordinator_replication import RECORD_KEY
 from kvstore.eris.coordinator_state import decode_record
 from kvstore.eris.effects import Send
 from kvstore.eris.messages import Answer, RecordSaved, StartEpoch, TransactionDropped, TransactionFound
 from kvstore.eris.shard_state import HOST_TABLE
+from kvstore.simulation.simulated_host import SimulatedHost
 from kvstore.storage.memory_environment import MemoryView
 from kvstore.types import ShardId, Slot
 from tests.simulation.ledger import Changed, Checker, Ledger, Replica, require

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import NamedTuple
 
-from kvstore.drivers.simulated_host import SimulatedHost
 from kvstore.eris.effects import Send
 from kvstore.eris.messages import Answer, Reply, StartView, ViewChange
+from kvstore.simulation.simulated_host import SimulatedHost
 from kvstore.types import ClientId, Epoch, RequestId, ShardId, Slot, ViewNumber
 from tests.simulation.ledger import Checker, Ledger, require
 from tests.simulation.workload import Asked

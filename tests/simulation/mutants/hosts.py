@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from kvstore.drivers.host import Host
-from kvstore.drivers.log_retention import LogRetention
-from kvstore.drivers.simulated_host import SimulatedHost
+from kvstore.engine.host import Host
+from kvstore.engine.log_retention import LogRetention
 from kvstore.eris import general
 from kvstore.eris.client import Client
 from kvstore.eris.executor import Executor
 from kvstore.eris.replica import Replica
+from kvstore.simulation.simulated_host import SimulatedHost
 from tests.simulation.mutants.planting import Change, mutant
 
 COMMITS = [

@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
-from kvstore.cells import balance
-from kvstore.drivers.inprocess import Cluster
-from kvstore.drivers.simulated_region import SimulatedRegion
-from kvstore.execution import escrow, regional
+from kvstore.engine.cluster import Cluster
+from kvstore.execution.crdt import escrow, region_shard
+from kvstore.execution.crdt.cells import balance
 from kvstore.execution.operations import Operations, Spend
 from kvstore.fuzzylog import importing
 from kvstore.fuzzylog.importing import Importer, Run
-from kvstore.region import RegionLog
+from kvstore.geo.chains import RegionLog
+from kvstore.simulation.simulated_region import SimulatedRegion
 from kvstore.types import Timestamp
 
 Break = Callable[[], Any]
@@ -70,7 +70,7 @@ def judged_at_playback() -> Iterator[None]:
         return before if type(effect) is Spend and not covered else moved(before, effect, origin)
 
     with (
-        mock.patch.object(regional, "refusal", return_value=None),
+        mock.patch.object(region_shard, "refusal", return_value=None),
         mock.patch.object(escrow, "rights", return_value=0),
         mock.patch.object(escrow, "moved", judged),
     ):
@@ -92,15 +92,15 @@ def shipped_before_synced() -> Iterator[None]:
 def order_of_arrival() -> Iterator[None]:
     """What is imported is carried out region by region, and not by its times (contracts D8)."""
 
-    def unordered(self: regional.Regional, segments: Any, slot: Any) -> Any:
-        staged = regional.Staged(self._state, self._hidden)
+    def unordered(self: region_shard.RegionShard, segments: Any, slot: Any) -> Any:
+        staged = region_shard.Staged(self._state, self._hidden)
         for segment in segments:
             for node, effects in self._copy(segment, slot):
                 for effect in effects:
                     staged.resolve(effect, node)
         return staged.write(slot)
 
-    with mock.patch.object(regional.Regional, "_import", unordered):
+    with mock.patch.object(region_shard.RegionShard, "_import", unordered):
         yield
 
 

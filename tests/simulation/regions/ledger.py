@@ -11,9 +11,9 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from kvstore.drivers.simulated_region import RegionSimulator, SimulatedRegion
 from kvstore.execution.operations import Marker, Piece, Segment
 from kvstore.fuzzylog.messages import Vector
+from kvstore.simulation.simulated_region import RegionSimulator, SimulatedRegion
 from kvstore.types import RegionId, ShardId, Slot
 from tests.simulation.ledger import Violation
 

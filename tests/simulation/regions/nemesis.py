@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from kvstore.drivers.simulated_region import RegionSimulator, SimulatedRegion
+from kvstore.simulation.simulated_region import RegionSimulator, SimulatedRegion
 from tests.simulation.regions.ledger import Ledger
 from tests.simulation.regions.workload import Workload
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-from kvstore import cells
-from kvstore.cells import balance
-from kvstore.drivers.simulated_region import RegionSimulator, SimulatedRegion
+from kvstore.database.routing import Routing
 from kvstore.eris.shard_state import HIDDEN, REGISTERS, table_name
-from kvstore.execution.escrow import rights
-from kvstore.execution.execute import VERSION_BYTES
-from kvstore.execution.part import Owns
+from kvstore.execution.crdt import cells
+from kvstore.execution.crdt.cells import balance
+from kvstore.execution.crdt.escrow import rights
+from kvstore.execution.procedure_context import Owns
+from kvstore.execution.stored_value import VERSION_BYTES
 from kvstore.fuzzylog import importing, shipping
 from kvstore.fuzzylog.importing import dominates
-from kvstore.routing import Routing
+from kvstore.simulation.simulated_region import RegionSimulator, SimulatedRegion
 from kvstore.types import RegionId, ShardId
 from tests.histories.causal import check_causal
 from tests.simulation.ledger import Violation

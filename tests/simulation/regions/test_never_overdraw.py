@@ -15,12 +15,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvstore import cells, keys
-from kvstore.cells import balance
-from kvstore.drivers.group_commit import Pending
-from kvstore.drivers.simulated_region import RegionSimulator, SimulatedRegion
+from kvstore import keys
+from kvstore.database.routing import Routing
+from kvstore.engine.group_commit import Pending
+from kvstore.execution.crdt import cells
+from kvstore.execution.crdt.cells import balance
 from kvstore.execution.operations import Credit, Effect, Grant, Marker, Operations, Piece, Spend
-from kvstore.routing import Routing
+from kvstore.simulation.simulated_region import RegionSimulator, SimulatedRegion
 from kvstore.types import RegionId, ShardId, Slot
 from tests.simulation.regions.run import NAMES, check_convergence, check_rights, records
 from tests.support.closure import least_closed_sum

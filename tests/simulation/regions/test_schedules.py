@@ -7,14 +7,13 @@ from collections.abc import Iterator
 import pytest
 
 from kvstore import keys, values
-from kvstore.drivers.group_commit import Pending
-from kvstore.drivers.simulated_region import RegionSimulator, SimulatedRegion
+from kvstore.database.routing import Routing
+from kvstore.engine.group_commit import Pending
 from kvstore.eris.client import SecondHalf
 from kvstore.eris.effects import Send
 from kvstore.eris.messages import Stamped
 from kvstore.eris.shard_state import REGISTERS, table_name
 from kvstore.errors import Failed
-from kvstore.execution.execute import value_of
 from kvstore.execution.operations import (
     Add,
     Check,
@@ -28,7 +27,8 @@ from kvstore.execution.operations import (
     Skip,
     Spend,
 )
-from kvstore.routing import Routing
+from kvstore.execution.stored_value import value_of
+from kvstore.simulation.simulated_region import RegionSimulator, SimulatedRegion
 from kvstore.types import RegionId, ShardId, Slot, Timestamp
 from tests.simulation.regions.run import check_convergence
 

@@ -12,11 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from kvstore import keys, values
-from kvstore.drivers.group_commit import Pending
-from kvstore.drivers.simulated_region import RegionSimulator, SimulatedRegion
+from kvstore.database.routing import Routing
+from kvstore.engine.group_commit import Pending
 from kvstore.eris.client import SecondHalf
 from kvstore.eris.shard_state import REGISTERS, table_name
-from kvstore.execution.execute import value_of
 from kvstore.execution.operations import (
     Add,
     Append,
@@ -33,7 +32,8 @@ from kvstore.execution.operations import (
     SetRemove,
     Spend,
 )
-from kvstore.routing import Routing
+from kvstore.execution.stored_value import value_of
+from kvstore.simulation.simulated_region import RegionSimulator, SimulatedRegion
 from kvstore.types import RegionId, ShardId
 from tests.histories.history import Operation as Seen
 from tests.histories.history import Outcome, Transaction, read, write

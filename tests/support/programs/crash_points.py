@@ -22,7 +22,7 @@ from typing import Any
 
 import kvstore
 from kvstore import Database
-from kvstore.drivers import home
+from kvstore.engine import store_directory
 from tests.support import disk
 from tests.support.disk import Fault
 from tests.support.forking import Say, examine_in_fork, forked
@@ -239,7 +239,7 @@ def outcome_of(code: int, said: list[str], found: list[str]) -> list[str]:
 
 def main() -> None:
     folder, fault_name, replicas, durability, points = sys.argv[1:]
-    home._examine_in_child = examine_in_fork
+    store_directory._examine_in_child = examine_in_fork
     journey = Journey(Path(folder), int(replicas), durability)
     calls = Calls(int(points), journey.make_bases())
     outcomes: Counter[str] = Counter()

@@ -25,7 +25,7 @@ import lmdb
 
 import kvstore
 from kvstore import Database
-from kvstore.drivers import home
+from kvstore.engine import store_directory
 from kvstore.storage.data_file import META_BYTES
 from tests.support.forking import examine_in_fork, forked
 from tests.support.pages import KINDS, kinds
@@ -242,7 +242,7 @@ def limited(act: Callable[[], object]) -> None:
 
 def main() -> None:
     store, scratch, seed, count = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
-    home._examine_in_child = examine_in_fork
+    store_directory._examine_in_child = examine_in_fork
     scratch.mkdir()
     for flip in flips(store, seed, count):
         print(try_flip(store, scratch, flip), flush=True)

@@ -21,7 +21,7 @@ from typing import Any
 
 import kvstore
 from kvstore import Database
-from kvstore.drivers import home
+from kvstore.engine import store_directory
 from kvstore.storage import data_file
 from tests.support import disk
 from tests.support.disk import Fault
@@ -213,7 +213,7 @@ def cut_again(machine: Machine, witness: Witness, chance: random.Random) -> Witn
 
 def main() -> None:
     folder, replicas, durability, images, seed = sys.argv[1:]
-    home._examine_in_child = examine_in_fork
+    store_directory._examine_in_child = examine_in_fork
     machine = Machine(Path(folder), int(replicas), durability)
     print(json.dumps(cut_anywhere(machine, int(images), random.Random(seed))))
 

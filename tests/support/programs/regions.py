@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 import kvstore
-from kvstore.region_database import Region
+from kvstore.geo.region import Region
 from tests.support.pipe_link import PipeLink
 
 SHARDS, COPIES, PURSES, RING = 4, 4, 4, 6

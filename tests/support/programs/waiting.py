@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from typing import Any
 
 import kvstore
-from kvstore.drivers import readers
+from kvstore.engine import readers
 from kvstore.ports import Environment
 from tests.support.programs.remote import Remote
 

@@ -1,0 +1,424 @@
+"""The verbs, one function each, and the tuple that lists them. They know the store, and no terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import chain, islice
+from typing import Any, Final
+
+import kvstore
+from kvstore.cli.commands.command import FORMAT, Call, Command, Parameter, did_you_mean
+from kvstore.cli.commands.geo_commands import GEO_COMMANDS
+from kvstore.cli.commands.reports import route_line, status_lines, time_text, verify_lines
+from kvstore.cli.commands.session import NO_REGIONS
+from kvstore.cli.commands.transaction_commands import TRANSACTION_COMMANDS, commit
+from kvstore.cli.failures import EXPECTED, CommandFailed, EndOfSession, Misuse, sentence
+from kvstore.cli.formats.tables import FORMATS, Settings, fact_lines, row_lines, value_text
+from kvstore.cli.language.grammar import Statement
+from kvstore.cli.language.printing import show, type_name
+
+_KEY: Final = Parameter("KEY", "key")
+_PREFIX: Final = Parameter("PREFIX", "key", required=False)
+_START: Final = Parameter("start", "key", "the first key")
+_STOP: Final = Parameter("stop", "key", "the first key that is left out")
+_RAW: Final = Parameter("raw", "flag", "print text bare, not quoted")
+_JSON: Final = Parameter("json", "flag", "print JSON")
+
+
+def get(call: Call) -> None:
+    key = call.given["KEY"]
+    try:
+        value = call.records[key]
+    except kvstore.NotFound:
+        raise CommandFailed(f"no value at {show(key)}") from None
+    call.out(value_text(value, call.style()))
+
+
+def put(call: Call) -> None:
+    key, value = call.given["KEY"], call.given["VALUE"]
+    call.records.put(key, value)
+    call.out(f"{show(key)} = {show(value, as_stored=True)}  {type_name(value)}")
+
+
+def delete(call: Call) -> None:
+    key = call.given["KEY"]
+    call.records.delete(key)
+    call.out(f"{show(key)} deleted")
+
+
+def add(call: Call) -> None:
+    key, number = call.given["KEY"], call.given.get("N", 1)
+    value = call.records.add(key, number)
+    if call.session.transaction is not None:  # which does not read it, and so does not conflict
+        call.out(f"{show(key)} += {show(number)}  {type_name(number)}")
+        return
+    call.out(f"{show(key)} = {show(value)}  {type_name(value)}")
+
+
+def version(call: Call) -> None:
+    key = call.given["KEY"]
+    found = call.db.version(key)
+    if found is None:
+        raise CommandFailed(f"no value at {show(key)}")
+    call.out(value_text(found, call.style()))
+
+
+def scan(call: Call) -> None:
+    records: Iterator[tuple[Any, Any]] = call.records.scan(
+        **_range(call), reverse="reverse" in call.given, limit=call.limit()
+    )
+    first = list(islice(records, 1))
+    if not first and call.given.get("limit") != 0:
+        _explain_prefix(call, "scan")
+    call.out_all(row_lines(("key", "value"), chain(first, records), call.style()))
+
+
+def count(call: Call) -> None:
+    found = call.records.count(**_range(call))
+    call.out(value_text(found, call.style()))
+    if not found:
+        _explain_prefix(call, "count")
+
+
+def explain(call: Call) -> None:
+    what = call.given.get("KEY", call.session.transaction)
+    if what is None:
+        raise Misuse("KEY is missing: without it, explain is about an open transaction")
+    route = call.db.explain(what)
+    facts = {"path": route.path, "shards": list(route.shards), "rounds": route.rounds}
+    call.out_all(fact_lines(facts, call.style()))
+
+
+def status(call: Call) -> None:
+    call.out_all(status_lines(call.db.status(), call.style()))
+
+
+def verify(call: Call) -> None:
+    report = call.db.verify()
+    call.out_all(verify_lines(report, call.style()))
+    if not report["ok"]:
+        raise CommandFailed(f"{len(report['problems'])} problems found")
+
+
+def backup(call: Call) -> None:
+    target = call.given["FOLDER"]
+    call.db.backup(target)
+    call.out(f"backed up to {target}")
+
+
+def choose_format(call: Call) -> None:
+    name = call.given["NAME"]
+    call.settings.format = None if name == "auto" else name
+
+
+def switch_timing(call: Call) -> None:
+    call.settings.timing = call.given["WHEN"] == "on"
+
+
+def leave(call: Call) -> None:
+    raise EndOfSession
+
+
+def watch(call: Call) -> None:
+    style = call.style()
+    changes = call.db.watch(
+        prefix=call.given.get("PREFIX"), since=call.given.get("since"), timeout=call.given.get("timeout")
+    )
+    if "timeout" not in call.given:
+        call.note("watching; Ctrl-C ends it")
+    for line in _change_lines(changes, style):
+        call.out(line)
+        call.flush()
+
+
+def _change_lines(changes: Iterator[kvstore.Change], style: Settings) -> Iterator[str]:
+    if style.row_format() == "table":  # which would wait for all of its rows
+        return map(_change_line, changes)
+    rows = (change._replace(cursor=_as_text(change.cursor)) for change in changes)
+    return row_lines(kvstore.Change._fields, rows, style)
+
+
+def _as_text(cursor: Any) -> Any:
+    """The cursor with names that JSON has, too."""
+    return {str(shard): slot for shard, slot in cursor.items()}
+
+
+def _change_line(change: kvstore.Change) -> str:
+    key = show(change.key)
+    return f"{key} deleted" if change.deleted else f"{key} = {show(change.value)}"
+
+
+def call_procedure(call: Call) -> None:
+    results = call.db.call(call.given["NAME"], call.given.get("ARGUMENTS"))
+    call.out_all(row_lines(("shard", "result"), results.items(), call.style()))
+
+
+def compact(call: Call) -> None:
+    call.out_all(fact_lines(call.db.compact(), call.style()))
+
+
+def explain_commands(call: Call) -> None:
+    if "COMMAND" in call.given:
+        command = command_named(call.given["COMMAND"])
+        call.out(command.usage)
+        call.out(f"  {command.about}")
+        for option in command.options:
+            call.out(f"  --{option.name}: {option.about}")
+        call.out(f"  for example: {command.example}")
+        return
+    width = max(len(command.name) for command in COMMANDS)
+    for command in COMMANDS:
+        call.out(f"{command.name:{width}} {command.about}")
+
+
+def retry(call: Call) -> None:
+    session = call.session
+    if not session.to_retry:
+        raise Misuse("nothing to retry: no commit has met a conflict")
+    session.begin()
+    try:
+        _run_again(session.to_retry, call)
+    except KeyboardInterrupt:
+        session.rollback()
+        raise
+    commit(call)
+
+
+def _run_again(statements: Sequence[Statement], call: Call) -> None:
+    for number, statement in enumerate(statements, 1):
+        try:
+            execute(statement, call)
+        except BrokenPipeError:
+            raise
+        except EXPECTED as error:
+            place = f"command {number} of {len(statements)}, {statement.word}"
+            raise CommandFailed(f"{place}: {sentence(error)}; the transaction is open") from error
+
+
+COMMANDS: Final = (
+    Command(
+        name="get",
+        about="Print the value of a key.",
+        example='get ("acct", "eu", 1)',
+        run=get,
+        in_transaction="takes part",
+        terms=(_KEY,),
+        options=(_RAW, FORMAT),
+    ),
+    Command(
+        name="put",
+        about="Store a value, and print what was understood.",
+        example='put ("acct", "eu", 1) 100',
+        run=put,
+        in_transaction="takes part",
+        terms=(_KEY, Parameter("VALUE", "value")),
+        writes=True,
+    ),
+    Command(
+        name="delete",
+        about="Remove a key; a missing one is no error.",
+        example='delete ("acct", "eu", 1)',
+        run=delete,
+        in_transaction="takes part",
+        terms=(_KEY,),
+        writes=True,
+    ),
+    Command(
+        name="add",
+        about="Add a number, 1 if none is given, and print the sum; a missing key counts as 0.",
+        example="add hits -2",
+        run=add,
+        in_transaction="takes part",
+        terms=(_KEY, Parameter("N", "number", required=False)),
+        writes=True,
+    ),
+    Command(
+        name="version",
+        about="Print the slot of the key's last write.",
+        example="version hits",
+        run=version,
+        in_transaction="refused",
+        terms=(_KEY,),
+        options=(FORMAT,),
+    ),
+    Command(
+        name="scan",
+        about="Print all records, or those whose key begins with PREFIX, in key order.",
+        example='scan ("acct",) --limit 10',
+        run=scan,
+        in_transaction="takes part",
+        terms=(_PREFIX,),
+        options=(
+            _START,
+            _STOP,
+            Parameter("reverse", "flag", "the last key first"),
+            Parameter("limit", "number", "at most so many records"),
+            _RAW,
+            FORMAT,
+        ),
+    ),
+    Command(
+        name="count",
+        about="Print the number of records, of all or of those whose key begins with PREFIX.",
+        example='count ("acct",)',
+        run=count,
+        in_transaction="takes part",
+        terms=(_PREFIX,),
+        options=(_START, _STOP, FORMAT),
+    ),
+    Command(
+        name="explain",
+        about="Print which way a write of the key would take, or without KEY the open transaction.",
+        example='explain ("acct", "eu", 1)',
+        run=explain,
+        terms=(Parameter("KEY", "key", required=False),),
+        options=(FORMAT,),
+    ),
+    Command(
+        name="status",
+        about="Print how the store is doing.",
+        example="status --json",
+        run=status,
+        options=(_JSON, FORMAT),
+    ),
+    Command(
+        name="verify",
+        about="Read everything and check it; damage is a failure.",
+        example="verify",
+        run=verify,
+        options=(_JSON, FORMAT),
+    ),
+    Command(
+        name="backup",
+        about="Write a copy of the store, of one moment, to a folder that does not exist yet.",
+        example="backup copy.db",
+        run=backup,
+        terms=(Parameter("FOLDER", "text"),),
+    ),
+    Command(
+        name="watch",
+        about="Print changes as they come, until Ctrl-C: of all keys, or of those that begin with PREFIX.",
+        example='watch ("acct",) --since 0 --timeout 0',
+        run=watch,
+        terms=(_PREFIX,),
+        options=(
+            Parameter("since", "value", "a change's cursor, or 0 for the oldest; without it, from now on"),
+            Parameter("timeout", "number", "end after so many seconds without a change"),
+            FORMAT,
+        ),
+    ),
+    Command(
+        name="call",
+        about="Run a stored procedure, and print what it returned on each shard.",
+        example="call bank.settle {day: 7}",
+        run=call_procedure,
+        in_transaction="refused",
+        terms=(Parameter("NAME", "text"), Parameter("ARGUMENTS", "value", required=False)),
+        options=(FORMAT,),
+        writes=True,
+    ),
+    Command(
+        name="compact",
+        about="Write the store's files anew, without the space that is free in them.",
+        example="compact",
+        run=compact,
+        in_transaction="refused",
+        options=(FORMAT,),
+        writes=True,
+        creates=False,
+    ),
+    *TRANSACTION_COMMANDS,
+    *GEO_COMMANDS,
+    Command(
+        name="retry",
+        about="Run a transaction again, command by command, that conflicted at its commit.",
+        example="retry",
+        run=retry,
+        tells_time=True,
+        shell_only=True,
+    ),
+    Command(
+        name="format",
+        about="Print results so from now on; auto is a table on a terminal, and JSON lines elsewhere.",
+        example="format jsonl",
+        run=choose_format,
+        terms=(Parameter("NAME", "text", choices=("auto", *FORMATS)),),
+        shell_only=True,
+    ),
+    Command(
+        name="timing",
+        about="Say after each command how long it took, or no more.",
+        example="timing on",
+        run=switch_timing,
+        terms=(Parameter("WHEN", "text", choices=("on", "off")),),
+        shell_only=True,
+    ),
+    *(
+        Command(name=name, about="End the session.", example=name, run=leave, shell_only=True)
+        for name in ("exit", "quit")
+    ),
+    Command(
+        name="help",
+        about="Explain all commands, or one.",
+        example="help scan",
+        run=explain_commands,
+        terms=(Parameter("COMMAND", "text", required=False),),
+        shell_only=True,
+    ),
+)
+
+
+def command_named(name: str) -> Command:
+    """The command of this name.
+
+    Raises:
+        Misuse: there is none; a similar name is offered.
+    """
+    names = [command.name for command in COMMANDS]
+    if name in names:
+        return COMMANDS[names.index(name)]
+    raise Misuse(f"no command {show(name[:40])}{did_you_mean(name, names) or '; try help'}")
+
+
+def execute(statement: Statement, call: Call) -> None:
+    """Run a statement with this call's session and voice; keep it, if it took part in a transaction.
+
+    Raises:
+        Misuse: it cannot be run so. Whatever else the command raises.
+    """
+    command = command_named(statement.word)
+    if command.of_regions and call.session.world is None:
+        raise Misuse(f"{command.name}: {NO_REGIONS}")
+    call = replace(call, given=command.fit(statement))
+    if call.session.transaction is not None and command.in_transaction == "refused":
+        raise Misuse(f"{command.name} takes no part in a transaction: commit or rollback comes first")
+    began = time.monotonic()
+    command.run(call)
+    if call.settings.timing and not command.tells_time:
+        call.note(_time_line(command, call, time.monotonic() - began))
+    if command.in_transaction == "takes part":
+        call.session.record(statement)
+
+
+def _time_line(command: Command, call: Call, seconds: float) -> str:
+    """A write outside a transaction is one of its own: its route is told, too."""
+    if command.writes and "KEY" in call.given and call.session.transaction is None:
+        return route_line(call.db.explain(call.given["KEY"]), seconds)
+    return time_text(seconds)
+
+
+def _range(call: Call) -> dict[str, Any]:
+    return {
+        "prefix": call.given.get("PREFIX"),
+        "start": call.given.get("start"),
+        "stop": call.given.get("stop"),
+    }
+
+
+def _explain_prefix(call: Call, verb: str) -> None:
+    """A str prefix never matches a tuple: say so where somebody may have expected it."""
+    prefix = call.given.get("PREFIX")
+    if isinstance(prefix, str):
+        call.note(f"tuples begin so: {verb} {show((prefix,))}")

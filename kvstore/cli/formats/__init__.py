@@ -1,0 +1,1 @@
+"""Files and tables: how records are read from and written to CSV, JSON Lines, dumps and screens."""

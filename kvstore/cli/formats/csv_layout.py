@@ -1,0 +1,189 @@
+"""How a CSV file lies in the store, such that it can be written again byte for byte.
+
+    (prefix, *key)                        -> {column: field, ...}   a row, without its key columns
+    ("csv:file", prefix)                  -> the layout: header, key columns, line end; see ``Layout.record``
+    ("csv:line", prefix, *key)            -> the row's own text, only where ``text_of`` would write another
+
+``key`` is the row's fields in the key columns, or the row's number, from 1, if the file was imported without
+any. The two reserved families stand apart from the rows, so ``count (prefix,)`` is the number of rows.
+
+A row's own text is used only while it still says what the row says: a row that was changed since, by anybody,
+is written anew.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import kvstore
+from kvstore.cli.failures import CommandFailed, Misuse
+from kvstore.cli.formats.csv_records import (
+    Malformed,
+    Record,
+    fields_of,
+    line_end,
+    text_of,
+    without_line_end,
+)
+from kvstore.cli.language.printing import show
+
+FILES: Final = "csv:file"
+LINES: Final = "csv:line"
+
+_NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,19})(\.[0-9]{1,20})?")
+_INT_MIN: Final = -(1 << 63)
+_INT_MAX: Final = (1 << 64) - 1
+"""The integers of 64 bits, signed or not: what other programs read."""
+_BOOLS: Final = {"true": True, "false": False}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """What is known of a file besides its rows."""
+
+    prefix: str
+    header: str
+    """The header line as it stood in the file, with its line end."""
+    columns: tuple[str, ...]
+    key: tuple[str, ...]
+    types: bool
+    """Whether fields, those of the key too, were converted by ``typed``."""
+    byte_order_mark: bool
+    ends_with_newline: bool
+
+    @property
+    def file_key(self) -> tuple[str, str]:
+        return FILES, self.prefix
+
+    @property
+    def newline(self) -> str:
+        return line_end(self.header)
+
+    @property
+    def value_columns(self) -> tuple[str, ...]:
+        return tuple(column for column in self.columns if column not in self.key)
+
+    def row_key(self, part: Sequence[Any]) -> tuple[Any, ...]:
+        return self.prefix, *part
+
+    def line_key(self, part: Sequence[Any]) -> tuple[Any, ...]:
+        return LINES, self.prefix, *part
+
+    def record(self) -> dict[str, Any]:
+        """The layout as a value of the store."""
+        return {
+            "header": self.header,
+            "columns": list(self.columns),
+            "key": list(self.key),
+            "types": self.types,
+            "byte_order_mark": self.byte_order_mark,
+            "ends_with_newline": self.ends_with_newline,
+        }
+
+    @classmethod
+    def of_record(cls, prefix: str, record: dict[str, Any]) -> Layout:
+        return cls(
+            prefix=prefix,
+            header=record["header"],
+            columns=tuple(record["columns"]),
+            key=tuple(record["key"]),
+            types=record["types"],
+            byte_order_mark=record["byte_order_mark"],
+            ends_with_newline=record["ends_with_newline"],
+        )
+
+    def same_rows(self, other: Layout) -> bool:
+        """Whether rows of the two can stand under one prefix."""
+        return (self.columns, self.key, self.types) == (other.columns, other.key, other.types)
+
+    def text_of_row(self, part: Sequence[Any], value: Any, own_text: str | None) -> str:
+        """Write a row, with its line end.
+
+        Raises:
+            CommandFailed: the value is no row of this file.
+        """
+        fields = self._fields(part, value)
+        if own_text is not None and _says(own_text, fields):
+            return own_text
+        return text_of(fields) + self.newline
+
+    def _fields(self, part: Sequence[Any], value: Any) -> list[str]:
+        expected = self.value_columns
+        if (
+            not isinstance(value, dict)
+            or len(value) != len(expected)
+            or any(c not in value for c in expected)
+        ):
+            names = ", ".join(show(column) for column in expected)
+            raise CommandFailed(f"the value of {show(self.row_key(part))} is not a map of {names}")
+        named = value | dict(zip(self.key, part, strict=True)) if self.key else value
+        return [field_text(named[column]) for column in self.columns]
+
+
+def layout_of(
+    header: Record, *, prefix: str, key: Sequence[str], types: bool, byte_order_mark: bool
+) -> Layout:
+    """The layout of a file with this header line.
+
+    Raises:
+        Misuse: a key column that the file does not have, or has been named twice.
+        Malformed: two columns of one name.
+    """
+    for number, column in enumerate(header.fields):
+        if column in header.fields[:number]:
+            raise Malformed(f"two columns are called {show(column)}", 0)
+    for number, column in enumerate(key):
+        if column not in header.fields:
+            has = ", ".join(header.fields)
+            raise Misuse(f"--key: there is no column {show(column)}; the file has {has}")
+        if column in key[:number]:
+            raise Misuse(f"--key: {show(column)} is there twice")
+    newline = line_end(header.text)
+    return Layout(
+        prefix=prefix,
+        header=without_line_end(header.text) + (newline or "\n"),
+        columns=tuple(header.fields),
+        key=tuple(key),
+        types=types,
+        byte_order_mark=byte_order_mark,
+        ends_with_newline=bool(newline),
+    )
+
+
+def stored_layout(reader: kvstore.Database | kvstore.Snapshot, prefix: str) -> Layout | None:
+    """The layout of the file that was imported under this prefix, if one was."""
+    record = reader.get((FILES, prefix))
+    return None if record is None else Layout.of_record(prefix, record)
+
+
+def typed(field: str) -> str | int | float | bool:
+    """The number or truth value that a field spells, if it would be spelt the same; else the field itself.
+
+    So ``007``, ``1.50``, ``1e5``, ``True`` and the empty field stay text, and a file comes back as it was.
+    """
+    if field in _BOOLS:
+        return _BOOLS[field]
+    number = _NUMBER.fullmatch(field)
+    if number is None:
+        return field
+    value = float(field) if number.group(1) else int(field)
+    if isinstance(value, int) and not _INT_MIN <= value <= _INT_MAX:
+        return field
+    return value if field_text(value) == field else field
+
+
+def field_text(value: Any) -> str:
+    """How a value is spelt in a CSV file. Lists, maps and bytes, which no file had, are as in the shell."""
+    if isinstance(value, str):
+        return value
+    return "" if value is None else show(value)
+
+
+def _says(text: str, fields: list[str]) -> bool:
+    try:
+        return fields_of(without_line_end(text)) == fields
+    except Malformed:
+        return False

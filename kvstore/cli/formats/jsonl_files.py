@@ -1,0 +1,88 @@
+"""JSON Lines into the store and out of it, streaming: one JSON text a line, as ``json_notation`` has it.
+
+A line is a record, ``{"key": ..., "value": ...}``, which is what export writes and comes back exactly; or it
+is a row of some other program, a map of which some members are the key, as with the columns of a CSV file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, BinaryIO
+
+import kvstore
+from kvstore.cli.formats.importing import ImportOptions, Row
+from kvstore.cli.formats.lines import Line, LineReader
+from kvstore.cli.formats.streams import Progress
+from kvstore.cli.language.json_notation import from_json, to_json
+from kvstore.cli.language.printing import show
+
+_RECORD = {"key", "value"}
+
+
+class _JsonSource:
+    """What the two kinds of lines have in common."""
+
+    def __init__(self, stream: BinaryIO, file: str, name: str, options: Mapping[str, Any]) -> None:
+        self.reader = LineReader(stream, file)
+        self.name = name
+        self.options = {"format": "jsonl", **options}
+
+    def begin(self, db: kvstore.Database) -> Sequence[tuple[Any, Any]]:
+        return ()
+
+    def _content(self, line: Line) -> Any:
+        try:
+            return from_json(line.text)
+        except ValueError as error:
+            raise self.reader.bad_line(line.number, str(error)) from None
+
+
+class RecordSource(_JsonSource):
+    """Lines that each say their key and value."""
+
+    def __init__(self, stream: BinaryIO, file: str, name: str, *, last_wins: bool) -> None:
+        super().__init__(stream, file, name, {"lines": "records", "last_wins": last_wins})
+        self.keys_are_new = not last_wins
+
+    def rows(self) -> Iterator[Row]:
+        for line in self.reader:
+            record = self._content(line)
+            if not isinstance(record, dict) or record.keys() != _RECORD:
+                message = 'not {"key": ..., "value": ...}; rows of another form need --key or --prefix'
+                raise self.reader.bad_line(line.number, message)
+            yield Row(line.number, record["key"], record["value"])
+
+
+class RowSource(_JsonSource):
+    """Lines that are maps; members are taken out of them as the key, or the rows are numbered."""
+
+    def __init__(self, stream: BinaryIO, file: str, options: ImportOptions) -> None:
+        shape = {"lines": "rows", "key": list(options.key), "last_wins": options.last_wins}
+        super().__init__(stream, file, options.prefix, shape)
+        self.keys_are_new = bool(options.key) and not options.last_wins
+        self._columns = options.key
+
+    def rows(self) -> Iterator[Row]:
+        for number, line in enumerate(self.reader, start=1):
+            row = self._content(line)
+            if not isinstance(row, dict):
+                raise self.reader.bad_line(line.number, "a row is a map: {...}")
+            part = tuple([self._taken(row, column, line) for column in self._columns]) or (number,)
+            yield Row(line.number, (self.name, *part), row)
+
+    def _taken(self, row: dict[Any, Any], column: str, line: Line) -> Any:
+        if column not in row:
+            raise self.reader.bad_line(line.number, f"--key: there is no {show(column)}")
+        return row.pop(column)
+
+
+def export_records(
+    view: kvstore.Snapshot, prefix: str | None, write: Callable[[bytes], object], progress: Progress
+) -> int:
+    """Write all records, or those below a prefix, in key order; return their number."""
+    records = 0
+    for key, value in view.scan(prefix=None if prefix is None else (prefix,)):
+        write(f'{{"key": {to_json(key)}, "value": {to_json(value)}}}\n'.encode())
+        records += 1
+        progress(1)
+    return records

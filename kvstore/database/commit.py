@@ -1,0 +1,408 @@
+"""Running transactions: a function is run, what it did is committed by the cheapest path, or it runs again.
+
+The first run is a reconnaissance (contracts C2). If it turns out general, a preliminary locks what was read
+and is to be written. Where all is as it was read, it is committed in the same breath. Where a value has
+changed, the function runs again on what is locked, and then its commit cannot fail, unless it takes longer
+than the lease. Only where it then touches something else is there another attempt, which locks that too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import msgspec
+
+from kvstore import keys, values
+from kvstore.database.reconnaissance import LockedReads, LockSets, Reconnaissance
+from kvstore.database.retry import Patience
+from kvstore.database.routing import Route, Routing, route_of
+from kvstore.database.snapshot import Snapshot
+from kvstore.database.transaction import Transaction, Written
+from kvstore.engine.group_commit import Pending
+from kvstore.engine.interrupts import uninterrupted
+from kvstore.engine.store import WritingStore
+from kvstore.eris.client import SecondHalf
+from kvstore.eris.messages import Answer
+from kvstore.errors import Conflict, Error, OutcomeUnknown, TimedOut
+from kvstore.execution.operations import Operation, Operations, Reserve, Token
+from kvstore.execution.reentrancy import refuse_unfinished, running
+from kvstore.execution.validation import Current, decode_current
+from kvstore.keys import Key
+from kvstore.types import RequestId, ShardId
+
+UNLOCKED_ATTEMPTS = 3
+"""After so many refusals what is on one shard is locked, too, and no longer just validated."""
+
+CHECK_BYTES = 64
+"""About what a key takes in a request."""
+
+
+class Task(NamedTuple):
+    """A function to be run as a transaction, how often, and how long (seconds; None is for ever)."""
+
+    name: str
+    body: Callable[[Transaction], Any]
+    max_retries: int
+    timeout: float | None
+    token: Token | None = None
+    expected: tuple[bytes, ...] = ()
+    """The keys of a known read set: locked at once, and read then."""
+
+
+class Plan(NamedTuple):
+    """How a transaction is to be committed.
+
+    ``operations``: its one round, or its preliminary; then ``writes`` are those of its second half.
+    """
+
+    route: Route
+    operations: Operations
+    writes: Operations
+    reserved: set[bytes]
+    size: int
+    """Bytes that are written."""
+
+
+class ReadSetChanged(Exception):  # not an error: an attempt that did not commit; it stays in here
+    """Something that was read is not so any more. ``locks``: what the next attempt locks at least."""
+
+    def __init__(self, key: Key | None, locks: LockSets | None = None) -> None:
+        super().__init__()
+        self.key = key
+        self.locks = locks
+
+
+class TransactionRunner:
+    """Commits the transactions of one database."""
+
+    def __init__(
+        self,
+        store: WritingStore,
+        routing: Routing,
+        snapshot: Callable[[], Snapshot],
+    ) -> None:
+        self._store = store
+        self._routing = routing
+        self._snapshot = snapshot
+
+    # -- what a region does in its own way ----------------------------------------------------
+
+    def _transaction(
+        self,
+        reads: Reconnaissance | LockedReads,
+        commit: Callable[[Transaction], Route] | None = None,
+    ) -> Transaction:
+        return Transaction(reads, self._routing, commit)
+
+    def _checks_of(self, written: Written) -> tuple[Operation, ...]:
+        """What a preliminary has to check of the writes to one key, besides locking it."""
+        return ()
+
+    def _may_refuse(self, transaction: Transaction) -> bool:
+        """Whether the shards may refuse what the transaction writes."""
+        return False
+
+    def _raise_refusal(self, answer: Answer) -> None:
+        """Raise the error of a write that a shard refused, if there is one."""
+
+    # -- transactions --------------------------------------------------------------------------
+
+    def begin(self) -> Transaction:
+        """A transaction that its owner commits."""
+        reads = Reconnaissance(self._snapshot, self._routing)
+
+        def commit(transaction: Transaction) -> Route:
+            plan = self._plan(transaction, reads, LockSets(), None)
+            try:
+                if plan.route.path != "general":
+                    self._one_round(plan, reads, None)
+                else:
+                    answer = self._preliminary(plan, SecondHalf(plan.writes), Patience(None), "commit")
+                    if not answer.committed:
+                        self._raise_refusal(answer)
+                        raise ReadSetChanged(self._changed_key(answer, reads))
+            except ReadSetChanged as changed:
+                raise _conflict(changed, "the transaction", 1) from None
+            return plan.route
+
+        return self._transaction(reads, commit)
+
+    def run(self, task: Task) -> Any:
+        """Run the function until it is committed; return its result.
+
+        Raises:
+            Conflict: it was tried ``max_retries`` times more, and every time something had changed.
+            TimedOut: it was not committed in time; nothing happened.
+            Whatever the function raises: it was rolled back.
+        """
+        patience = Patience(task.timeout)
+        wanted = LockSets()
+        attempt = 1
+        while True:
+            try:
+                if attempt == 1 and task.expected:
+                    return self._attempt_known(task, patience)
+                return self._attempt(task, wanted, patience, locks=attempt > UNLOCKED_ATTEMPTS)
+            except ReadSetChanged as changed:
+                if changed.locks is not None:
+                    wanted.include(changed.locks)
+                if attempt > task.max_retries:
+                    raise _conflict(changed, task.name, attempt) from changed.__cause__
+            patience.pause(attempt)
+            patience.check(task.name)
+            attempt += 1
+
+    # -- one attempt -------------------------------------------------------------------------
+
+    def _attempt(self, task: Task, wanted: LockSets, patience: Patience, *, locks: bool) -> Any:
+        reads = Reconnaissance(self._snapshot, self._routing)
+        transaction = self._transaction(reads)
+        try:
+            result = _call(task, transaction)
+            patience.check(task.name)
+            reads.read_again(wanted)
+            token = _with_result(task.token, result)
+            plan = self._plan(transaction, reads, wanted, token, locks=locks)
+            if plan.route.path != "general":
+                self._one_round(plan, reads, token)
+            else:
+                second_half = SecondHalf(plan.writes, token, keeps_locks=True)
+                answer = self._preliminary(plan, second_half, patience, task.name)
+                if not answer.committed:
+                    result = self._run_again(task, plan, reads, answer, patience)
+            transaction.end("committed", plan.route)
+            return result
+        finally:
+            if transaction.is_open:
+                transaction.end("rolled back")
+
+    def _attempt_known(self, task: Task, patience: Patience) -> Any:
+        """Lock first and run then: two rounds, whatever happens elsewhere."""
+        reads = Reconnaissance(self._snapshot, self._routing)
+        try:
+            reads.expect(task.expected)
+            locks = LockSets(written=set(task.expected))
+            plan = self._plan(self._transaction(reads), reads, locks, task.token, locks=True)
+            answer = self._preliminary(plan, SecondHalf(plan.writes, keeps_locks=True), patience, task.name)
+            return self._run_again(task, plan, reads, answer, patience)
+        finally:
+            reads.close()
+
+    def _run_again(
+        self, task: Task, plan: Plan, reads: Reconnaissance, answer: Answer, patience: Patience
+    ) -> Any:
+        """Run the function on what is locked, and commit that; or let go of the locks."""
+        key = self._changed_key(answer, reads)
+        if answer.committed is not None:
+            raise ReadSetChanged(key)  # somebody aborted it
+        transaction = None
+        try:
+            self._raise_refusal(answer)
+            locked = LockedReads(reads, _held(answer), plan.reserved)
+            transaction = self._transaction(locked)
+            result = _call_locked(task, transaction, locked)
+            if self._may_refuse(transaction):
+                raise ReadSetChanged(key)  # the shards have checked what it wrote before
+            if not locked.touched.is_empty():
+                raise ReadSetChanged(
+                    key, _union(reads.sets(), LockSets(written=plan.reserved), locked.touched)
+                )
+            patience.check(task.name)
+            token = _with_result(task.token, result)
+            writes = _writes_of(transaction, plan.operations)
+            if not self._conclude(answer.request, writes, transaction.size, token).committed:
+                raise ReadSetChanged(key)  # it took longer than the lease
+            transaction.end("committed", plan.route)
+            return result
+        except BaseException as error:
+            if transaction is not None:
+                transaction.end("rolled back")
+            self._abort(answer.request, error)
+            raise
+
+    # -- what is sent ------------------------------------------------------------------------
+
+    def _plan(
+        self,
+        transaction: Transaction,
+        reads: Reconnaissance,
+        wanted: LockSets,
+        token: Token | None,
+        *,
+        locks: bool = False,
+    ) -> Plan:
+        """Choose the path. ``locks``: take locks even where one shard could validate all."""
+        written = {entry.shard for entry in transaction.written.values()}
+        if token is not None:
+            written.add(token.home)
+        route = route_of(transaction.read_shards, written)
+        reserved = transaction.written.keys() | wanted.written
+        if route.path == "general" or (locks and reads.shards):
+            operations = self._first_half(transaction, reads, wanted.written, written)
+            route = Route("general", tuple(operations), 2)
+            writes = _writes_of(transaction, operations)
+            return Plan(route, operations, writes, reserved, transaction.size)
+        writes = _writes_of(transaction, written)
+        if route.path == "one-shard":
+            shard = ShardId(route.shards[0])
+            writes = {shard: (*reads.checks().get(shard, ()), *writes[shard])}
+        return Plan(route, writes, {}, set(), transaction.size)
+
+    def _first_half(
+        self, transaction: Transaction, reads: Reconnaissance, wanted: set[bytes], written: set[ShardId]
+    ) -> Operations:
+        """By shard, in order: what it checks and what it reserves; ``written`` takes part anyway."""
+        operations: dict[ShardId, list[Operation]] = reads.checks()
+        for shard in written:
+            operations.setdefault(shard, [])
+        for key, entry in transaction.written.items():
+            operations[entry.shard] += (Reserve(key), *self._checks_of(entry))
+        for key in sorted(wanted - transaction.written.keys()):
+            operations.setdefault(self._routing.shard_of_encoded(key), []).append(Reserve(key))
+        return {shard: tuple(operations[shard]) for shard in sorted(operations)}
+
+    def _one_round(self, plan: Plan, reads: Reconnaissance, token: Token | None) -> None:
+        """Nothing for what only read; else one request. Raises ``ReadSetChanged``."""
+        if not plan.operations:
+            return
+        pending = _pending(plan.operations, size=plan.size)
+        pending.token = token
+        with uninterrupted() if token else nullcontext():
+            self._store.run(pending)
+        assert pending.answer is not None, "a request is answered or fails"
+        self._raise_refusal(pending.answer)
+        for outcome in pending.answer.outcomes.values():
+            if outcome.refused:
+                raise ReadSetChanged(self._name(_payload(outcome.results[0]), reads))
+
+    def _preliminary(self, plan: Plan, second_half: SecondHalf, patience: Patience, name: str) -> Answer:
+        """Send the first half; return the answer: committed, aborted, or the votes, and the locks are held.
+
+        Raises ``TimedOut`` when it waited for its locks too long.
+        """
+        pending = _pending(plan.operations, plan.writes, size=plan.size)
+        pending.second_half = second_half
+        with uninterrupted() if second_half.token else nullcontext():
+            if not self._store.run(pending, patience.deadline):
+                self._take_back(pending, patience.timed_out(name))
+        assert pending.answer is not None, "a request is answered or fails"
+        return pending.answer
+
+    def _take_back(self, pending: Pending, timed_out: TimedOut) -> None:
+        """It waited for its locks too long. Raises ``TimedOut``, unless it was committed all the same."""
+        assert pending.request is not None, "it was sent, and waits for locks"
+        ended = self._abort(pending.request, timed_out)
+        if pending.answer is not None and pending.answer.committed:
+            return
+        if not ended and pending.answer is None:
+            message = "it still waits for locks, could not be taken back, and may be committed later"
+            raise OutcomeUnknown(message) from timed_out
+        raise timed_out
+
+    def _conclude(self, preliminary: RequestId, writes: Operations, size: int, token: Token | None) -> Answer:
+        pending = _pending(writes, size=size)
+        pending.concludes = preliminary
+        pending.token = token
+        with uninterrupted() if token else nullcontext():
+            self._store.run(pending)
+        assert pending.answer is not None, "a request is answered or fails"
+        return pending.answer
+
+    def _abort(self, preliminary: RequestId, error: BaseException) -> bool:
+        """Let go of the locks, because of this error. Where that fails too, the lease will end those that
+        are held; return whether it did not fail."""
+        pending = _pending({})
+        pending.concludes, pending.aborts = preliminary, True
+        try:
+            self._store.run(pending)
+        except Error as trouble:
+            error.add_note(f"its locks could not be released: {trouble}")
+            return False
+        return True
+
+    # -- what to tell ------------------------------------------------------------------------
+
+    def _changed_key(self, answer: Answer, reads: Reconnaissance) -> Key | None:
+        """One of the keys that had changed when the votes were taken."""
+        for vote in answer.outcomes.values():
+            if vote.refused and vote.results:
+                return self._name(decode_current(_payload(vote.results[0])).changed, reads)
+        return None
+
+    def _name(self, changed: bytes, reads: Reconnaissance) -> Key | None:
+        """The key itself, or, where it is the start of a range, the first in it that is different now."""
+        with self._snapshot() as now:
+            found = reads.first_difference(changed, now)
+        return None if found is None else keys.decode(found)
+
+
+def _call(task: Task, transaction: Transaction) -> Any:
+    """Run the function. A ``Conflict`` that it raises is tried again, as if the store had."""
+    try:
+        with running(task.name, transaction):
+            result = task.body(transaction)
+        refuse_unfinished(task.name, result)
+    except Conflict as conflict:
+        raise ReadSetChanged(conflict.key) from conflict
+    return result
+
+
+def _held(answer: Answer) -> dict[ShardId, Current]:
+    """What the shards hold that voted for a change."""
+    return {
+        shard: decode_current(_payload(vote.results[0]))
+        for shard, vote in answer.outcomes.items()
+        if vote.refused and vote.results
+    }
+
+
+def _call_locked(task: Task, transaction: Transaction, locked: LockedReads) -> Any:
+    """Run it on what is locked; if it touched anything else, what comes of it does not count."""
+    try:
+        return _call(task, transaction)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:
+        if locked.touched.is_empty():
+            raise
+        return None
+
+
+def _with_result(token: Token | None, result: Any) -> Token | None:
+    """The idempotency key, with what the function returned. Raises ``ValueNotSupported``."""
+    return None if token is None else msgspec.structs.replace(token, result=values.encode(result))
+
+
+def _writes_of(transaction: Transaction, shards: Iterable[int]) -> Operations:
+    """Each shard's writes, for all of these shards."""
+    writes: dict[ShardId, list[Operation]] = {ShardId(shard): [] for shard in shards}
+    for written in transaction.written.values():
+        writes[written.shard] += written.operations
+    return {shard: tuple(part) for shard, part in writes.items()}
+
+
+def _pending(*halves: Operations, size: int = 0) -> Pending:
+    """``size``: bytes of keys and values that are written; what is checked is small."""
+    weight = sum([len(part) for half in halves for part in half.values()])
+    return Pending(halves[0], size + CHECK_BYTES * weight, weight)
+
+
+def _union(*sets: LockSets) -> LockSets:
+    union = LockSets()
+    for one in sets:
+        union.include(one)
+    return union
+
+
+def _payload(result: bytes | bool) -> bytes:
+    assert isinstance(result, bytes)
+    return result
+
+
+def _conflict(changed: ReadSetChanged, name: str, attempts: int) -> Conflict:
+    times = "once" if attempts == 1 else f"{attempts} times"
+    where = "something it read" if changed.key is None else f"{changed.key!r}"
+    message = f"{where} changed under {name}, which was tried {times}; nothing happened"
+    return Conflict(message, hint="try again", key=changed.key, attempts=attempts)

@@ -1,0 +1,161 @@
+"""``kvstore.open``: its arguments, checked and given meaning."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Iterable
+from types import ModuleType
+from typing import get_args
+
+from kvstore.database.database import Database, complete
+from kvstore.database.routing import SHARDS_MAX, Routing
+from kvstore.engine.open_replicas import Options
+from kvstore.engine.store import AnyPath, ReadingStore, Store, WritingStore, home_at, open_store
+from kvstore.engine.store_directory import Durability, Home
+from kvstore.errors import LimitExceeded, UsageError
+from kvstore.execution.procedure_context import Owns
+
+REPLICAS = (1, 3, 5)
+"""A majority must be able to outvote a minority, so the number is odd; more than five help nobody."""
+PLACEMENT_MAX = 16
+
+
+def open(
+    path: AnyPath,
+    *,
+    shards: int | None = None,
+    replicas: int | None = None,
+    durability: Durability = "commit",
+    sync_interval_ms: int = 100,
+    readonly: bool = False,
+    create: bool = True,
+    placement: int | None = None,
+    procedures: Iterable[str | ModuleType] | str | None = None,
+    snapshot_lifetime: float = 60,
+    watch_retention: int = 64 << 20,
+    idempotency_days: float = 7,
+) -> Database:
+    """Open the store at ``path``, creating it if it is missing and ``create`` is true.
+
+    Args:
+        path: a folder; its parent must exist. ``":memory:"`` is a store that ends with ``close``.
+        shards, replicas, placement: as stored when None; 4, 1 and the whole key when created. With
+            ``placement=n`` the first n elements of a tuple key decide its shard.
+        durability: what a call that returned is worth. ``"commit"``: on disk. ``"interval"``: power
+            loss may take the last ``sync_interval_ms``, a crash of the process nothing. ``"none"``:
+            power loss may take everything; for tests.
+        readonly: show the last commit of a store that others may be writing; never create.
+        procedures: modules that register stored procedures, or their names; imported before the store
+            is opened, because a crash may have left calls to be run again.
+        snapshot_lifetime: seconds after which a snapshot or scan ends with ``SnapshotExpired``.
+        watch_retention: bytes of log that are kept at least.
+        idempotency_days: how long outcomes are remembered; fixed when the store is created.
+
+    Raises:
+        OpenError: ``NoParent``, ``NotAStore``, ``WrongFormat``, ``WrongShape``, ``Locked``, or
+            ``AlreadyOpen``; nothing was changed.
+        Corrupt: too little of the store is whole. DiskFull: there is no room to open it.
+        UnknownProcedure: a call is to be run again and no such procedure is registered.
+        UsageError: an argument is out of its bounds.
+    """
+    check_options(shards, replicas, durability, sync_interval_ms, placement)
+    check_positive(snapshot_lifetime=snapshot_lifetime, idempotency_days=idempotency_days)
+    _check_range("watch_retention", watch_retention, 0, 1 << 50)
+    _import(procedures)
+    options = Options(
+        shards=shards,
+        replicas=replicas,
+        placement=placement,
+        idempotency_days=idempotency_days,
+        durability=durability,
+        create=create,
+        watch_retention=watch_retention,
+        owner=owner,
+    )
+    return open_at(
+        home_at(path),
+        options,
+        readonly=readonly,
+        sync_interval_ms=sync_interval_ms,
+        snapshot_lifetime=snapshot_lifetime,
+    )
+
+
+def open_at(
+    home: Home,
+    options: Options,
+    *,
+    readonly: bool = False,
+    sync_interval_ms: int = 100,
+    snapshot_lifetime: float = 60,
+) -> Database:
+    """Open the store of this home; the way in for stores on a memory disk that is kept."""
+
+    def make(home: Home) -> Store:
+        if not readonly:
+            return WritingStore(home, options, sync_interval_ms=sync_interval_ms, finish=complete)
+        store = ReadingStore(home)
+        try:
+            store.manifest.check_shape(
+                home.path,
+                shards=options.shards,
+                replicas=options.replicas,
+                placement=options.placement,
+            )
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    store = open_store(home, make)
+    try:
+        return Database(store, snapshot_lifetime)
+    except BaseException:
+        store.close()
+        raise
+
+
+def owner(shards: int, placement: int | None) -> Owns:
+    return Routing(shards, placement).owns
+
+
+def _import(modules: Iterable[str | ModuleType] | str | None) -> None:
+    """Import the modules that register procedures; one that is a module already is imported."""
+    for module in [modules] if isinstance(modules, str) else modules or ():
+        if not isinstance(module, str | ModuleType):
+            raise UsageError(f"procedures are modules or their names, not {module!r}")
+        if isinstance(module, str):
+            importlib.import_module(module)
+
+
+def check_options(
+    shards: int | None,
+    replicas: int | None,
+    durability: str,
+    sync_interval_ms: int,
+    placement: int | None,
+) -> None:
+    if shards is not None:
+        _check_range("shards", shards, 1, SHARDS_MAX)
+    if replicas is not None and (type(replicas) is not int or replicas not in REPLICAS):
+        raise LimitExceeded(f"replicas is 1, 3 or 5, not {replicas!r}", limit=max(REPLICAS))
+    if placement is not None:
+        _check_range("placement", placement, 1, PLACEMENT_MAX)
+    if durability not in get_args(Durability):
+        wanted = ", ".join(get_args(Durability))
+        raise UsageError(f"durability is one of {wanted}, not {durability!r}")
+    _check_range("sync_interval_ms", sync_interval_ms, 1, 3_600_000)
+
+
+def _check_range(name: str, value: int, low: int, high: int) -> None:
+    if type(value) is not int or not low <= value <= high:
+        limit = low if type(value) is int and value < low else high
+        raise LimitExceeded(f"{name} is an int from {low} to {high}, not {value!r}", limit=limit)
+
+
+def check_positive(**numbers: float) -> None:
+    """Raise ``LimitExceeded`` for the first that is no number above 0."""
+    for name, value in numbers.items():
+        if type(value) not in (int, float) or math.isnan(value) or value <= 0:
+            raise LimitExceeded(f"{name} is a number above 0, not {value!r}", limit=0)

@@ -1,0 +1,96 @@
+"""Calling a stored procedure: from what it declares to the shards it runs on, and back to its results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from kvstore import keys, values
+from kvstore.database.routing import Routing
+from kvstore.database.transaction import TRANSACTION_BYTES_MAX
+from kvstore.engine.readers import Cut
+from kvstore.eris.shard_state import REGISTERS, table_name
+from kvstore.errors import LimitExceeded, ProcedureFailed, UsageError
+from kvstore.execution.operations import Call, Outcome
+from kvstore.execution.procedures import Procedure, rehearse
+from kvstore.keys import Key
+from kvstore.types import ShardId, Timestamp
+
+
+def declare(procedure: Procedure, args: Any, routing: Routing) -> Call:
+    """The call as it will stand in the log.
+
+    Raises:
+        ValueNotSupported, KeyInvalid: of the arguments, and of what is declared.
+        UsageError: no keys can be named for these arguments.
+    """
+    arguments = values.encode(args)
+    owned: dict[ShardId, set[bytes]] = {}
+    prefixes = []
+    for key in _declared_keys(procedure, arguments):
+        if procedure.scans:
+            prefixes.append(keys.prefix_range(key))
+            for shard in routing.shards_of_prefix(key):
+                owned.setdefault(shard, set())
+        else:
+            encoded = keys.encode(key)
+            owned.setdefault(routing.shard(key, encoded), set()).add(encoded)
+    by_shard = {shard: tuple(sorted(owned[shard])) for shard in sorted(owned)}
+    call = Call(procedure.name, arguments, by_shard, tuple(prefixes))
+    if size_of(call) > TRANSACTION_BYTES_MAX:
+        message = f"the arguments and keys of {procedure.name!r} exceed {TRANSACTION_BYTES_MAX} bytes"
+        raise LimitExceeded(message, size=size_of(call), limit=TRANSACTION_BYTES_MAX)
+    return call
+
+
+def _declared_keys(procedure: Procedure, arguments: bytes) -> list[Key]:
+    try:
+        return list(procedure.keys(values.decode(arguments)))
+    except Exception as error:  # whatever it is: the function is the user's
+        message = f"the keys of {procedure.name!r} cannot be named: {type(error).__name__}: {error}"
+        raise UsageError(message, hint="see to the arguments, or to the function") from error
+
+
+def size_of(call: Call) -> int:
+    """Bytes of arguments and keys."""
+    return len(call.arguments) + sum(len(key) for owned in call.keys.values() for key in owned)
+
+
+def check_declared(call: Call, cut: Cut, routing: Routing, time: Timestamp) -> None:
+    """Run the body on what a cut shows, for nothing, so that a key that was forgotten costs nothing.
+
+    Raises:
+        KeyNotDeclared: the body touched it.
+    """
+    for shard in call.keys:
+        rehearse(call, _CutTable(cut, shard), shard=shard, time=time, owns=routing.owns)
+
+
+class _CutTable:
+    """A shard's table as a cut shows it."""
+
+    def __init__(self, cut: Cut, shard: ShardId) -> None:
+        self._cut = cut
+        self._name = table_name(shard, REGISTERS)
+
+    def get(self, key: bytes) -> bytes | None:
+        return self._cut.get(self._name, key)
+
+    def scan(
+        self, start: bytes, stop: bytes, *, reverse: bool = False, limit: int
+    ) -> list[tuple[bytes, bytes]]:
+        return self._cut.scan(self._name, start, stop, reverse=reverse, limit=limit)
+
+
+def results_of(call: Call, outcomes: Mapping[ShardId, Outcome]) -> dict[int, Any]:
+    """What each part returned, by shard. Raises ``ProcedureFailed`` for the first that raised."""
+    results = {}
+    for shard in call.keys:
+        outcome = outcomes[shard]
+        if outcome.failure:
+            message = f"{call.name!r} failed on shard {shard}: {outcome.failure}"
+            raise ProcedureFailed(message, name=call.name, shard=int(shard))
+        result = outcome.results[0]
+        assert isinstance(result, bytes)
+        results[int(shard)] = values.decode(result)
+    return results

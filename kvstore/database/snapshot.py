@@ -1,0 +1,205 @@
+"""Reading: one cut over all shards, and the methods that every readable thing has."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import Any
+
+from kvstore import keys, values
+from kvstore.database.routing import Routing
+from kvstore.engine.readers import Cut
+from kvstore.eris.shard_state import REGISTERS, table_name
+from kvstore.errors import NotFound
+from kvstore.execution.stored_value import VERSION_BYTES, stored_version
+from kvstore.keys import Key
+from kvstore.types import ShardId
+
+ROWS_FIRST, ROWS_MAX = 16, 512
+"""Rows fetched from each shard at once: few for a short scan, more as it goes on."""
+
+Row = tuple[bytes, bytes]
+
+
+def state_tables(shards: int) -> list[bytes]:
+    """The storage names of all shards' states."""
+    return [table_name(ShardId(shard), REGISTERS) for shard in range(shards)]
+
+
+class Snapshot:
+    """One moment of the whole store, for as long as it is open. Usable from any thread.
+
+    Every read raises ``SnapshotExpired`` after its lifetime and ``Closed`` after ``close``.
+    """
+
+    __iter__ = None  # not a Mapping: say scan() to walk it
+
+    def __init__(self, cut: Cut, routing: Routing, tables: list[bytes]) -> None:
+        self._cut = cut
+        self._routing = routing
+        self._tables = tables
+        self._close_after_scan = False
+
+    def of_tables(self, tables: list[bytes]) -> Snapshot:
+        """The same moment of other tables, one of each shard; it ends with this one."""
+        return Snapshot(self._cut, self._routing, tables)
+
+    def get(self, key: Key, default: Any = None) -> Any:
+        """The value, or ``default`` when there is none."""
+        cell = self._cell(key)
+        return default if cell is None else values.decode(cell[VERSION_BYTES:])
+
+    def __getitem__(self, key: Key) -> Any:
+        cell = self._cell(key)
+        if cell is None:
+            raise NotFound(f"no value at {key!r}", key=key)
+        return values.decode(cell[VERSION_BYTES:])
+
+    def __contains__(self, key: Key) -> bool:
+        return self._cell(key) is not None
+
+    def version(self, key: Key) -> int | None:
+        """The slot of the key's last write, or None when there is no value."""
+        return stored_version(self._cell(key))
+
+    def get_many(self, keys: Iterable[Key], default: Any = None) -> list[Any]:
+        """The values in the order of the keys."""
+        return [self.get(key, default) for key in keys]
+
+    def _cell(self, key: Key) -> bytes | None:
+        encoded = keys.encode(key)
+        return self.cell(self._routing.shard(key, encoded), encoded)
+
+    def cell(self, shard: ShardId, encoded: bytes) -> bytes | None:
+        """A record by its encoded key: version and encoded value."""
+        return self._cut.get(self._tables[shard], encoded)
+
+    def scan(
+        self,
+        *,
+        prefix: Key | None = None,
+        start: Key | None = None,
+        stop: Key | None = None,
+        reverse: bool = False,
+        limit: int | None = None,
+    ) -> Iterator[tuple[Key, Any]]:
+        """Iterate over ``(key, value)`` in key order; ``start`` is in, ``stop`` is out.
+
+        Raises ``KeyInvalid`` and ``LimitExceeded`` at the call, ``Corrupt`` where it meets damage.
+        """
+        low, high = keys.key_range(prefix=prefix, start=start, stop=stop)
+        return self._decoded(self.rows(low, high, reverse, keys.check_limit(limit)))
+
+    def scan_and_close(self, **bounds: Any) -> Iterator[tuple[Key, Any]]:
+        """Scan, and close this snapshot when the scan ends. For a snapshot nobody else has."""
+        self._close_after_scan = True
+        try:
+            return self.scan(**bounds)
+        except BaseException:
+            self.close()
+            raise
+
+    def _decoded(self, chunks: Iterator[list[Row]]) -> Iterator[tuple[Key, Any]]:
+        cut, decode = self._cut, values.decode
+        for rows in chunks:
+            for key, (_, cell) in zip(keys.decode_sorted([key for key, _ in rows]), rows, strict=True):
+                if cut.ended:
+                    cut.check()
+                yield key, decode(cell[VERSION_BYTES:])
+        if self._close_after_scan:
+            self.close()
+
+    def count(self, *, prefix: Key | None = None, start: Key | None = None, stop: Key | None = None) -> int:
+        """How many keys there are in the range."""
+        low, high = keys.key_range(prefix=prefix, start=start, stop=stop)
+        return sum(map(len, self.rows(low, high, False, None)))
+
+    def rows(
+        self,
+        low: bytes,
+        high: bytes,
+        reverse: bool,
+        limit: int | None,
+        shards: Iterable[ShardId] | None = None,
+    ) -> Iterator[list[Row]]:
+        """Encoded keys and cells, a chunk at a time; of these shards only, if any are named.
+
+        The shards' rows are merged: what lies below every shard's last row is final.
+        """
+        tables = self._tables if shards is None else [self._tables[shard] for shard in shards]
+        cursors = [_ShardCursor(self._cut, table, low, high, reverse) for table in tables]
+        left = float("inf") if limit is None else limit
+        count = ROWS_FIRST
+        while left > 0:
+            ends = [end for cursor in cursors if (end := cursor.fill(int(min(count, left)))) is not None]
+            bound = None if not ends else max(ends) if reverse else min(ends)
+            rows = [row for cursor in cursors for row in cursor.take(bound)]
+            if not rows:
+                return
+            rows.sort(reverse=reverse)
+            if len(rows) > left:
+                del rows[int(left) :]
+            yield rows
+            left -= len(rows)
+            count = min(2 * count, ROWS_MAX)
+
+    @property
+    def age(self) -> int:
+        """Nanoseconds since it was taken."""
+        return self._cut.age
+
+    def close(self) -> None:
+        """Let go of it; a second time is fine."""
+        self._cut.close()
+
+    def __enter__(self) -> Snapshot:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class _ShardCursor:
+    """One shard's place in a merge."""
+
+    __slots__ = ("_cut", "_high", "_low", "_more", "_reverse", "_rows", "_table")
+
+    def __init__(self, cut: Cut, table: bytes, low: bytes, high: bytes, reverse: bool) -> None:
+        self._cut, self._table, self._reverse = cut, table, reverse
+        self._low, self._high = low, high
+        self._rows: list[Row] = []
+        self._more = low < high
+
+    def fill(self, count: int) -> bytes | None:
+        """Have rows if there are any; return the last key, or None when no rows follow these."""
+        if not self._rows and self._more:
+            rows = self._cut.scan(self._table, self._low, self._high, reverse=self._reverse, limit=count)
+            self._rows = rows
+            self._more = len(rows) == count
+            if rows and self._reverse:
+                self._high = rows[-1][0]
+            elif rows:
+                self._low = rows[-1][0] + b"\x00"
+        return self._rows[-1][0] if self._more else None
+
+    def take(self, bound: bytes | None) -> list[Row]:
+        """Remove and return the rows up to ``bound``; all of them when it is None."""
+        rows = self._rows
+        if bound is None:
+            cut = len(rows)
+        elif self._reverse:
+            cut = sum(1 for key, _ in rows if key >= bound)
+        else:
+            cut = bisect_right(rows, bound, key=_key)
+        self._rows = rows[cut:]
+        return rows[:cut]
+
+
+def _key(row: Row) -> bytes:
+    return row[0]

@@ -1,1 +1,0 @@
-"""The only impure room: clocks, threads, disks."""

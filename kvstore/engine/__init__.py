@@ -1,0 +1,1 @@
+"""One process makes groups of requests durable: the in-process driver of the protocol's roles."""

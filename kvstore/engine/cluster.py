@@ -1,0 +1,506 @@
+"""The in-process driver: sequencer, client and all hosts of one store in one process.
+
+A group is a handful of steps (contracts A4):
+
+    1. The client sends, the sequencer stamps; every host gets the stamped transactions.
+    2. Followers log them in parallel, each on its own thread; the learner logs and executes them on
+       the leader's thread.
+    3. Votes go to the client before the commit, and the second halves that it answers them with go the
+       same way as the first: an uncontended general transaction is one commit (contracts C2). Where there
+       may be such, followers get the group when all of it is known.
+    4. After f followers committed, the learner commits; then all replies leave, and the client
+       answers the callers. So whatever the learner's environment shows stands at a quorum.
+
+No message is lost between objects of one process, so the timers that guard against it never fire.
+
+When the learner's environment fails and a majority is left without it, the group goes on under another
+learner (``failover.py``): its callers get their answers, and what the old learner owed the client is asked
+for once more. Where no majority is left, nothing is written until the store is opened again.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING
+
+from kvstore.engine.failover import Inbox, ViewMove
+from kvstore.engine.follower import Follower
+from kvstore.engine.group_commit import Pending
+from kvstore.engine.host import Host
+from kvstore.engine.leases import Leases
+from kvstore.engine.recovery import Opened
+from kvstore.eris.client import NO_EDGES, Client
+from kvstore.eris.effects import Effect, GroupAddress, ReplicaAddress, Send
+from kvstore.eris.messages import (
+    Answer,
+    Conclusory,
+    ReplicaMessage,
+    Reply,
+    Request,
+    Stamped,
+    SyncReply,
+)
+from kvstore.eris.sequencer import Sequencer
+from kvstore.errors import DiskFull, Error, Failed, OutcomeUnknown
+from kvstore.execution.operations import Operations
+from kvstore.types import ClientId, RequestId, ShardId, Timestamp
+
+if TYPE_CHECKING:
+    from kvstore.fuzzylog.causes import Causes
+
+
+class Cluster:
+    """One epoch of one store. ``process`` is called by one thread at a time."""
+
+    def __init__(
+        self, opened: Opened, expire: Callable[[], None], now: Callable[[], int] | None = None
+    ) -> None:
+        """``expire`` is called from another thread when ``end_leases`` has something to do."""
+        manifest, epoch = opened.found.manifest, opened.record.epoch
+        self.opened = opened
+        self._now = now or _machine_time
+        self.learner: Host = opened.learner
+        self.replicas = manifest.replicas
+        self.failure: BaseException | None = None
+        """Why writes are refused until the store is opened again."""
+        self.learner_failed = False
+        """Whether its last commit may be there or not, so that nobody may read it."""
+        self.given_up: dict[int, BaseException] = {}
+        """Replicas that failed as learners, and why; others took over."""
+        clock = max(replica.record.clock for replica in self.learner.replicas)
+        self.sequencer = Sequencer(epoch=epoch, shards=manifest.shards, clock=clock)
+        self.client = Client(client=ClientId(epoch), replicas=manifest.replicas)
+        self._causes = None if manifest.region is None else _causes(manifest.shards)
+        self._waiting: dict[RequestId, Pending] = {}
+        """Who waits for which answer; over groups, where locks are in the way."""
+        self._effects: list[Effect] = []
+        """What the client asked for and nobody carried out yet."""
+        self.leases = Leases(expire)
+        self._changed = threading.Condition()
+        self._committed: dict[int, int] = {}
+        """Batches each follower has finished, successfully or not."""
+        self._arrived: list[Send] = []
+        """What followers sent since the last group."""
+        self._later: list[tuple[ShardId, int, ReplicaMessage]] = []
+        """What the learner sends to followers with the next group."""
+        self.followers = self._start_followers()
+        self._given = 0
+
+    def _start_followers(self) -> list[Follower]:
+        others = (host for host in self.opened.hosts.values() if host is not self.learner)
+        return [Follower(host, self._report) for host in others]
+
+    def process(self, group: list[Pending]) -> list[Pending]:
+        """Carry a group out, with what has to be done besides; return all requests that are done now,
+        answered or with an error. Never raises."""
+        if not group and not self._effects:
+            return []
+        try:
+            if self.failure is not None:
+                raise Failed(f"the store failed earlier: {self.failure}") from self.failure
+            self._expect(group)
+        except Exception as error:
+            return _refused(group, error)
+        done: list[Pending] = []
+        try:
+            done += self._deliver(self._commit_group(group))
+            self._commit_rest(done)
+        except Exception as error:
+            # The roles' memory is ahead of the disk now: they are rebuilt by the next opening (A5).
+            self.failure = error
+            done += self._fail_all([pending for pending in group if pending.answer is None], error)
+        return done
+
+    def _commit_rest(self, done: list[Pending]) -> None:
+        """Commit what a move of the views left to be sent, without waiting for another caller."""
+        while self._effects:
+            done += self._deliver(self._commit_group([]))
+
+    def _fail_all(self, group: list[Pending], error: Exception) -> list[Pending]:
+        """The group failed, and nobody will answer what waits any more."""
+        unknown = OutcomeUnknown(f"the store failed while this waited: {error}")
+        earlier = [pending for pending in self._waiting.values() if pending not in group]
+        self._waiting.clear()
+        return _refused(group, error) + _refused(earlier, unknown)
+
+    def release_dead(self) -> None:
+        """After the opening: end what a dead process left between its halves (section 7)."""
+        dead = self.learner.executor.outstanding()
+        if dead:
+            self._expect([])
+            for stamped in dead:
+                request = stamped.request
+                half = Conclusory(request.client, request.request, commit=False)
+                operations: Operations = dict.fromkeys(request.operations, ())
+                self._effects += self.client.submit(operations, half=half)
+            self._commit_rest([])
+
+    def end_leases(self) -> list[Pending]:
+        """Abort whatever was held for too long; return the requests that are done by it.
+
+        Where there is no room on the disk for it nothing is done: it is asked for again later.
+        """
+        with suppress(DiskFull):
+            self._expect([])
+            self._conclude_for_callers(self.leases.run_out())
+        return self.process([])
+
+    def settle(self) -> list[Pending]:
+        """Before the end: abort whatever callers hold, until nothing waits any more."""
+        done: list[Pending] = []
+        while self.failure is None and (held := self.leases.all()):
+            self._conclude_for_callers(held)
+            done += self.process([])
+        left = list(self._waiting.values())
+        self._waiting.clear()
+        return done + _refused(left, OutcomeUnknown("the database was closed while this waited for locks"))
+
+    def _conclude_for_callers(self, held: list[RequestId]) -> None:
+        for preliminary in held:
+            self.leases.end(preliminary)
+            self._effects += self.client.conclude(preliminary)
+
+    def _expect(self, group: list[Pending]) -> None:
+        """Raise ``DiskFull``, before anything is stamped, where there is no room for the group."""
+        size = weight = 0
+        for pending in group:
+            size += pending.size
+            weight += pending.weight
+        # A body goes into the log, and its values into the tables.
+        size, records = 2 * size, 2 * weight + 2 * self.sequencer.shards
+        self.learner.environment.expect(size, records)
+        for follower in self.followers:
+            if follower.failure is None:
+                follower.host.environment.expect(size, records)
+
+    def _commit_group(self, group: list[Pending]) -> list[Send]:
+        """Return the answers for callers, which may leave now."""
+        answers: list[Send] = []
+        may_grow = bool(self._effects)
+        if self._causes is not None:
+            self._causes.observe(replica.record.executed for replica in self.learner.replicas)
+        for pending in group:
+            self._effects += self._ask(pending)
+            may_grow |= pending.second_half is not None or pending.concludes is not None
+        inbox = self._stamp(answers)
+        given = self._given
+        try:
+            outbox = self._on_learner(inbox, answers, may_grow=may_grow)
+        except Exception as error:
+            return answers + self._move_views(error, inbox if self._given == given else None)
+        return answers + self._answer(outbox + self._take_arrived() if self.followers else outbox)
+
+    def _on_learner(self, inbox: Inbox, answers: list[Send], *, may_grow: bool) -> list[Send]:
+        """Steps 2 to 4 but for the replies, which it returns. On any error the learner can do no more."""
+        learner, followers = self.learner, self.followers
+        learner.begin()
+        if followers and not may_grow:
+            self._give_followers(inbox)
+        try:
+            outbox = learner.handle(inbox)
+            if may_grow:
+                outbox += self._second_halves(outbox, inbox, answers)
+            outbox += learner.finish()
+            if followers and may_grow:
+                self._give_followers(inbox)
+            if followers:
+                self._await_quorum()
+        except Exception as error:
+            learner.abort()
+            raise self._aborted(error) from error
+        try:
+            learner.commit()
+        except OutcomeUnknown:
+            self.learner_failed = True
+            raise
+        return outbox
+
+    def _ask(self, pending: Pending) -> list[Effect]:
+        """Have the client send what a caller asks for."""
+        client = self.client
+        if pending.concludes is not None:
+            self.leases.end(pending.concludes)
+            self._waiting[pending.concludes] = pending
+            writes = None if pending.aborts else pending.operations
+            return client.conclude(pending.concludes, writes, pending.token)
+        edges = NO_EDGES
+        if self._causes is not None and not pending.after:  # an import is no node of this region
+            edges = self._causes.edges(pending.operations.keys())
+        if pending.second_half is not None:
+            effects = client.submit_general(pending.operations, pending.second_half, edges)
+        else:
+            effects = client.submit(
+                pending.operations, pending.token, pending.call, after=pending.after, edges=edges
+            )
+        pending.request = client.last_request
+        self._waiting[pending.request] = pending
+        return effects
+
+    def _stamp(self, answers: list[Send]) -> Inbox:
+        """Have the sequencer stamp what the client sends; what it sends to callers is for later."""
+        inbox: Inbox = []
+        effects, self._effects = self._effects, []
+        for effect in effects:
+            if type(effect) is not Send:
+                continue  # no message is lost, so there is nothing to time
+            if type(effect.message) is Answer:
+                answers.append(effect)
+                continue
+            assert type(effect.message) is Request
+            for send in self.sequencer.handle(effect.message, Timestamp(self._now())):
+                assert type(send) is Send
+                assert type(send.to) is GroupAddress
+                assert type(send.message) is Stamped
+                inbox.append((send.to.shard, send.message))
+        return inbox
+
+    def _second_halves(self, sent: list[Send], inbox: Inbox, answers: list[Send]) -> list[Send]:
+        """Step 3: have the client take votes, and the learner what comes of them, until nothing does.
+
+        Adds it to the inbox; returns what the learner sent.
+        """
+        outbox: list[Send] = []
+        while sent:
+            for send in sent:
+                if type(send.message) is Reply:
+                    self._effects += self.client.on_vote(send.message)
+            more = self._stamp(answers)
+            inbox += more
+            sent = self.learner.handle(more)
+            outbox += sent
+        return outbox
+
+    def _aborted(self, error: Exception) -> Error:
+        """What a group's callers are told when the learner gave up its batch."""
+        if self.followers:
+            # A follower may have logged the group, and then the next opening completes it.
+            return OutcomeUnknown(f"the group was not committed by a quorum: {error}")
+        return error if isinstance(error, Error) else Failed(f"nothing was written: {error!r}")
+
+    # -- followers ---------------------------------------------------------------------------
+
+    def _give_followers(self, inbox: Inbox) -> None:
+        self._given += 1
+        later, self._later = self._later, []
+        for follower in self.followers:
+            number = follower.host.number
+            sync = [(shard, message) for shard, replica, message in later if replica == number]
+            follower.give(sync + inbox)
+
+    def _report(self, follower: Follower, sends: list[Send] | None) -> None:
+        with self._changed:
+            number = follower.host.number
+            self._committed[number] = self._committed.get(number, 0) + 1
+            self._arrived += sends or ()
+            self._changed.notify_all()
+
+    def _await_quorum(self) -> None:
+        """Wait until f followers committed this group (A4). Raises ``OutcomeUnknown``."""
+        needed = self.replicas // 2
+        with self._changed:
+            while self._successes() < needed:
+                possible = sum(1 for follower in self.followers if follower.failure is None)
+                if possible < needed:
+                    raise Failed(f"only {possible} of {needed} followers could commit")
+                self._changed.wait()
+
+    def _successes(self) -> int:
+        return sum(not follower.failure and self._is_through(follower) for follower in self.followers)
+
+    def lag(self) -> dict[str, int]:
+        """Batches each living follower is behind, by replica number."""
+        return {
+            str(follower.host.number): self._given - self._committed.get(follower.host.number, 0)
+            for follower in self.followers
+            if follower.failure is None
+        }
+
+    def _is_through(self, follower: Follower) -> bool:
+        return self._committed.get(follower.host.number, 0) >= self._given
+
+    # -- replies -----------------------------------------------------------------------------
+
+    def _take_arrived(self) -> list[Send]:
+        with self._changed:
+            arrived, self._arrived = self._arrived, []
+        return arrived
+
+    def _answer(self, arrived: list[Send]) -> list[Send]:
+        """Give replies to the client; return what it answers."""
+        client = self.client
+        answers: list[Send] = []
+        for send in arrived:
+            message = send.message
+            if type(message) is Reply:
+                for effect in client.handle(message):
+                    if type(effect) is Send:
+                        # Votes that are answered here came by a move of the views; others went before.
+                        (answers if type(effect.message) is Answer else self._effects).append(effect)
+            elif type(message) is SyncReply:
+                self._later += self._synchronize(message)
+        if client.outstanding:
+            client.park()
+        return answers
+
+    def _deliver(self, answers: list[Send]) -> list[Pending]:
+        """Hand answers to those who wait for them; one that got votes holds locks for a while."""
+        done: list[Pending] = []
+        for send in answers:
+            answer = send.message
+            assert type(answer) is Answer
+            pending = self._waiting.pop(answer.request, None)
+            if pending is None:
+                continue
+            if pending.second_half is not None and answer.committed is None:
+                self.leases.begin(answer.request)
+            pending.answer = answer
+            done.append(pending)
+        return done
+
+    def _synchronize(self, message: SyncReply) -> list[tuple[ShardId, int, ReplicaMessage]]:
+        later: list[tuple[ShardId, int, ReplicaMessage]] = []
+        for effect in self.learner.replicas[message.shard].handle(message):
+            if type(effect) is Send:
+                assert type(effect.to) is ReplicaAddress
+                later.append((effect.to.shard, effect.to.replica, effect.message))  # type: ignore[arg-type]  # a SyncCommit
+        return later
+
+    # -- another learner -----------------------------------------------------------------------
+
+    def _move_views(self, error: Exception, inbox: Inbox | None) -> list[Send]:
+        """The learner failed: go on under another one, if a majority is left; return what the client answers.
+
+        ``inbox``: the group, if followers were not given it yet; its numbers are taken, so they must log it.
+        Raises the error where it is to end here.
+        """
+        if 2 * len(self._living()) <= self.replicas:
+            raise error
+        if inbox is not None:
+            self._give_followers(inbox)
+        self.pause()
+        move = ViewMove(self._living(), self.replicas, self.opened.record)
+        try:
+            move.run()
+        except Exception as why:
+            # Somebody may have logged the group, and then the next opening completes it.
+            unknown = error if isinstance(error, OutcomeUnknown) else OutcomeUnknown(str(error))
+            raise unknown from (error.__cause__ or why)
+        self._follow(move, error)
+        answers = self._answer(move.replies)
+        # What was resolved on one shard before the view began on another was not replied to there.
+        asked_again = self.client.on_timer("retry")
+        self._effects += [effect for effect in asked_again if type(effect) is Send]
+        return answers
+
+    def _living(self) -> list[Host]:
+        return [follower.host for follower in self.followers if follower.failure is None]
+
+    def _follow(self, move: ViewMove, error: Exception) -> None:
+        """Give up the learner, and go on with the hosts that moved."""
+        old, why = self.learner, error.__cause__ or error
+        if old.environment.failure is None:
+            old.environment.fail(why)
+        # New ones instead of changed ones: another thread may be asking for the status. Who reads in the
+        # old learner's environment closes it.
+        self.given_up = {**self.given_up, old.number: why}
+        hosts = self.opened.hosts.items()
+        self.opened.found.hosts = {number: host for number, host in hosts if host is not old}
+        for follower in self.followers:
+            follower.failure = follower.failure or move.failures.get(follower.host.number)
+        self.opened.record = move.record
+        self.learner_failed = False
+        with self._changed:
+            self._arrived = []
+        self._later = []  # of the old view, as what arrived
+        self.resume()
+
+    # -- the end -----------------------------------------------------------------------------
+
+    def sync(self) -> list[Pending]:
+        """Make every commit so far durable (``durability="interval"``); between two groups only.
+
+        Returns what is done by it: where the learner's disk refuses, another learner may answer something.
+        """
+        for follower in self.followers:
+            follower.sync()
+        done: list[Pending] = []
+        try:
+            self.learner.environment.sync()
+        except Failed as error:
+            self._sync_failed(error, done)
+        return done
+
+    def _sync_failed(self, error: Failed, done: list[Pending]) -> None:
+        self.learner_failed = True
+        if self.failure is not None:
+            return
+        try:
+            done += self._deliver(self._move_views(error, None))
+            self._commit_rest(done)
+        except Exception as why:
+            self.failure = why
+            done += self._fail_all([], why)
+
+    def pause(self) -> None:
+        """Let followers finish and end their threads: nobody uses the hosts until ``resume``."""
+        for follower in self.followers:
+            follower.stop()
+
+    def resume(self) -> None:
+        """Go on with the hosts of ``opened``, some of which may be others now."""
+        failures = {follower.host.number: follower.failure for follower in self.followers}
+        self.learner = self.opened.learner
+        self.followers = self._start_followers()
+        for follower in self.followers:
+            follower.failure = failures[follower.host.number]
+
+    def close(self) -> None:
+        """Bring followers up to date and close all environments; a failed one stays unclean."""
+        with ExitStack() as closing:  # whatever fails, the rest is closed all the same
+            closing.callback(self.opened.home.release)
+            for host in self.opened.hosts.values():
+                closing.callback(host.environment.close)
+            for follower in self.followers:
+                closing.callback(follower.stop)
+            if self.failure is None and self.followers:
+                self._settle()
+
+    def _settle(self) -> None:
+        """Carry the last SYNC-COMMITs, so that the next opening finds every log stable."""
+        with self._changed:
+            while any(not follower.failure and not self._is_through(follower) for follower in self.followers):
+                self._changed.wait()
+        self._answer(self._take_arrived())
+        if self._later:
+            self._give_followers([])
+            self.learner.begin()
+            self.learner.touch_all()
+            self.learner.finish()
+            self.learner.commit()
+
+
+def _causes(shards: int) -> Causes:
+    from kvstore.fuzzylog.causes import Causes  # a plain store never loads it
+
+    return Causes(shards)
+
+
+def _machine_time() -> int:
+    return time.time_ns()  # looked up at each call, as a test may set the clock
+
+
+def _refused(group: list[Pending], error: Exception) -> list[Pending]:
+    for pending in group:
+        pending.error = _twin(error)
+    return group
+
+
+def _twin(error: Exception) -> Exception:
+    """The same error for another thread, so that no two share a traceback."""
+    twin = copy.copy(error)
+    twin.__cause__ = error.__cause__ or error
+    return twin

@@ -1,0 +1,123 @@
+"""Idempotency keys: the first outcome of a request, also for its retry after a crash (contracts C4).
+
+Before a request with such a key is submitted its record is looked up in the learner's last commit. A
+latch per key keeps two threads of this process from submitting the same request at once.
+"""
+
+from __future__ import annotations
+
+import threading
+from hashlib import blake2b
+from typing import Any
+
+from kvstore import keys, values
+from kvstore.engine.readers import Readers
+from kvstore.eris.messages import Answer, encode
+from kvstore.eris.shard_state import EXPIRY, OUTCOMES, table_name
+from kvstore.errors import KeyReused
+from kvstore.execution.operations import Call, Operation, Token
+from kvstore.execution.outcomes import OutcomeRecord, decode_record
+from kvstore.types import RequestId, ShardId
+
+DIGEST_BYTES = 16
+
+
+class Claim:
+    """One request's claim to its key, for the length of a ``with`` unless it is handed over."""
+
+    __slots__ = ("_idempotency", "handed_over", "over", "token")
+
+    def __init__(self, idempotency: Idempotency, token: Token) -> None:
+        self._idempotency = idempotency
+        self.token = token
+        self.over = threading.Event()
+        self.handed_over = False
+        """Whether another thread releases it, when the request is done."""
+
+    def release(self) -> None:
+        """Let others have the key; a claim that was never taken, or was released, is fine."""
+        self._idempotency.release(self)
+
+    def __enter__(self) -> Claim:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self.handed_over:
+            self.release()
+
+
+class Idempotency:
+    """The keys of one store."""
+
+    def __init__(self, readers: Readers) -> None:
+        self._readers = readers
+        self._claims: dict[bytes, Claim] = {}
+
+    def claim(self, token: Token) -> Claim:
+        return Claim(self, token)
+
+    def take(self, claim: Claim) -> Answer | None:
+        """Wait until no other request with this key is under way; return the first answer, if any.
+
+        Raises:
+            KeyReused: the key was used for another request.
+        """
+        while (holder := self._claims.setdefault(claim.token.key, claim)) is not claim:
+            holder.over.wait()
+        return self.first_answer(claim.token)
+
+    def release(self, claim: Claim) -> None:
+        if self._claims.get(claim.token.key) is claim:
+            del self._claims[claim.token.key]
+        claim.over.set()
+
+    def first_answer(self, token: Token) -> Answer | None:
+        """What the request with this key came to, or None if there was none.
+
+        Raises:
+            KeyReused: the key was used for another request.
+        """
+        home = self._record(token, token.home)
+        if home is None:
+            return None
+        if home.digest != token.digest:
+            message = "this idempotency key was used before, for another request"
+            raise KeyReused(message, idempotency_key=keys.decode(token.key))
+        parts = {shard: self._record(token, shard) for shard in home.participants}
+        found = {shard: part for shard, part in parts.items() if part is not None}
+        if found.keys() != parts.keys():
+            return None  # it has expired: its parts are forgotten shard by shard
+        slots = {shard: part.slot for shard, part in found.items()}
+        outcomes = {shard: part.outcome for shard, part in found.items()}
+        return Answer(RequestId(0), slots, outcomes)
+
+    def _record(self, token: Token, shard: ShardId) -> OutcomeRecord | None:
+        stored = self._readers.get(table_name(shard, OUTCOMES), token.key)
+        return None if stored is None else decode_record(stored)
+
+    def has_expired(self, shard: ShardId, before: int) -> bool:
+        """Whether the shard remembers anything from before this time."""
+        stop = before.to_bytes(8, "big")
+        cut = self._readers.cut(lifetime=60)
+        try:
+            return bool(cut.scan(table_name(shard, EXPIRY), b"", stop, reverse=False, limit=1))
+        finally:
+            cut.close()
+
+
+def digest(request: Call | dict[ShardId, tuple[Operation, ...]]) -> bytes:
+    """What tells one request from another: its operations, or a procedure's name and arguments."""
+    what = (request.name, request.arguments) if isinstance(request, Call) else sorted(request.items())
+    return blake2b(encode(what), digest_size=DIGEST_BYTES).digest()
+
+
+def digest_of_function(what: bytes) -> bytes:
+    """The same, of a function's name and arguments, encoded."""
+    return blake2b(what, digest_size=DIGEST_BYTES).digest()
+
+
+def result_of(answer: Answer, token: Token) -> Any:
+    """What the function returned that the key was used for first."""
+    result = answer.outcomes[token.home].results[0]
+    assert isinstance(result, bytes)
+    return values.decode(result)

@@ -1,0 +1,1 @@
+"""Upkeep of an open store: backup, compaction, status and verification."""

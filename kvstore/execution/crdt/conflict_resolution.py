@@ -1,0 +1,110 @@
+"""What a node makes of a record, in whichever region and order it comes (contracts D5).
+
+Everything is a matter of who had seen what. A node has seen a write if that is in its causal past: of its own
+region all that came earlier, of another what that region had imported (contracts A1). What a node has seen it
+may replace, or take back; what it has not seen stays beside it. So a removal from a set takes back the adds
+that it has seen and needs no list of them: an add that it did not know of wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import assert_never
+
+import msgspec
+
+from kvstore import values
+from kvstore.execution.crdt import escrow
+from kvstore.execution.crdt.cells import Cell, Origin, Tally, Write
+from kvstore.execution.numbers import add_numbers
+from kvstore.execution.operations import (
+    Add,
+    Credit,
+    Delete,
+    Effect,
+    Grant,
+    Put,
+    SetAdd,
+    SetRemove,
+    Spend,
+)
+from kvstore.types import RegionId, Slot
+
+
+class Node:
+    """The node that changes something: where it stands, and what it had seen.
+
+    ``seen``: of each other region, how far it had imported its chain of this shard; None for a node of the
+    region where it is carried out, which has seen all that is there.
+    """
+
+    __slots__ = ("origin", "seen")
+
+    def __init__(self, origin: Origin, seen: Mapping[RegionId, Slot] | None) -> None:
+        self.origin = origin
+        self.seen = seen
+
+    def has_seen(self, other: Origin) -> bool:
+        """Whether that write is in its causal past."""
+        if self.seen is None or other.region == self.origin.region:
+            return True
+        return other.index <= self.seen.get(other.region, 0)
+
+
+def resolve(cell: Cell, effect: Effect, node: Node) -> Cell:
+    """The record after the node changed it so."""
+    match effect:
+        case Put(_, value):
+            return _written(cell, value, node)
+        case Delete():
+            kept = {member: adds for member, tags in cell.members.items() if (adds := _unseen(tags, node))}
+            return _written(msgspec.structs.replace(cell, members=kept), None, node)
+        case Add(_, amount):
+            return _counted(cell, amount, node)
+        case SetAdd(_, member):
+            tags = (*_unseen(cell.members.get(member, ()), node), node.origin)
+            members = {**cell.members, member: tuple(sorted(tags))}
+            return msgspec.structs.replace(cell, members=members)
+        case SetRemove(_, member):
+            return _removed(cell, member, node)
+        case Credit() | Spend() | Grant():
+            moved = escrow.moved(cell.escrow, effect, node.origin)
+            return msgspec.structs.replace(cell, escrow=moved)
+        case _:
+            assert_never(effect)
+
+
+def _unseen(tags: tuple[Origin, ...], node: Node) -> tuple[Origin, ...]:
+    return tuple(tag for tag in tags if not node.has_seen(tag))
+
+
+def _written(cell: Cell, value: bytes | None, node: Node) -> Cell:
+    """The register keeps the writes that are not seen by any other; the latest is shown."""
+    unseen = [write for write in cell.register if not node.has_seen(write.origin)]
+    assert all(
+        write.origin.time < node.origin.time or write.origin == node.origin
+        for write in cell.register
+        if node.has_seen(write.origin)
+    ), "V2"
+    writes = sorted([*unseen, Write(node.origin, value)], key=lambda write: write.origin)
+    return msgspec.structs.replace(cell, register=tuple(writes))
+
+
+def _counted(cell: Cell, amount: bytes, node: Node) -> Cell:
+    """A sum that could not be stored is not made, here as everywhere (contracts C1)."""
+    region = node.origin.region
+    before = cell.counter.get(region)
+    total = amount if before is None else before.total
+    if before is not None:
+        total = add_numbers(values.decode(before.total), values.decode(amount)) or total
+    return msgspec.structs.replace(cell, counter={**cell.counter, region: Tally(total, node.origin)})
+
+
+def _removed(cell: Cell, member: bytes, node: Node) -> Cell:
+    if member not in cell.members:
+        return cell
+    members = dict(cell.members)
+    left = _unseen(members.pop(member), node)
+    if left:
+        members[member] = left
+    return msgspec.structs.replace(cell, members=members)

@@ -1,0 +1,229 @@
+"""What the body of a stored procedure sees: the declared keys of the one shard it runs on.
+
+Everything is staged, so that a body that raises has no effect, and reads see what the body wrote. A
+declared key of another shard can be written here too, which does nothing: it is written there, by the
+same body. It cannot be read here: its value is not here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from heapq import merge
+from itertools import groupby
+from typing import Any
+
+from kvstore import keys, values
+from kvstore.errors import Finished, KeyNotDeclared, LimitExceeded, NotFound
+from kvstore.execution.execute import Effects
+from kvstore.execution.numbers import check_amount, check_number
+from kvstore.execution.operations import Call
+from kvstore.execution.stored_value import VERSION_BYTES
+from kvstore.keys import Key
+from kvstore.ports import ReadableTable
+from kvstore.types import ShardId, Slot, Timestamp
+
+WRITTEN_BYTES_MAX = 64 << 20
+"""Keys and values that one part may write (contracts C5)."""
+ROWS_MAX = 256
+
+Owns = Callable[[ShardId, bytes], bool]
+"""Whether a shard is where an encoded key belongs."""
+Row = tuple[bytes, bytes | None]
+
+
+class Part:
+    """One shard's part of a call. ``shard``: its number; ``time``: the transaction's, in nanoseconds."""
+
+    __iter__ = None  # not a Mapping: say scan() to walk it
+
+    def __init__(
+        self,
+        call: Call,
+        table: ReadableTable,
+        *,
+        shard: ShardId,
+        time: Timestamp,
+        owns: Owns,
+    ) -> None:
+        self.shard = int(shard)
+        self.time = int(time)
+        self._call = call
+        self._own = frozenset(call.keys[shard])
+        self._table: ReadableTable | None = table
+        self._owns = owns
+        self._staged: dict[bytes, bytes | None] = {}
+        self._written = 0
+
+    @property
+    def keys(self) -> list[Key]:
+        """The declared keys that are on this shard, in order."""
+        return [keys.decode(encoded) for encoded in sorted(self._own)]
+
+    # -- reading -----------------------------------------------------------------------------
+
+    def get(self, key: Key, default: Any = None) -> Any:
+        """The value, or ``default``. Raises ``KeyNotDeclared``, for a key of another shard too."""
+        payload = self._payload(self._readable(key))
+        return default if payload is None else values.decode(payload)
+
+    def __getitem__(self, key: Key) -> Any:
+        payload = self._payload(self._readable(key))
+        if payload is None:
+            raise NotFound(f"no value at {key!r}", key=key)
+        return values.decode(payload)
+
+    def __contains__(self, key: Key) -> bool:
+        return self._payload(self._readable(key)) is not None
+
+    def scan(
+        self,
+        *,
+        prefix: Key | None = None,
+        start: Key | None = None,
+        stop: Key | None = None,
+        reverse: bool = False,
+        limit: int | None = None,
+    ) -> Iterator[tuple[Key, Any]]:
+        """Iterate over this shard's ``(key, value)`` in key order, as they are at this call.
+
+        Raises:
+            KeyNotDeclared: not all of the range was declared.
+        """
+        low, high = keys.key_range(prefix=prefix, start=start, stop=stop)
+        if not any(first <= low and high <= last for first, last in self._call.prefixes):
+            self._refuse(prefix, "a procedure that scans declares prefixes and has scans=True")
+        written = [row for row in self._staged.items() if low <= row[0] < high]
+        return self._rows(low, high, reverse, math.inf if limit is None else limit, written)
+
+    def _rows(
+        self, low: bytes, high: bytes, reverse: bool, left: float, written: list[Row]
+    ) -> Iterator[tuple[Key, Any]]:
+        written.sort(reverse=reverse)
+        rows = merge(written, self._stored(low, high, reverse), key=_key, reverse=reverse)
+        for encoded, found in groupby(rows, key=_key):
+            payload = next(found)[1]  # what was written comes before what is stored
+            if left <= 0:
+                return
+            if payload is not None:
+                yield keys.decode(encoded), values.decode(payload)
+                left -= 1
+
+    def _stored(self, low: bytes, high: bytes, reverse: bool) -> Iterator[Row]:
+        while rows := self._open().scan(low, high, reverse=reverse, limit=ROWS_MAX):
+            yield from ((key, cell[VERSION_BYTES:]) for key, cell in rows)
+            if reverse:
+                high = rows[-1][0]
+            else:
+                low = rows[-1][0] + b"\x00"
+
+    # -- writing -----------------------------------------------------------------------------
+
+    def put(self, key: Key, value: Any) -> None:
+        """Set the key, where it belongs."""
+        encoded, payload = self._declared(key), values.encode(value)
+        if self._is_here(encoded):
+            self._refuse_clash(key, encoded, deletes=False)
+            self._stage(encoded, payload)
+
+    __setitem__ = put
+
+    def delete(self, key: Key) -> None:
+        """Remove the key, where it belongs; a missing one is fine."""
+        encoded = self._declared(key)
+        if self._is_here(encoded):
+            self._refuse_clash(key, encoded, deletes=True)
+            self._stage(encoded, None)
+
+    def __delitem__(self, key: Key) -> None:
+        self[key]  # raises NotFound
+        self.delete(key)
+
+    def add(self, key: Key, n: int | float = 1) -> Any:
+        """Add to the number there, or to 0, and return the sum; None on shards that it is not on.
+
+        Raises:
+            TypeClash: what is there is no number. LimitExceeded: the sum could not be stored.
+        """
+        encoded = self._declared(key)
+        check_amount(n)
+        if not self._is_here(encoded):
+            return None
+        before = self._payload(encoded)
+        total = check_number(key, before, n)
+        self._note_added(key, encoded, before, n)
+        self._stage(encoded, total)
+        return values.decode(total)
+
+    def _note_added(self, key: Key, encoded: bytes, before: bytes | None, n: int | float) -> None:
+        """A region adds to counters; raises ``TypeClash`` there, where ``before`` is none."""
+
+    def _refuse_clash(self, key: Key, encoded: bytes, *, deletes: bool) -> None:
+        """A region raises ``TypeClash`` for a write to what shows another type than a register."""
+
+    def _stage(self, encoded: bytes, payload: bytes | None) -> None:
+        self._open()
+        self._written += len(encoded) + len(payload or b"")
+        if self._written > WRITTEN_BYTES_MAX:
+            message = f"one part of a call may write {WRITTEN_BYTES_MAX} bytes"
+            raise LimitExceeded(message, size=self._written, limit=WRITTEN_BYTES_MAX)
+        self._staged[encoded] = payload
+
+    # -- what was declared -------------------------------------------------------------------
+
+    def _declared(self, key: Key) -> bytes:
+        encoded = keys.encode(key)
+        if encoded not in self._own and not self._is_declared(encoded):
+            self._refuse(key, "name it in the procedure's keys")
+        return encoded
+
+    def _is_declared(self, encoded: bytes) -> bool:
+        call = self._call
+        return any(first <= encoded < last for first, last in call.prefixes) or any(
+            encoded in elsewhere for elsewhere in call.keys.values()
+        )
+
+    def _is_here(self, encoded: bytes) -> bool:
+        return encoded in self._own or self._owns(ShardId(self.shard), encoded)
+
+    def _readable(self, key: Key) -> bytes:
+        encoded = self._declared(key)
+        if not self._is_here(encoded):
+            self._refuse(key, "it is on another shard, and cannot be read here")
+        return encoded
+
+    def _refuse(self, key: Key | None, hint: str) -> None:
+        message = f"{self._call.name!r} has not declared {key!r} on shard {self.shard}"
+        raise KeyNotDeclared(message, hint=hint, key=key, shard=self.shard)
+
+    # -- for the one who runs it -------------------------------------------------------------
+
+    def _payload(self, encoded: bytes) -> bytes | None:
+        table = self._open()
+        if encoded in self._staged:
+            return self._staged[encoded]
+        cell = table.get(encoded)
+        return None if cell is None else cell[VERSION_BYTES:]
+
+    def _open(self) -> ReadableTable:
+        if self._table is None:
+            raise Finished("this part of a call is over; a procedure must not keep it")
+        return self._table
+
+    def finish(self, slot: Slot) -> Effects:
+        """End it, and return what it changed: cells of this version, None where a key went."""
+        table, self._table = self._open(), None
+        version = slot.to_bytes(VERSION_BYTES, "big")
+        return {
+            encoded: None if payload is None else version + payload
+            for encoded, payload in self._staged.items()
+            if payload is not None or table.get(encoded) is not None
+        }
+
+    def give_up(self) -> None:
+        """End it without effects."""
+        self._table = None
+
+
+def _key(row: Row) -> bytes:
+    return row[0]

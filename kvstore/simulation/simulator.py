@@ -1,0 +1,443 @@
+"""Whole clusters in virtual time, from one seed: the roles of the store on a network and disks that fail.
+
+The roles are those that the embedded store runs. Hosts, sequencers, coordinators and clients are nodes;
+what they send goes over a network that loses, repeats, delays and reorders (``simulated_network.py``), and
+hosts crash, stop and forget (``simulated_host.py``). One thread, one heap of events, one source of chance:
+a seed is a run, to the last message, and the trace's hash says whether two runs were the same.
+
+What there is of each role, and who takes over:
+
+* A sequencer belongs to an epoch. When START-EPOCH leaves the coordinator, a new one begins, and clients hear
+  of it after a while. The old one goes on, if it lives, and nobody listens.
+* One coordinator leads, but those before it may live on and believe that they do.
+* Locks of a client that is dead, or slow, are released by the host that has watched them for too long: an
+  Abort goes through the sequencer, as from any client (section 7).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from typing import Protocol
+
+import msgspec
+
+from kvstore.eris.client import Client
+from kvstore.eris.coordinator_replication import ReplicatedCoordinator
+from kvstore.eris.effects import (
+    COORDINATOR,
+    SEQUENCER,
+    Address,
+    CancelTimer,
+    ClientAddress,
+    CoordinatorAddress,
+    Effect,
+    GroupAddress,
+    HostAddress,
+    ReplicaAddress,
+    Send,
+    SetTimer,
+)
+from kvstore.eris.messages import Answer, Conclusory, Request, ResendRequest, StartEpoch, encode
+from kvstore.eris.sequencer import Sequencer
+from kvstore.simulation.simulated_host import Item, Letter, Shape, SimulatedHost, asking_host
+from kvstore.simulation.simulated_network import Link, Micros, Network, Node
+from kvstore.storage import MemoryDisk
+from kvstore.types import ClientId, Epoch, RequestId, ShardId, Timestamp
+
+COORDINATORS = 3
+RECENT = 40
+"""What a sequencer can send again, for each shard."""
+ROUTE_US = 10_000
+"""How long it may take until a client knows the new sequencer."""
+LEASE_US, LOCKS_US = 150_000, 25_000
+"""How long locks may be held before they are released by others, and how often that is looked at."""
+PHYSICAL_START = 1_000 * 10**9
+
+Packet = tuple[Node, Node, Item | msgspec.Struct]
+"""From, to, and what."""
+
+
+class Observer(Protocol):
+    """Somebody who looks on, and raises when a promise is broken."""
+
+    def committed(self, host: SimulatedHost, sends: list[Send]) -> None:
+        """A host committed a batch, and is about to send this."""
+
+    def spoke(self, coordinator: CoordinatorNode, sends: list[Send]) -> None:
+        """A coordinator sends this, which rests on its record."""
+
+
+@dataclass
+class CoordinatorNode:
+    """One of the coordinators; its memory is gone with it, as its record is with the hosts."""
+
+    number: int
+    role: ReplicatedCoordinator
+    is_up: bool = True
+    is_paused: bool = False
+    waiting: list[msgspec.Struct] = field(default_factory=list)
+    timers: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class SequencerNode:
+    """The sequencer of one epoch."""
+
+    role: Sequencer
+    is_up: bool = True
+    is_paused: bool = False
+    waiting: list[msgspec.Struct] = field(default_factory=list)
+
+
+@dataclass
+class ClientNode:
+    """A client; ``told`` gets what it is answered."""
+
+    role: Client
+    told: Callable[[Answer], None]
+    home: Node
+    """Where it runs: a node of its own, or a host."""
+    route: Epoch = Epoch(0)  # noqa: RUF009  # an int
+    is_up: bool = True
+    timer: int = 0
+
+
+class Simulator:
+    """A store and its world. Nothing moves but in ``run_until``."""
+
+    def __init__(self, seed: int, shape: Shape) -> None:
+        self.seed = seed
+        self.shape = shape
+        self.chance = random.Random(seed)
+        self.now: Micros = 0
+        self.clock_error = 0
+        """What is wrong with the sequencer's clock, in nanoseconds."""
+        self.network = Network(random.Random(self.chance.random()))
+        self.disk = MemoryDisk()
+        self.faults: Counter[str] = Counter()
+        self.observers: list[Observer] = []
+        self.hosts = [SimulatedHost(number, self, shape) for number in range(shape.replicas)]
+        self.sequencers: dict[Epoch, SequencerNode] = {}
+        self.coordinators: dict[int, CoordinatorNode] = {}
+        self.leading = 0
+        """The coordinator that everybody turns to."""
+        self.clients: dict[ClientId, ClientNode] = {}
+        self._last_client = 0
+        self._events: list[tuple[Micros, int, Callable[[], None]]] = []
+        self.events = 0
+        """How many have happened: a run in which nothing comes to an end has more and more."""
+        self._scheduled = 0
+        self._trace = hashlib.sha256()
+        self._locks_seen: dict[tuple[ClientId, RequestId], Micros] = {}
+        for host in self.hosts:
+            host.start()
+        self.start_coordinator(0)
+        self.after(LOCKS_US, self._watch_locks)
+
+    # -- time --------------------------------------------------------------------------------
+
+    def after(self, delay: Micros, action: Callable[[], None]) -> None:
+        """Call it after so long."""
+        self._scheduled += 1
+        heappush(self._events, (self.now + delay, self._scheduled, action))
+
+    def run_until(self, end: Micros, done: Callable[[], bool] | None = None) -> bool:
+        """Let time pass; return early, with True, when ``done`` says so."""
+        while self._events and self._events[0][0] <= end:
+            self.now, _, action = heappop(self._events)
+            self.events += 1
+            action()
+            if done is not None and done():
+                return True
+        self.now = end
+        return False
+
+    def trace(self) -> str:
+        """What tells this run from every other."""
+        return self._trace.hexdigest()
+
+    def note(self, what: str) -> None:
+        """Write into the trace."""
+        self._trace.update(f"{self.now} {what}\n".encode())
+
+    def physical(self) -> Timestamp:
+        """What the sequencer's machine believes the time is."""
+        return Timestamp(max(0, PHYSICAL_START + self.now * 1000 + self.clock_error))
+
+    # -- messages ----------------------------------------------------------------------------
+
+    def send(self, source: Node, to: Address, message: msgspec.Struct) -> None:
+        """Hand a message to the network, once for each receiver."""
+        for node, item in self._receivers(source, to, message):
+            self._transmit((source, node, item))
+
+    def _receivers(
+        self, source: Node, to: Address, message: msgspec.Struct
+    ) -> list[tuple[Node, Item | msgspec.Struct]]:
+        match to:
+            case ReplicaAddress(shard, replica):
+                return [(self.hosts[replica].node, Letter(shard, message))]  # type: ignore[arg-type]  # as addressed
+            case GroupAddress(shard):
+                return [(host.node, Letter(shard, message)) for host in self.hosts]  # type: ignore[arg-type]  # as addressed
+            case HostAddress(number):
+                return [(self.hosts[number].node, message)]
+            case CoordinatorAddress(number) if number < 0:
+                return [(self.hosts[asking_host(number)].node, message)]
+            case CoordinatorAddress(number):
+                return [(Node("coordinator", number), message)]
+            case ClientAddress(client):
+                return [(Node("client", client), message)] if client in self.clients else []
+            case _ if to == COORDINATOR:
+                return [(Node("coordinator", self.leading), message)]
+            case _ if isinstance(message, ResendRequest):
+                return [(Node("sequencer", message.epoch), message)]
+            case _:
+                assert to == SEQUENCER, to
+                return [(Node("sequencer", self.clients[ClientId(source.number)].route), message)]
+
+    def _transmit(self, packet: Packet) -> None:
+        link = self._link(packet)
+        if link in self.network.clogged:
+            self.network.clogged[link].append(packet)
+            return
+        for delay in self.network.arrivals(link):
+            self.after(delay, lambda: self._deliver(packet))
+
+    def _link(self, packet: Packet) -> Link:
+        return self._place(packet[0]), self._place(packet[1])
+
+    def _place(self, node: Node) -> Node:
+        """Where a node runs."""
+        return self.clients[ClientId(node.number)].home if node.kind == "client" else node
+
+    def unclog(self, link: Link) -> None:
+        """Let through what waits in a link."""
+        for packet in self.network.unclog(link):
+            self.after(self.network.fastest, lambda packet=packet: self._deliver(packet))  # type: ignore[misc]  # a lambda keeps its own
+
+    def _deliver(self, packet: Packet) -> None:
+        source, node, item = packet
+        self._trace_delivery(source, node, item)
+        match node.kind:
+            case "host":
+                self.hosts[node.number].receive(item)  # type: ignore[arg-type]  # as addressed
+            case "client":
+                self._give_client(self.clients[ClientId(node.number)], item)
+            case "coordinator":
+                self._give_coordinator(node.number, item)  # type: ignore[arg-type]  # as addressed
+            case _:
+                self._give_sequencer(Epoch(node.number), item)  # type: ignore[arg-type]  # as addressed
+
+    def _trace_delivery(self, source: Node, node: Node, item: Item | msgspec.Struct) -> None:
+        message = item.message if isinstance(item, Letter) else item
+        self._trace.update(f"{self.now} {source} {node} ".encode())
+        self._trace.update(encode(message))
+
+    # -- sequencers --------------------------------------------------------------------------
+
+    def _begin_stamping(self, epoch: Epoch, clock: Timestamp) -> None:
+        """Put a sequencer into service for an epoch that starts, and let clients know of it."""
+        if epoch <= max(self.sequencers, default=0):
+            return
+        role = Sequencer(epoch=epoch, shards=self.shape.shards, clock=clock, kept=RECENT)
+        self.sequencers[epoch] = SequencerNode(role)
+        self.note(f"sequencer of epoch {epoch}")
+        self._flush(epoch)
+        for client in self.clients.values():
+            self.after(self.chance.randint(0, ROUTE_US), lambda client=client: self._route(client, epoch))  # type: ignore[misc]  # a lambda keeps its own
+
+    @staticmethod
+    def _route(client: ClientNode, epoch: Epoch) -> None:
+        client.route = max(client.route, epoch)
+
+    def _flush(self, epoch: Epoch) -> None:
+        """The sequencer's own timer."""
+        node = self.sequencers[epoch]
+        if not node.is_up:
+            return
+        effects = node.role.on_timer("flush")
+        for effect in effects:
+            if isinstance(effect, SetTimer):
+                self.after(effect.after_ms * 1000, lambda: self._flush(epoch))
+            elif isinstance(effect, Send) and not node.is_paused:
+                self.send(Node("sequencer", epoch), effect.to, effect.message)
+
+    def _give_sequencer(self, epoch: Epoch, message: Request | ResendRequest) -> None:
+        node = self.sequencers.get(epoch)
+        if node is None or not node.is_up:
+            return
+        if node.is_paused:
+            node.waiting.append(message)
+            return
+        if isinstance(message, Request):
+            effects = node.role.handle(message, self.physical())
+        else:
+            effects = node.role.on_resend(message)
+        for effect in effects:
+            if isinstance(effect, Send):
+                self.send(Node("sequencer", epoch), effect.to, effect.message)
+
+    def crash_sequencer(self) -> None:
+        """The sequencer of the latest epoch ends for ever: what it knew was soft."""
+        self.sequencers[max(self.sequencers)].is_up = False
+
+    def pause_sequencer(self, epoch: Epoch, *, paused: bool) -> None:
+        """Stop one for a while, or let it go on with what came meanwhile."""
+        node = self.sequencers[epoch]
+        node.is_paused = paused
+        waiting, node.waiting = node.waiting, []
+        for message in waiting:
+            self._give_sequencer(epoch, message)  # type: ignore[arg-type]  # as it came
+
+    # -- coordinators ------------------------------------------------------------------------
+
+    def start_coordinator(self, number: int) -> None:
+        """Let a coordinator begin, and everybody turn to it; others may live on."""
+        role = ReplicatedCoordinator(
+            number=number,
+            life=self._scheduled,
+            coordinators=COORDINATORS,
+            hosts=self.shape.replicas,
+            shards=self.shape.shards,
+            clients_from=self._oldest_client(),
+        )
+        node = self.coordinators[number] = CoordinatorNode(number, role)
+        self.leading = number
+        self._carry_out(node, role.prepare(Epoch(1)))
+
+    def crash_coordinator(self) -> None:
+        self.coordinators[self.leading].is_up = False
+
+    def pause_coordinator(self, number: int, *, paused: bool) -> None:
+        node = self.coordinators[number]
+        node.is_paused = paused
+        waiting, node.waiting = node.waiting, []
+        for message in waiting:
+            self._give_coordinator(number, message)
+
+    def _oldest_client(self) -> ClientId:
+        """All below it have ended."""
+        living = (client for client, node in self.clients.items() if node.is_up)
+        return min(living, default=ClientId(self._last_client + 1))
+
+    def _give_coordinator(self, number: int, message: msgspec.Struct) -> None:
+        node = self.coordinators.get(number)
+        if node is None or not node.is_up:
+            return
+        if node.is_paused:
+            node.waiting.append(message)
+            return
+        node.role.clients_from = self._oldest_client()
+        self._carry_out(node, node.role.handle(message))  # type: ignore[arg-type]  # as addressed
+
+    def _carry_out(self, node: CoordinatorNode, effects: list[Effect]) -> None:
+        sends = [effect for effect in effects if isinstance(effect, Send)]
+        for observer in self.observers:
+            observer.spoke(node, sends)
+        for effect in effects:
+            if isinstance(effect, Send):
+                self.send(Node("coordinator", node.number), effect.to, effect.message)
+                if isinstance(effect.message, StartEpoch):
+                    self._begin_stamping(effect.message.epoch, effect.message.clock)
+            elif isinstance(effect, SetTimer):
+                self._set_coordinator_timer(node, effect)
+
+    def _set_coordinator_timer(self, node: CoordinatorNode, effect: SetTimer) -> None:
+        self._scheduled += 1
+        node.timers[effect.name] = number = self._scheduled
+        self.after(effect.after_ms * 1000, lambda: self._coordinator_timer(node, effect, number))
+
+    def _coordinator_timer(self, node: CoordinatorNode, effect: SetTimer, number: int) -> None:
+        if not node.is_up or self.coordinators[node.number] is not node:
+            return
+        if node.is_paused:
+            self._set_coordinator_timer(node, effect)
+        elif node.timers.get(effect.name) == number:
+            self._carry_out(node, node.role.on_timer(effect.name))
+
+    # -- clients -----------------------------------------------------------------------------
+
+    def start_client(self, told: Callable[[Answer], None], home: Node | None = None) -> ClientNode:
+        """A new client, which nobody ever was before."""
+        self._last_client += 1
+        number = ClientId(self._last_client)
+        role = Client(client=number, replicas=self.shape.replicas)
+        node = ClientNode(role, told, home or Node("client", number))
+        node.route = max(self.sequencers, default=Epoch(0))
+        self.clients[number] = node
+        return node
+
+    def ask(self, node: ClientNode, effects: list[Effect]) -> None:
+        """Carry out what a client wants."""
+        source = Node("client", node.role.client)
+        for effect in effects:
+            match effect:
+                case Send(_, Answer() as answer):
+                    node.told(answer)
+                case Send(to, message):
+                    self.send(source, to, message)
+                case SetTimer():
+                    node.timer += 1
+                    number, delay = node.timer, effect.after_ms * 1000
+                    self.after(delay, lambda number=number: self._retry(node, number))  # type: ignore[misc]  # a lambda keeps its own
+                case CancelTimer():
+                    node.timer += 1
+                case _:
+                    raise AssertionError(effect)
+
+    def _retry(self, node: ClientNode, number: int) -> None:
+        if node.timer == number and self._lives(node):
+            self.ask(node, node.role.on_timer("retry"))
+
+    def _lives(self, node: ClientNode) -> bool:
+        return node.is_up and (node.home.kind != "host" or self.hosts[node.home.number].is_up)
+
+    def _give_client(self, node: ClientNode, reply: Item | msgspec.Struct) -> None:
+        if self._lives(node):
+            self.ask(node, node.role.handle(reply))  # type: ignore[arg-type]  # as addressed
+
+    # -- locks -------------------------------------------------------------------------------
+
+    def _watch_locks(self) -> None:
+        """Abort what has stood between its two halves for too long, on some host that knows of it."""
+        self.after(LOCKS_US, self._watch_locks)
+        seen: dict[tuple[ClientId, RequestId], Micros] = {}
+        for host in self.hosts:
+            if host.host is None or host.is_paused:
+                continue
+            for stamped in host.host.executor.outstanding():
+                request = stamped.request
+                key = request.client, request.request
+                seen[key] = self._locks_seen.get(key, self.now)
+                if self.now - seen[key] > LEASE_US:
+                    seen[key] = self.now
+                    self._release(request, host.node)
+        self._locks_seen = seen
+
+    def _release(self, request: Request, home: Node) -> None:
+        self.faults["locks released"] += 1
+        node = self.start_client(lambda answer: self._end_client(node), home)
+        half = Conclusory(request.client, request.request, commit=False)
+        self.ask(node, node.role.submit(dict.fromkeys(request.operations, ()), half=half))
+
+    @staticmethod
+    def _end_client(node: ClientNode) -> None:
+        node.is_up = False
+
+    # -- looking on --------------------------------------------------------------------------
+
+    def committed(self, host: SimulatedHost, sends: list[Send]) -> None:
+        for observer in self.observers:
+            observer.committed(host, sends)
+
+    def living(self) -> list[SimulatedHost]:
+        """The hosts that take part."""
+        return [host for host in self.hosts if host.host is not None]
+
+    def shards(self) -> list[ShardId]:
+        return [ShardId(shard) for shard in range(self.shape.shards)]

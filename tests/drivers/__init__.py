@@ -1,1 +1,0 @@
-"""Tests of the drivers: threads, closing, and what a store keeps while it is open."""

@@ -1,0 +1,1 @@
+"""Tests of the engine: threads, durability, crashes, replicas, opening and closing, upkeep."""

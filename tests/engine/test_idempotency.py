@@ -1,0 +1,76 @@
+"""Forgetting outcomes in several passes, and what a retry between two of them gets (contracts C4)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+import kvstore
+from kvstore import Database, Key, keys
+from kvstore.database.database import DAY_NS
+from kvstore.execution.operations import Expire
+from kvstore.execution.outcomes import EXPIRED_AT_ONCE_MAX
+from kvstore.types import ShardId, Timestamp
+
+SECONDS = 0.2
+
+
+@pytest.fixture
+def db() -> Iterator[Database]:
+    with kvstore.open(":memory:", shards=2, idempotency_days=SECONDS / 86_400) as opened:
+        yield opened
+
+
+def token_at(db: Database, shard: int, name: str = "") -> Key:
+    """An idempotency key whose home is this shard."""
+    tokens: Iterator[Key] = ((name, number) for number in range(1000))
+    return next(token for token in tokens if db._routing.shard_of_bytes(keys.encode(token)) == shard)
+
+
+def key_at(db: Database, shard: int) -> Key:
+    return next((number,) for number in range(1000) if db.explain((number,)).shards == (shard,))
+
+
+def crowd(db: Database, shard: int) -> None:
+    """More outcomes than one pass forgets, all on this shard."""
+    futures = []
+    for number in range(EXPIRED_AT_ONCE_MAX + 10):
+        batch = db.batch()
+        batch.put(key_at(db, shard), number)
+        futures.append(db.submit(batch, idempotency_key=token_at(db, shard, f"crowd {number}")))
+    for future in futures:
+        future.result()
+
+
+def one_pass(db: Database) -> None:
+    """What ``_expire`` does in each turn of its loop; another thread may come between two turns."""
+    before = Timestamp(time.time_ns() - int(db._store.manifest.idempotency_days * DAY_NS))
+    db._run({ShardId(shard): (Expire(before),) for shard in (0, 1)}, 0, None)
+
+
+def test_a_retry_while_its_home_still_remembers_is_answered_or_done_anew(db: Database) -> None:
+    home, other = 0, 1
+    crowd(db, home)
+    token, key = token_at(db, home, "late"), key_at(db, other)
+    db.put(key, "first", idempotency_key=token)
+    time.sleep(1.5 * SECONDS)
+
+    one_pass(db)
+
+    db.put(key, "first", idempotency_key=token)
+
+
+def test_an_outcome_that_is_younger_than_the_limit_survives_the_next_pass(db: Database) -> None:
+    home, other = 0, 1
+    crowd(db, other)
+    token, key = token_at(db, home, "late"), key_at(db, other)
+    db.put(key, "first", idempotency_key=token)
+    time.sleep(1.5 * SECONDS)
+
+    one_pass(db)
+    db.put(key, "second", idempotency_key=token)
+    one_pass(db)
+
+    db.put(key, "second", idempotency_key=token)

@@ -1,0 +1,1 @@
+"""Tests of regions: worlds in one process, in several, and over links."""

@@ -23,11 +23,13 @@ from typing import Protocol, TypeAlias
 NAME_BYTES = 3
 
 
+Row: TypeAlias = tuple[bytes, bytes]
+"""A key of a table and its value."""
 Head: TypeAlias = tuple[int, int, int]
 """First index, last index and last checksum of a log; ``last == first - 1`` when it is empty."""
 
 
-class Log(Protocol):
+class RecordLog(Protocol):
     """A contiguous, append-only run of records, each chained to its predecessor's checksum."""
 
     def append(self, index: int, record: bytes) -> None:
@@ -91,7 +93,7 @@ class View(Protocol):
 
     def table(self, name: bytes) -> ReadableTable: ...
 
-    def log(self, name: bytes, head: Head) -> Log:
+    def log(self, name: bytes, head: Head) -> RecordLog:
         """The log as of this commit; its writing methods may not be called."""
 
     def problems(self) -> Iterator[str]:
@@ -144,7 +146,7 @@ class Environment(Protocol):
     def expect(self, payload_bytes: int, records: int) -> None:
         """Ask for room for the next batch. Raises ``DiskFull``; then nothing changed."""
 
-    def log(self, name: bytes, head: Head) -> Log:
+    def log(self, name: bytes, head: Head) -> RecordLog:
         """The log of this name, seen and written through the open batch.
 
         ``head`` is where its owner recorded it to begin and end, kept outside the data it covers.

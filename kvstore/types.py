@@ -30,6 +30,8 @@ Slot = NewType("Slot", int)
 Timestamp = NewType("Timestamp", int)
 """Nanoseconds since 1970, made unique and rising by the sequencer."""
 
+ChainId = tuple[RegionId, ShardId]
+"""A chain of the FuzzyLog: one region's log of one shard."""
 Kind = Literal["bounded", "counter", "set", "register"]
 """The type of a key in a region: which of its cells is shown (contracts D5)."""
 

@@ -1,8 +1,8 @@
 """The program ``kvstore``: arguments in, exit code out.
 
 The verbs of ``store_commands.py`` become click commands here; ``shell`` and what moves data, as ``import``
-does, are commands of the program only. Arguments follow the argv rule: each is one term of the shell's grammar if
-it is exactly one, else text.
+does, are commands of the program only. Arguments follow the argv rule: each is one term of the shell's
+grammar if it is exactly one, else text.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 import click
 
 import kvstore
-from kvstore.cli.commands.command import Call, Command, Given, Kind
+from kvstore.cli.commands.command import ArgumentKind, Command, Given, Invocation
 from kvstore.cli.commands.dump_commands import DUMP, LOAD
 from kvstore.cli.commands.import_export import EXPORT, IMPORT
 from kvstore.cli.commands.named_store import opened, opened_world
@@ -96,7 +96,7 @@ def _verb(command: Command) -> click.Command:
             creation["create"] = False
         given = _given(command, terms, options, text)
         with opened(path, writing=command.writes, **creation) as db:
-            command.run(Call(Session(db), given, say, say_aside, sys.stdout.flush))
+            command.run(Invocation(Session(db), given, say, say_aside, sys.stdout.flush))
 
     created_by = CREATION if command.writes and command.creates else ()
     has_terms = any(parameter.kind in ("key", "value") for parameter in (*command.terms, *command.options))
@@ -121,14 +121,14 @@ def _verb(command: Command) -> click.Command:
     )
 
 
-def _option(name: str, kind: Kind, about: str) -> click.Option:
+def _option(name: str, kind: ArgumentKind, about: str) -> click.Option:
     about = about[:1].upper() + about[1:] + "."
     if kind == "flag":
         return click.Option([f"--{name}"], is_flag=True, help=about)
     return click.Option([f"--{name}"], metavar=_METAVARS[kind], help=about)
 
 
-_METAVARS: Final[dict[Kind, str]] = {
+_METAVARS: Final[dict[ArgumentKind, str]] = {
     "number": "N",
     "text": "NAME",
     "region": "REGION",
@@ -139,7 +139,7 @@ _METAVARS: Final[dict[Kind, str]] = {
 
 def _given(command: Command, terms: Sequence[str], options: dict[str, Any], text: bool) -> Given:
     """Fit arguments to a command, as ``Command.fit`` does with a statement of the shell."""
-    kinds: list[Kind] = [parameter.kind for parameter in command.terms]
+    kinds: list[ArgumentKind] = [parameter.kind for parameter in command.terms]
     kinds += ["value"] * (len(terms) - len(kinds))  # too many: ``fit_terms`` says so
     given = command.fit_terms(
         [_term(kind, argument, text) for kind, argument in zip(kinds, terms, strict=False)]
@@ -153,7 +153,7 @@ def _given(command: Command, terms: Sequence[str], options: dict[str, Any], text
     return given
 
 
-def _term(kind: Kind, argument: str, text: bool) -> Term:
+def _term(kind: ArgumentKind, argument: str, text: bool) -> Term:
     if kind == "text":
         return Term(argument, argument)
     return Term(parse_argument(argument, force_text=text and kind != "number"), argument.strip())

@@ -18,8 +18,16 @@ from kvstore.cli.commands.command import Command, Parameter
 from kvstore.cli.commands.session import Session
 from kvstore.cli.commands.store_commands import COMMANDS
 from kvstore.cli.failures import EXPECTED
-from kvstore.cli.language.grammar import GrammarError, Option, Place, Reader, Statement, Term, parse_argument
-from kvstore.cli.language.lexer import Lexer, Token
+from kvstore.cli.language.grammar import (
+    GrammarError,
+    Option,
+    Statement,
+    StatementReader,
+    Term,
+    TextPosition,
+    parse_argument,
+)
+from kvstore.cli.language.lexer import Lexeme, Lexer
 from kvstore.cli.language.printing import show
 
 KEYS_MAX: Final = 200
@@ -79,7 +87,7 @@ def typed_before(text: str) -> Typed:
         part = len(text)
     bracket = _open_tuple(tokens)
     whole = part if bracket is None else _offset(text, bracket)
-    statement = Reader().feed(text[_offset(text, tokens[begins]) : whole]) if tokens[begins:] else []
+    statement = StatementReader().feed(text[_offset(text, tokens[begins]) : whole]) if tokens[begins:] else []
     before = None if bracket is None else text[whole:part]
     return Typed(statement[0] if statement else None, before, text[part:])
 
@@ -95,18 +103,18 @@ def _lexed_to_the_end(lines: list[str]) -> Lexer:
     return lexer
 
 
-def _offset(text: str, token: Token) -> int:
+def _offset(text: str, token: Lexeme) -> int:
     lines = text.split("\n")[: token.place.line - 1]
     return sum(map(len, lines)) + len(lines) + token.place.column - 1
 
 
-def _open_tuple(tokens: list[Token]) -> Token | None:
+def _open_tuple(tokens: list[Lexeme]) -> Lexeme | None:
     """The bracket of the tuple that is open, if any.
 
     Raises:
         GrammarError: there are brackets inside it, or it is of another kind.
     """
-    still_open: list[Token] = []
+    still_open: list[Lexeme] = []
     for token in tokens:
         if token.kind == "open":
             still_open.append(token)
@@ -236,9 +244,9 @@ def _as_typed(key: Any) -> str:
     """A key without quotes, if it is text that means the same without."""
     if isinstance(key, str) and key.isprintable():
         try:
-            statements = Reader().feed(f"get {key}")
+            statements = StatementReader().feed(f"get {key}")
         except GrammarError:
             return show(key)
-        if [statement.items for statement in statements] == [(Term(key, key, Place(1, 5)),)]:
+        if [statement.items for statement in statements] == [(Term(key, key, TextPosition(1, 5)),)]:
             return key
     return show(key)

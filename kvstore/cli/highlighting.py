@@ -15,7 +15,7 @@ from prompt_toolkit.lexers import Lexer as PromptLexer
 from prompt_toolkit.styles import Style
 
 from kvstore.cli.commands.store_commands import COMMANDS
-from kvstore.cli.language.lexer import GrammarError, Lexer, Place, Token
+from kvstore.cli.language.lexer import GrammarError, Lexeme, Lexer, TextPosition
 
 STYLE: Final = Style.from_dict(
     {
@@ -37,10 +37,10 @@ PLAIN: Final = Style.from_dict({"auto-suggestion": "dim"})
 _NAMES: Final = {command.name for command in COMMANDS}
 
 
-class Mark(NamedTuple):
+class Highlight(NamedTuple):
     """From this place on text is of this class, up to the next mark."""
 
-    place: Place
+    place: TextPosition
     style: str
 
 
@@ -52,24 +52,24 @@ class Highlighter(PromptLexer):
         return lambda number: lines[number] if number < len(lines) else []
 
 
-def marks(lines: list[str]) -> list[Mark]:
+def marks(lines: list[str]) -> list[Highlight]:
     """Where the text changes its kind, in order: at each token, comment and mistake. Never raises."""
-    found: list[Mark] = []
+    found: list[Highlight] = []
     lexer = Lexer()
     for number, line in enumerate(lines, 1):
         mistake = _mistake(lexer, line)
         if lexer.comment is not None and lexer.comment.line == number:
-            found.append(Mark(lexer.comment, "class:comment"))
+            found.append(Highlight(lexer.comment, "class:comment"))
         if mistake is None and lexer.open_since is not None and number < len(lines):
             continue  # the tokens are looked at together, as the first one may be the command
         found += [mark for mark in _token_marks(lexer) if mistake is None or mark.place < mistake]
         if mistake is not None:
-            found.append(Mark(mistake, "class:mistake"))
+            found.append(Highlight(mistake, "class:mistake"))
         lexer = Lexer(line=number)
     return sorted(found)
 
 
-def _mistake(lexer: Lexer, line: str) -> Place | None:
+def _mistake(lexer: Lexer, line: str) -> TextPosition | None:
     try:
         lexer.feed(f"{line}\n")
     except GrammarError as error:
@@ -77,16 +77,16 @@ def _mistake(lexer: Lexer, line: str) -> Place | None:
     return None
 
 
-def _token_marks(lexer: Lexer) -> Iterator[Mark]:
+def _token_marks(lexer: Lexer) -> Iterator[Highlight]:
     opening = lexer.open_since
     half_typed = [opening] if opening is not None and opening.kind != "open" else []
     at_command = True
     for token in [*lexer.tokens, *half_typed]:
-        yield Mark(token.place, _style(token, at_command))
+        yield Highlight(token.place, _style(token, at_command))
         at_command = token.kind == ";"
 
 
-def _style(token: Token, at_command: bool) -> str:
+def _style(token: Lexeme, at_command: bool) -> str:
     if token.kind in ("string", "bytes", "uuid"):
         return "class:string"
     if token.kind != "bare":
@@ -100,12 +100,12 @@ def _style(token: Token, at_command: bool) -> str:
     return "class:constant" if token.value is None or isinstance(token.value, bool) else "class:number"
 
 
-def _by_line(lines: list[str]) -> Iterator[tuple[str, list[Mark]]]:
+def _by_line(lines: list[str]) -> Iterator[tuple[str, list[Highlight]]]:
     """Each line and its marks, the first of which is what the line before ended with."""
     found = marks(lines)
     at, style = 0, ""
     for number, line in enumerate(lines, 1):
-        here = [Mark(Place(number, 1), style)]
+        here = [Highlight(TextPosition(number, 1), style)]
         while at < len(found) and found[at].place.line == number:
             here.append(found[at])
             at += 1
@@ -113,6 +113,6 @@ def _by_line(lines: list[str]) -> Iterator[tuple[str, list[Mark]]]:
         yield line, here
 
 
-def _fragments(line: str, found: list[Mark]) -> StyleAndTextTuples:
+def _fragments(line: str, found: list[Highlight]) -> StyleAndTextTuples:
     ends = [mark.place.column - 1 for mark in found[1:]] + [len(line)]
     return [(mark.style, line[mark.place.column - 1 : end]) for mark, end in zip(found, ends, strict=True)]

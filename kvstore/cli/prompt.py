@@ -22,7 +22,7 @@ from kvstore.cli.failures import EndOfSession, sentence
 from kvstore.cli.formats.streams import say_aside, say_error
 from kvstore.cli.highlighting import PLAIN, STYLE, Highlighter
 from kvstore.cli.history import ShellHistory, history_file
-from kvstore.cli.language.grammar import GrammarError, Reader
+from kvstore.cli.language.grammar import GrammarError, StatementReader
 from kvstore.cli.shell import failures
 
 _CONTINUATION = "...> "
@@ -72,7 +72,7 @@ def run_text(session: Session, text: str) -> None:
 
 def is_open(text: str) -> bool:
     """Whether a bracket or quote is open at the end of the text, so that there is more to come."""
-    reader = Reader()
+    reader = StatementReader()
     for line in text.split("\n"):
         try:
             reader.feed(f"{line}\n")

@@ -11,12 +11,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
-from kvstore.cli.commands.command import Call
+from kvstore.cli.commands.command import Invocation
 from kvstore.cli.commands.session import Session
 from kvstore.cli.commands.store_commands import execute
 from kvstore.cli.failures import EXPECTED, FAILED, EndOfSession, exit_code, sentence
 from kvstore.cli.formats.streams import say, say_aside, say_error
-from kvstore.cli.language.grammar import GrammarError, Reader, Statement
+from kvstore.cli.language.grammar import GrammarError, Statement, StatementReader
 from kvstore.cli.language.lexer import STATEMENT_CHARS_MAX
 
 
@@ -76,7 +76,7 @@ def failures(session: Session, lines: Iterable[str]) -> Iterator[Failure]:
     Raises:
         EndOfSession: one of them was ``exit``.
     """
-    reader = Reader()
+    reader = StatementReader()
     for text in lines:
         try:
             statements = reader.feed(text)
@@ -94,7 +94,7 @@ def failures(session: Session, lines: Iterable[str]) -> Iterator[Failure]:
 
 def _run(session: Session, statement: Statement) -> Exception | None:
     try:
-        execute(statement, Call(session, {}, say, say_aside, sys.stdout.flush))
+        execute(statement, Invocation(session, {}, say, say_aside, sys.stdout.flush))
     except BrokenPipeError:
         raise  # nobody reads any more: not an error of this line
     except EXPECTED as error:

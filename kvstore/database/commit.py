@@ -16,17 +16,17 @@ import msgspec
 
 from kvstore import keys, values
 from kvstore.database.reconnaissance import LockedReads, LockSets, Reconnaissance
-from kvstore.database.retry import Patience
+from kvstore.database.retry import Backoff
 from kvstore.database.routing import Route, Routing, route_of
 from kvstore.database.snapshot import Snapshot
 from kvstore.database.transaction import Transaction, Written
-from kvstore.engine.group_commit import Pending
+from kvstore.engine.group_commit import PendingRequest
 from kvstore.engine.interrupts import uninterrupted
 from kvstore.engine.store import WritingStore
 from kvstore.eris.client import SecondHalf
 from kvstore.eris.messages import Answer
 from kvstore.errors import Conflict, Error, OutcomeUnknown, TimedOut
-from kvstore.execution.operations import Operation, Operations, Reserve, Token
+from kvstore.execution.operations import IdempotencyToken, Operation, Operations, Reserve
 from kvstore.execution.reentrancy import refuse_unfinished, running
 from kvstore.execution.validation import Current, decode_current
 from kvstore.keys import Key
@@ -46,7 +46,7 @@ class Task(NamedTuple):
     body: Callable[[Transaction], Any]
     max_retries: int
     timeout: float | None
-    token: Token | None = None
+    token: IdempotencyToken | None = None
     expected: tuple[bytes, ...] = ()
     """The keys of a known read set: locked at once, and read then."""
 
@@ -119,7 +119,7 @@ class TransactionRunner:
                 if plan.route.path != "general":
                     self._one_round(plan, reads, None)
                 else:
-                    answer = self._preliminary(plan, SecondHalf(plan.writes), Patience(None), "commit")
+                    answer = self._preliminary(plan, SecondHalf(plan.writes), Backoff(None), "commit")
                     if not answer.committed:
                         self._raise_refusal(answer)
                         raise ReadSetChanged(self._changed_key(answer, reads))
@@ -137,7 +137,7 @@ class TransactionRunner:
             TimedOut: it was not committed in time; nothing happened.
             Whatever the function raises: it was rolled back.
         """
-        patience = Patience(task.timeout)
+        patience = Backoff(task.timeout)
         wanted = LockSets()
         attempt = 1
         while True:
@@ -156,7 +156,7 @@ class TransactionRunner:
 
     # -- one attempt -------------------------------------------------------------------------
 
-    def _attempt(self, task: Task, wanted: LockSets, patience: Patience, *, locks: bool) -> Any:
+    def _attempt(self, task: Task, wanted: LockSets, patience: Backoff, *, locks: bool) -> Any:
         reads = Reconnaissance(self._snapshot, self._routing)
         transaction = self._transaction(reads)
         try:
@@ -178,7 +178,7 @@ class TransactionRunner:
             if transaction.is_open:
                 transaction.end("rolled back")
 
-    def _attempt_known(self, task: Task, patience: Patience) -> Any:
+    def _attempt_known(self, task: Task, patience: Backoff) -> Any:
         """Lock first and run then: two rounds, whatever happens elsewhere."""
         reads = Reconnaissance(self._snapshot, self._routing)
         try:
@@ -191,7 +191,7 @@ class TransactionRunner:
             reads.close()
 
     def _run_again(
-        self, task: Task, plan: Plan, reads: Reconnaissance, answer: Answer, patience: Patience
+        self, task: Task, plan: Plan, reads: Reconnaissance, answer: Answer, patience: Backoff
     ) -> Any:
         """Run the function on what is locked, and commit that; or let go of the locks."""
         key = self._changed_key(answer, reads)
@@ -205,9 +205,9 @@ class TransactionRunner:
             result = _call_locked(task, transaction, locked)
             if self._may_refuse(transaction):
                 raise ReadSetChanged(key)  # the shards have checked what it wrote before
-            if not locked.touched.is_empty():
+            if not locked.missed.is_empty():
                 raise ReadSetChanged(
-                    key, _union(reads.sets(), LockSets(written=plan.reserved), locked.touched)
+                    key, _union(reads.sets(), LockSets(written=plan.reserved), locked.missed)
                 )
             patience.check(task.name)
             token = _with_result(task.token, result)
@@ -229,14 +229,14 @@ class TransactionRunner:
         transaction: Transaction,
         reads: Reconnaissance,
         wanted: LockSets,
-        token: Token | None,
+        token: IdempotencyToken | None,
         *,
         locks: bool = False,
     ) -> Plan:
         """Choose the path. ``locks``: take locks even where one shard could validate all."""
         written = {entry.shard for entry in transaction.written.values()}
         if token is not None:
-            written.add(token.home)
+            written.add(token.record_shard)
         route = route_of(transaction.read_shards, written)
         reserved = transaction.written.keys() | wanted.written
         if route.path == "general" or (locks and reads.shards):
@@ -263,7 +263,7 @@ class TransactionRunner:
             operations.setdefault(self._routing.shard_of_encoded(key), []).append(Reserve(key))
         return {shard: tuple(operations[shard]) for shard in sorted(operations)}
 
-    def _one_round(self, plan: Plan, reads: Reconnaissance, token: Token | None) -> None:
+    def _one_round(self, plan: Plan, reads: Reconnaissance, token: IdempotencyToken | None) -> None:
         """Nothing for what only read; else one request. Raises ``ReadSetChanged``."""
         if not plan.operations:
             return
@@ -277,7 +277,7 @@ class TransactionRunner:
             if outcome.refused:
                 raise ReadSetChanged(self._name(_payload(outcome.results[0]), reads))
 
-    def _preliminary(self, plan: Plan, second_half: SecondHalf, patience: Patience, name: str) -> Answer:
+    def _preliminary(self, plan: Plan, second_half: SecondHalf, patience: Backoff, name: str) -> Answer:
         """Send the first half; return the answer: committed, aborted, or the votes, and the locks are held.
 
         Raises ``TimedOut`` when it waited for its locks too long.
@@ -290,7 +290,7 @@ class TransactionRunner:
         assert pending.answer is not None, "a request is answered or fails"
         return pending.answer
 
-    def _take_back(self, pending: Pending, timed_out: TimedOut) -> None:
+    def _take_back(self, pending: PendingRequest, timed_out: TimedOut) -> None:
         """It waited for its locks too long. Raises ``TimedOut``, unless it was committed all the same."""
         assert pending.request is not None, "it was sent, and waits for locks"
         ended = self._abort(pending.request, timed_out)
@@ -301,7 +301,9 @@ class TransactionRunner:
             raise OutcomeUnknown(message) from timed_out
         raise timed_out
 
-    def _conclude(self, preliminary: RequestId, writes: Operations, size: int, token: Token | None) -> Answer:
+    def _conclude(
+        self, preliminary: RequestId, writes: Operations, size: int, token: IdempotencyToken | None
+    ) -> Answer:
         pending = _pending(writes, size=size)
         pending.concludes = preliminary
         pending.token = token
@@ -365,12 +367,12 @@ def _call_locked(task: Task, transaction: Transaction, locked: LockedReads) -> A
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException:
-        if locked.touched.is_empty():
+        if locked.missed.is_empty():
             raise
         return None
 
 
-def _with_result(token: Token | None, result: Any) -> Token | None:
+def _with_result(token: IdempotencyToken | None, result: Any) -> IdempotencyToken | None:
     """The idempotency key, with what the function returned. Raises ``ValueNotSupported``."""
     return None if token is None else msgspec.structs.replace(token, result=values.encode(result))
 
@@ -383,10 +385,10 @@ def _writes_of(transaction: Transaction, shards: Iterable[int]) -> Operations:
     return {shard: tuple(part) for shard, part in writes.items()}
 
 
-def _pending(*halves: Operations, size: int = 0) -> Pending:
+def _pending(*halves: Operations, size: int = 0) -> PendingRequest:
     """``size``: bytes of keys and values that are written; what is checked is small."""
     weight = sum([len(part) for half in halves for part in half.values()])
-    return Pending(halves[0], size + CHECK_BYTES * weight, weight)
+    return PendingRequest(halves[0], size + CHECK_BYTES * weight, weight)
 
 
 def _union(*sets: LockSets) -> LockSets:

@@ -19,10 +19,10 @@ from kvstore.database.commit import Task, TransactionRunner
 from kvstore.database.functions import (
     MAX_RETRIES,
     TIMEOUT_S,
-    Body,
     Bound,
     P,
     R,
+    TransactionBody,
     bound,
     check_limits,
     task_of,
@@ -32,7 +32,7 @@ from kvstore.database.routing import Route, Routing, route_of
 from kvstore.database.snapshot import Snapshot, state_tables
 from kvstore.database.transaction import Transaction
 from kvstore.database.watch import Cursor, Watch
-from kvstore.engine.group_commit import Pending
+from kvstore.engine.group_commit import PendingRequest
 from kvstore.engine.idempotency import Claim, digest, digest_of_function, result_of
 from kvstore.engine.interrupts import uninterrupted
 from kvstore.engine.store import Store, WritingStore
@@ -41,7 +41,17 @@ from kvstore.engine.upkeep.compaction import compact
 from kvstore.eris.messages import Answer
 from kvstore.errors import Conflict, LimitExceeded, NotFound, ProcedureFailed, ReadOnly, UsageError
 from kvstore.execution.numbers import check_amount, check_number
-from kvstore.execution.operations import Add, Call, Delete, Expire, Operation, Operations, Put, PutIf, Token
+from kvstore.execution.operations import (
+    Add,
+    Call,
+    Delete,
+    Expire,
+    IdempotencyToken,
+    Operation,
+    Operations,
+    Put,
+    PutIf,
+)
 from kvstore.execution.procedures import procedure_named
 from kvstore.execution.reentrancy import place, refuse_body, refuse_nested
 from kvstore.execution.stored_value import VERSION_BYTES, stored_version, value_of
@@ -279,9 +289,9 @@ class Database:
         if pending.operations:
             self._run_pending(pending, batch.idempotency_key)
 
-    def _pending_of(self, batch: Batch) -> Pending:
+    def _pending_of(self, batch: Batch) -> PendingRequest:
         """The batch as a request. Raises ``Finished`` the second time."""
-        return Pending(batch.finish(), batch.size, batch.weight)
+        return PendingRequest(batch.finish(), batch.size, batch.weight)
 
     def submit(self, batch: Batch, *, idempotency_key: Key | None = None) -> Future[Commit]:
         """Send a batch without waiting; the future is done when it is as durable as a put.
@@ -325,10 +335,10 @@ class Database:
         call: Call | None = None,
     ) -> Answer:
         """Return the answer of a request; ``check`` may refuse it, unless it was made before."""
-        return self._run_pending(Pending(operations, size, weight, call), idempotency_key, check)
+        return self._run_pending(PendingRequest(operations, size, weight, call), idempotency_key, check)
 
     def _run_pending(
-        self, pending: Pending, idempotency_key: Key | None, check: Callable[[], None] | None = None
+        self, pending: PendingRequest, idempotency_key: Key | None, check: Callable[[], None] | None = None
     ) -> Answer:
         store = self._writing_store()
         if idempotency_key is None:
@@ -341,8 +351,8 @@ class Database:
         refuse_nested()
         store = self._store
         if not isinstance(store, WritingStore):
-            message = f"{store.home.path} was opened with readonly=True"
-            raise ReadOnly(message, path=store.home.path)
+            message = f"{store.directory.path} was opened with readonly=True"
+            raise ReadOnly(message, path=store.directory.path)
         return store
 
     # -- transactions ------------------------------------------------------------------------
@@ -355,11 +365,11 @@ class Database:
         return self._attempts_of(self._writing_store()).begin()
 
     @overload
-    def transaction(self, function: Body[P, R]) -> Bound[P, R]: ...
+    def transaction(self, function: TransactionBody[P, R]) -> Bound[P, R]: ...
     @overload
     def transaction(
         self, *, max_retries: int = MAX_RETRIES, timeout: float | None = TIMEOUT_S
-    ) -> Callable[[Body[P, R]], Bound[P, R]]: ...
+    ) -> Callable[[TransactionBody[P, R]], Bound[P, R]]: ...
     def transaction(
         self, function: Any = None, *, max_retries: int = MAX_RETRIES, timeout: float | None = TIMEOUT_S
     ) -> Any:
@@ -438,23 +448,23 @@ class Database:
 
     # -- idempotency keys --------------------------------------------------------------------
 
-    def _claim(self, pending: Pending, idempotency_key: Key) -> Claim:
+    def _claim(self, pending: PendingRequest, idempotency_key: Key) -> Claim:
         """Give the request its token; the claim to it is still to be taken, and to be released."""
         half = pending.second_half
         writes = pending.operations if half is None else half.writes
         pending.token = token = self._token(idempotency_key, digest(pending.call or writes))
         for operations in (pending.operations, writes):
-            operations.setdefault(token.home, ())
+            operations.setdefault(token.record_shard, ())
         if half is not None:
             pending.second_half = half._replace(token=token)
         return self._store.idempotency.claim(token)
 
-    def _token(self, idempotency_key: Key, digest: bytes) -> Token:
+    def _token(self, idempotency_key: Key, digest: bytes) -> IdempotencyToken:
         self._tokens_used += 1
         if self._tokens_used % EXPIRE_EVERY == 0:
             self._expire()
         encoded = keys.encode(idempotency_key)
-        return Token(encoded, digest, self._routing.shard_of_bytes(encoded))
+        return IdempotencyToken(encoded, digest, self._routing.shard_of_bytes(encoded))
 
     def _expire(self) -> None:
         """Forget old outcomes, by a transaction of its own, as long as there are any."""
@@ -518,10 +528,10 @@ class Database:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<kvstore.Database {self._store.home.path!r}>"
+        return f"<kvstore.Database {self._store.directory.path!r}>"
 
 
-def _answer(store: WritingStore, pending: Pending, check: Callable[[], None] | None) -> Answer:
+def _answer(store: WritingStore, pending: PendingRequest, check: Callable[[], None] | None) -> Answer:
     if check is not None:
         check()
     store.run(pending)
@@ -541,7 +551,7 @@ def _committed(answer: Answer, route: Route) -> Commit:
     return Commit({int(shard): int(slot) for shard, slot in sorted(answer.slots.items())}, route)
 
 
-def complete(pending: Pending) -> None:
+def complete(pending: PendingRequest) -> None:
     """Give a submitted request's future its result."""
     future = pending.future
     assert future is not None

@@ -18,7 +18,7 @@ RETRIES_MOST = 1_000_000
 P = ParamSpec("P")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
-Body = Callable[Concatenate[Transaction, P], R]
+TransactionBody = Callable[Concatenate[Transaction, P], R]
 
 
 class RunsTasks(Protocol):
@@ -42,7 +42,9 @@ class Free(Protocol[P, R_co]):
     def __call__(self, where: RunsTasks | Transaction, /, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
 
 
-def bound(where: RunsTasks, body: Body[P, R], max_retries: int, timeout: float | None) -> Bound[P, R]:
+def bound(
+    where: RunsTasks, body: TransactionBody[P, R], max_retries: int, timeout: float | None
+) -> Bound[P, R]:
     """``body`` as a transaction of this database. Raises ``BodyRefused``."""
     refuse_body(body)
     check_limits(max_retries, timeout)
@@ -57,11 +59,11 @@ def bound(where: RunsTasks, body: Body[P, R], max_retries: int, timeout: float |
 
 
 @overload
-def transactional(function: Body[P, R], /) -> Free[P, R]: ...
+def transactional(function: TransactionBody[P, R], /) -> Free[P, R]: ...
 @overload
 def transactional(
     *, max_retries: int = MAX_RETRIES, timeout: float | None = TIMEOUT_S
-) -> Callable[[Body[P, R]], Free[P, R]]: ...
+) -> Callable[[TransactionBody[P, R]], Free[P, R]]: ...
 def transactional(
     function: Any = None, /, *, max_retries: int = MAX_RETRIES, timeout: float | None = TIMEOUT_S
 ) -> Any:

@@ -10,9 +10,9 @@ from typing import get_args
 
 from kvstore.database.database import Database, complete
 from kvstore.database.routing import SHARDS_MAX, Routing
-from kvstore.engine.open_replicas import Options
-from kvstore.engine.store import AnyPath, ReadingStore, Store, WritingStore, home_at, open_store
-from kvstore.engine.store_directory import Durability, Home
+from kvstore.engine.options import Durability, Options
+from kvstore.engine.store import AnyPath, ReadingStore, Store, WritingStore, directory_at, open_store
+from kvstore.engine.store_directory import StoreDirectory
 from kvstore.errors import LimitExceeded, UsageError
 from kvstore.execution.procedure_context import Owns
 
@@ -74,7 +74,7 @@ def open(
         owner=owner,
     )
     return open_at(
-        home_at(path),
+        directory_at(path),
         options,
         readonly=readonly,
         sync_interval_ms=sync_interval_ms,
@@ -83,7 +83,7 @@ def open(
 
 
 def open_at(
-    home: Home,
+    directory: StoreDirectory,
     options: Options,
     *,
     readonly: bool = False,
@@ -92,13 +92,13 @@ def open_at(
 ) -> Database:
     """Open the store of this home; the way in for stores on a memory disk that is kept."""
 
-    def make(home: Home) -> Store:
+    def make(directory: StoreDirectory) -> Store:
         if not readonly:
-            return WritingStore(home, options, sync_interval_ms=sync_interval_ms, finish=complete)
-        store = ReadingStore(home)
+            return WritingStore(directory, options, sync_interval_ms=sync_interval_ms, finish=complete)
+        store = ReadingStore(directory)
         try:
             store.manifest.check_shape(
-                home.path,
+                directory.path,
                 shards=options.shards,
                 replicas=options.replicas,
                 placement=options.placement,
@@ -108,7 +108,7 @@ def open_at(
             raise
         return store
 
-    store = open_store(home, make)
+    store = open_store(directory, make)
     try:
         return Database(store, snapshot_lifetime)
     except BaseException:

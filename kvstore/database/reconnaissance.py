@@ -19,9 +19,9 @@ from kvstore.execution.operations import Check, CheckRange, Operation
 from kvstore.execution.reentrancy import own_work
 from kvstore.execution.stored_value import VERSION_BYTES, stored_version
 from kvstore.execution.validation import READ_SET_MAX, Current, digest_of
+from kvstore.ports import Row
 from kvstore.types import ShardId
 
-Row = tuple[bytes, bytes]
 Walk = tuple[bytes, bytes, tuple[ShardId, ...], bool]
 """A range, from its start up to, not with, its stop, the shards, and whether it is walked in reverse."""
 
@@ -91,7 +91,7 @@ class Reconnaissance:
             self.shards.add(shard)
         return cell
 
-    def glimpse(self, shard: ShardId, key: bytes) -> bytes | None:
+    def read_untracked(self, shard: ShardId, key: bytes) -> bytes | None:
         return self.snapshot.cell(shard, key)
 
     def rows(self, start: bytes, stop: bytes, reverse: bool, shards: list[ShardId]) -> Iterator[Row]:
@@ -208,7 +208,7 @@ class LockedReads:
         self._seen = seen
         self._writable = writable
         self.shards = set(seen.shards)
-        self.touched = LockSets()
+        self.missed = LockSets()
         """What was touched and is not locked."""
         self._cells: dict[bytes, bytes | None] = {}
         self._ranges: list[tuple[bytes, bytes, list[Row]]] = []
@@ -216,18 +216,18 @@ class LockedReads:
             self._cells.update(held.cells)
         for key, (shard, _) in seen.versions.items():
             if key not in self._cells:
-                self._cells[key] = seen.glimpse(shard, key)
+                self._cells[key] = seen.read_untracked(shard, key)
         for found in seen._walked():
             self._ranges.append((found.start, found.stop, _rows_now(seen, found, changed)))
 
     def cell(self, shard: ShardId, key: bytes) -> bytes | None:
         held = self._held(key)
         if held is None:
-            self.touched.read.add(key)
+            self.missed.read.add(key)
             raise OutsideLocks
         return held[0]
 
-    def glimpse(self, shard: ShardId, key: bytes) -> bytes | None:
+    def read_untracked(self, shard: ShardId, key: bytes) -> bytes | None:
         held = self._held(key)
         if held is not None:
             return held[0]
@@ -248,7 +248,7 @@ class LockedReads:
         while start < stop:
             covering = self._covering(start, stop, reverse)
             if covering is None:
-                self.touched.ranges.add((start, stop, tuple(shards), reverse))
+                self.missed.ranges.add((start, stop, tuple(shards), reverse))
                 raise OutsideLocks
             low, high, rows = covering
             inside = [row for row in rows if max(low, start) <= row[0] < min(high, stop)]
@@ -267,7 +267,7 @@ class LockedReads:
 
     def allow_write(self, key: bytes) -> None:
         if key not in self._writable:
-            self.touched.written.add(key)
+            self.missed.written.add(key)
             raise OutsideLocks
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ PAUSE_S, PAUSE_MAX_S = 0.0002, 0.02
 """The longest pause after the first attempt, doubled after each, and its bound."""
 
 
-class Patience:
+class Backoff:
     """For all attempts together. The pauses are random, so that two who collided do not do so again."""
 
     def __init__(self, seconds: float | None) -> None:

@@ -14,12 +14,11 @@ from kvstore.eris.shard_state import REGISTERS, table_name
 from kvstore.errors import NotFound
 from kvstore.execution.stored_value import VERSION_BYTES, stored_version
 from kvstore.keys import Key
+from kvstore.ports import Row
 from kvstore.types import ShardId
 
 ROWS_FIRST, ROWS_MAX = 16, 512
 """Rows fetched from each shard at once: few for a short scan, more as it goes on."""
-
-Row = tuple[bytes, bytes]
 
 
 def state_tables(shards: int) -> list[bytes]:

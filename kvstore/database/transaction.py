@@ -14,18 +14,17 @@ from kvstore import keys, values
 from kvstore.database.routing import Route, Routing, route_of
 from kvstore.errors import Finished, LimitExceeded, NotFound, UsageError
 from kvstore.execution.numbers import check_amount, check_number
-from kvstore.execution.operations import Add, Delete, Effect, Operation, Put, SetAdd, SetRemove
+from kvstore.execution.operations import Add, Delete, KeyEffect, Operation, Put, SetAdd, SetRemove
 from kvstore.execution.reentrancy import function_running, refuse_nested, refuse_unfinished, running
 from kvstore.execution.stored_value import VERSION_BYTES, value_of
 from kvstore.keys import Key
+from kvstore.ports import Row
 from kvstore.types import ShardId
 
 AMOUNT_BYTES = 8
 TRANSACTION_BYTES_MAX = 64 << 20
 """Bound on the keys and values of one transaction (contracts C5)."""
 
-Row = tuple[bytes, bytes]
-"""An encoded key and its cell."""
 Own = tuple[bytes, "Written"]
 Shards = set[ShardId]
 State = Literal["open", "committed", "rolled back"]
@@ -40,7 +39,7 @@ class Reads(Protocol):
     def cell(self, shard: ShardId, key: bytes) -> bytes | None:
         """A key's cell; from now on it is a part of what the transaction depends on."""
 
-    def glimpse(self, shard: ShardId, key: bytes) -> bytes | None:
+    def read_untracked(self, shard: ShardId, key: bytes) -> bytes | None:
         """The same, on which nothing depends: to refuse what could not be carried out."""
 
     def rows(self, start: bytes, stop: bytes, reverse: bool, shards: list[ShardId]) -> Iterator[Row]:
@@ -192,7 +191,7 @@ class Transaction:
         self.reads.allow_write(encoded)
         written = self.written.get(encoded)
         if written is None:
-            before = value_of(self.reads.glimpse(self._routing.shard(key, encoded), encoded))
+            before = value_of(self.reads.read_untracked(self._routing.shard(key, encoded), encoded))
         else:
             before = written.value
         total = check_number(key, before, n)
@@ -211,7 +210,9 @@ class Transaction:
         self.put(key, value)
         return value
 
-    def _write(self, key: Key, operation: Effect, value: bytes | None, behind: Written | None = None) -> None:
+    def _write(
+        self, key: Key, operation: KeyEffect, value: bytes | None, behind: Written | None = None
+    ) -> None:
         encoded = operation.key
         self.reads.allow_write(encoded)
         earlier, size = ((), len(encoded)) if behind is None else (behind.operations, behind.size)
@@ -232,7 +233,7 @@ class Transaction:
         self._check()
         found = []
         for encoded, written in sorted(self.written.items()):
-            before = value_of(self.reads.glimpse(written.shard, encoded))
+            before = value_of(self.reads.read_untracked(written.shard, encoded))
             found.append((keys.decode(encoded), _value(before, missing), _value(written.value, missing)))
         return found
 
@@ -374,7 +375,7 @@ def _value(payload: bytes | None, missing: Any) -> Any:
     return missing if payload is None else values.decode(payload)
 
 
-def effect_size(effect: Effect) -> int:
+def effect_size(effect: KeyEffect) -> int:
     """Bytes that an effect writes besides its key."""
     match effect:
         case Put(_, written) | Add(_, written) | SetAdd(_, written) | SetRemove(_, written):

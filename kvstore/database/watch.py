@@ -55,7 +55,7 @@ class Change(NamedTuple):
     cursor: Cursor
 
 
-class Place(NamedTuple):
+class WatchPlace(NamedTuple):
     """What a watch has delivered: all up to ``position``, and ``delivered`` changes of what is next."""
 
     position: Position
@@ -132,10 +132,10 @@ class Watch:
         with self._readers.viewing() as view:
             return work(view)
 
-    def _begin(self, view: View, since: Cursor | int | None) -> Place:
+    def _begin(self, view: View, since: Cursor | int | None) -> WatchPlace:
         end = executed(view, self._routing.shards)
         if since is None:
-            return Place(end)
+            return WatchPlace(end)
         if isinstance(since, dict):
             place = parse_cursor(since, end)
             self._check_kept(view, place)
@@ -143,13 +143,13 @@ class Watch:
         if type(since) is not int or since != 0:
             raise UsageError(f"since is a cursor, 0 for the oldest change, or None for now, not {since!r}")
         kept = oldest(view, self._routing.shards)
-        return Place(kept, older=b"" if any(kept) else None)
+        return WatchPlace(kept, older=b"" if any(kept) else None)
 
-    def _check_kept(self, view: View, place: Place) -> None:
+    def _check_kept(self, view: View, place: WatchPlace) -> None:
         kept = oldest(view, self._routing.shards)
         if any(seen < end for seen, end in zip(place.position, kept, strict=True)):
             message = "the log no longer reaches back to this cursor"
-            raise CursorTrimmed(message, cursor=place.cursor(), oldest=Place(kept).cursor())
+            raise CursorTrimmed(message, cursor=place.cursor(), oldest=WatchPlace(kept).cursor())
 
     # -- what it delivers --------------------------------------------------------------------
 
@@ -186,14 +186,14 @@ class Watch:
                 at, left = at + 1, left - 1
                 if at <= before.delivered:
                     continue
-                place = Place(before.position, at) if left else Place(behind)
+                place = WatchPlace(before.position, at) if left else WatchPlace(behind)
                 if self._low <= encoded < self._high:
                     change = _change(encoded, value, piece.slot, committed.time, place)
                     self._place = place  # only now: an interrupt between here and its caller loses nothing
                     yield change
-        self._place = Place(behind)
+        self._place = WatchPlace(behind)
 
-    def _older_records(self, place: Place) -> Iterator[Change]:
+    def _older_records(self, place: WatchPlace) -> Iterator[Change]:
         """Some records as they were written before the log begins. Others of them have changed since:
         those come with the log."""
         assert place.older is not None
@@ -218,12 +218,12 @@ class Watch:
         self._place = place._replace(older=older)
 
 
-def _change(encoded: bytes, value: bytes | None, slot: Slot, time: int, place: Place) -> Change:
+def _change(encoded: bytes, value: bytes | None, slot: Slot, time: int, place: WatchPlace) -> Change:
     decoded = None if value is None else values.decode(value)
     return Change(keys.decode(encoded), decoded, value is None, int(slot), int(time), place.cursor())
 
 
-def parse_cursor(cursor: Cursor, end: Position) -> Place:
+def parse_cursor(cursor: Cursor, end: Position) -> WatchPlace:
     """The place a cursor names. JSON made strings of its numbers, perhaps.
 
     Raises:
@@ -234,7 +234,7 @@ def parse_cursor(cursor: Cursor, end: Position) -> Place:
         older = entries.pop(OLDER, None)
         delivered = _number(entries.pop(DELIVERED, 0))
         position = [Slot(_number(entries.pop(shard))) for shard in range(len(end))]
-        place = Place(position, delivered, None if older is None else bytes.fromhex(str(older)))
+        place = WatchPlace(position, delivered, None if older is None else bytes.fromhex(str(older)))
     except (KeyError, ValueError, TypeError):
         raise UsageError(f"this is no cursor of a store with {len(end)} shards: {cursor!r}") from None
     if entries:

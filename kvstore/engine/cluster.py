@@ -27,10 +27,10 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
-from kvstore.engine.failover import Inbox, ViewMove
+from kvstore.engine.failover import Failover
 from kvstore.engine.follower import Follower
-from kvstore.engine.group_commit import Pending
-from kvstore.engine.host import Host
+from kvstore.engine.group_commit import PendingRequest
+from kvstore.engine.host import Host, Inbox
 from kvstore.engine.leases import Leases
 from kvstore.engine.recovery import Opened
 from kvstore.eris.client import NO_EDGES, Client
@@ -69,13 +69,13 @@ class Cluster:
         """Why writes are refused until the store is opened again."""
         self.learner_failed = False
         """Whether its last commit may be there or not, so that nobody may read it."""
-        self.given_up: dict[int, BaseException] = {}
+        self.failed_learners: dict[int, BaseException] = {}
         """Replicas that failed as learners, and why; others took over."""
         clock = max(replica.record.clock for replica in self.learner.replicas)
         self.sequencer = Sequencer(epoch=epoch, shards=manifest.shards, clock=clock)
         self.client = Client(client=ClientId(epoch), replicas=manifest.replicas)
         self._causes = None if manifest.region is None else _causes(manifest.shards)
-        self._waiting: dict[RequestId, Pending] = {}
+        self._waiting: dict[RequestId, PendingRequest] = {}
         """Who waits for which answer; over groups, where locks are in the way."""
         self._effects: list[Effect] = []
         """What the client asked for and nobody carried out yet."""
@@ -94,7 +94,7 @@ class Cluster:
         others = (host for host in self.opened.hosts.values() if host is not self.learner)
         return [Follower(host, self._report) for host in others]
 
-    def process(self, group: list[Pending]) -> list[Pending]:
+    def process(self, group: list[PendingRequest]) -> list[PendingRequest]:
         """Carry a group out, with what has to be done besides; return all requests that are done now,
         answered or with an error. Never raises."""
         if not group and not self._effects:
@@ -105,7 +105,7 @@ class Cluster:
             self._expect(group)
         except Exception as error:
             return _refused(group, error)
-        done: list[Pending] = []
+        done: list[PendingRequest] = []
         try:
             done += self._deliver(self._commit_group(group))
             self._commit_rest(done)
@@ -115,12 +115,12 @@ class Cluster:
             done += self._fail_all([pending for pending in group if pending.answer is None], error)
         return done
 
-    def _commit_rest(self, done: list[Pending]) -> None:
+    def _commit_rest(self, done: list[PendingRequest]) -> None:
         """Commit what a move of the views left to be sent, without waiting for another caller."""
         while self._effects:
             done += self._deliver(self._commit_group([]))
 
-    def _fail_all(self, group: list[Pending], error: Exception) -> list[Pending]:
+    def _fail_all(self, group: list[PendingRequest], error: Exception) -> list[PendingRequest]:
         """The group failed, and nobody will answer what waits any more."""
         unknown = OutcomeUnknown(f"the store failed while this waited: {error}")
         earlier = [pending for pending in self._waiting.values() if pending not in group]
@@ -139,7 +139,7 @@ class Cluster:
                 self._effects += self.client.submit(operations, half=half)
             self._commit_rest([])
 
-    def end_leases(self) -> list[Pending]:
+    def end_leases(self) -> list[PendingRequest]:
         """Abort whatever was held for too long; return the requests that are done by it.
 
         Where there is no room on the disk for it nothing is done: it is asked for again later.
@@ -149,9 +149,9 @@ class Cluster:
             self._conclude_for_callers(self.leases.run_out())
         return self.process([])
 
-    def settle(self) -> list[Pending]:
+    def settle(self) -> list[PendingRequest]:
         """Before the end: abort whatever callers hold, until nothing waits any more."""
-        done: list[Pending] = []
+        done: list[PendingRequest] = []
         while self.failure is None and (held := self.leases.all()):
             self._conclude_for_callers(held)
             done += self.process([])
@@ -164,7 +164,7 @@ class Cluster:
             self.leases.end(preliminary)
             self._effects += self.client.conclude(preliminary)
 
-    def _expect(self, group: list[Pending]) -> None:
+    def _expect(self, group: list[PendingRequest]) -> None:
         """Raise ``DiskFull``, before anything is stamped, where there is no room for the group."""
         size = weight = 0
         for pending in group:
@@ -177,7 +177,7 @@ class Cluster:
             if follower.failure is None:
                 follower.host.environment.expect(size, records)
 
-    def _commit_group(self, group: list[Pending]) -> list[Send]:
+    def _commit_group(self, group: list[PendingRequest]) -> list[Send]:
         """Return the answers for callers, which may leave now."""
         answers: list[Send] = []
         may_grow = bool(self._effects)
@@ -219,7 +219,7 @@ class Cluster:
             raise
         return outbox
 
-    def _ask(self, pending: Pending) -> list[Effect]:
+    def _ask(self, pending: PendingRequest) -> list[Effect]:
         """Have the client send what a caller asks for."""
         client = self.client
         if pending.concludes is not None:
@@ -346,9 +346,9 @@ class Cluster:
             client.park()
         return answers
 
-    def _deliver(self, answers: list[Send]) -> list[Pending]:
+    def _deliver(self, answers: list[Send]) -> list[PendingRequest]:
         """Hand answers to those who wait for them; one that got votes holds locks for a while."""
-        done: list[Pending] = []
+        done: list[PendingRequest] = []
         for send in answers:
             answer = send.message
             assert type(answer) is Answer
@@ -382,7 +382,7 @@ class Cluster:
         if inbox is not None:
             self._give_followers(inbox)
         self.pause()
-        move = ViewMove(self._living(), self.replicas, self.opened.record)
+        move = Failover(self._living(), self.replicas, self.opened.record)
         try:
             move.run()
         except Exception as why:
@@ -399,14 +399,14 @@ class Cluster:
     def _living(self) -> list[Host]:
         return [follower.host for follower in self.followers if follower.failure is None]
 
-    def _follow(self, move: ViewMove, error: Exception) -> None:
+    def _follow(self, move: Failover, error: Exception) -> None:
         """Give up the learner, and go on with the hosts that moved."""
         old, why = self.learner, error.__cause__ or error
         if old.environment.failure is None:
             old.environment.fail(why)
         # New ones instead of changed ones: another thread may be asking for the status. Who reads in the
         # old learner's environment closes it.
-        self.given_up = {**self.given_up, old.number: why}
+        self.failed_learners = {**self.failed_learners, old.number: why}
         hosts = self.opened.hosts.items()
         self.opened.found.hosts = {number: host for number, host in hosts if host is not old}
         for follower in self.followers:
@@ -420,21 +420,21 @@ class Cluster:
 
     # -- the end -----------------------------------------------------------------------------
 
-    def sync(self) -> list[Pending]:
+    def sync(self) -> list[PendingRequest]:
         """Make every commit so far durable (``durability="interval"``); between two groups only.
 
         Returns what is done by it: where the learner's disk refuses, another learner may answer something.
         """
         for follower in self.followers:
             follower.sync()
-        done: list[Pending] = []
+        done: list[PendingRequest] = []
         try:
             self.learner.environment.sync()
         except Failed as error:
             self._sync_failed(error, done)
         return done
 
-    def _sync_failed(self, error: Failed, done: list[Pending]) -> None:
+    def _sync_failed(self, error: Failed, done: list[PendingRequest]) -> None:
         self.learner_failed = True
         if self.failure is not None:
             return
@@ -461,7 +461,7 @@ class Cluster:
     def close(self) -> None:
         """Bring followers up to date and close all environments; a failed one stays unclean."""
         with ExitStack() as closing:  # whatever fails, the rest is closed all the same
-            closing.callback(self.opened.home.release)
+            closing.callback(self.opened.directory.release)
             for host in self.opened.hosts.values():
                 closing.callback(host.environment.close)
             for follower in self.followers:
@@ -493,7 +493,7 @@ def _machine_time() -> int:
     return time.time_ns()  # looked up at each call, as a test may set the clock
 
 
-def _refused(group: list[Pending], error: Exception) -> list[Pending]:
+def _refused(group: list[PendingRequest], error: Exception) -> list[PendingRequest]:
     for pending in group:
         pending.error = _twin(error)
     return group

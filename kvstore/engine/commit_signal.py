@@ -19,13 +19,13 @@ class CommitSignal:
     A sleeper has a queue of its own, so that one that was interrupted keeps nobody waiting.
     """
 
-    def __init__(self, *, told: bool) -> None:
-        """``told``: whether somebody calls ``announce``."""
+    def __init__(self, *, announced: bool) -> None:
+        """``announced``: whether somebody calls ``announce``."""
         self.count = 0
         self.woken_by_timer = 0
         """Sleepers that were told of nothing although something was committed: 0."""
-        self._told = told
-        self._nap = LOOK_AGAIN_S if told else POLL_S
+        self._announced = announced
+        self._nap = LOOK_AGAIN_S if announced else POLL_S
         self._sleepers: set[SimpleQueue[None]] = set()
         self.listener: Callable[[], None] | None = None
         """Told of each at once, on the thread that commits: it has to be quick."""
@@ -65,7 +65,7 @@ class CommitSignal:
 
     def _count_missed(self, sleeper: SimpleQueue[None], seen: int) -> None:
         """Count a sleep that ended by its timer, though an announcement should have ended it."""
-        if self._told and self.count != seen:
+        if self._announced and self.count != seen:
             try:
                 sleeper.get(timeout=LOOK_AGAIN_S)  # it may be a moment behind the count
             except Empty:

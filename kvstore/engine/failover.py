@@ -28,19 +28,18 @@ from functools import partial
 
 import msgspec
 
-from kvstore.engine.host import Host
+from kvstore.engine.host import Host, Inbox
 from kvstore.eris.coordinator_state import CoordinatorRecord
 from kvstore.eris.effects import ReplicaAddress, Send
-from kvstore.eris.messages import ReplicaMessage, Reply
+from kvstore.eris.messages import Reply
 from kvstore.eris.shard_state import Status
 from kvstore.errors import Failed
 from kvstore.types import ShardId, Slot, ViewNumber
 
 Waiting = dict[ShardId, tuple[Slot, ...]]
-Inbox = list[tuple[ShardId, ReplicaMessage]]
 
 
-class ViewMove:
+class Failover:
     """One move of all views. ``living`` are the hosts that are left, all of them through every group."""
 
     def __init__(self, living: Iterable[Host], replicas: int, record: CoordinatorRecord) -> None:

@@ -28,7 +28,7 @@ from kvstore.engine.interrupts import MAIN_THREAD, Deferred, uninterrupted
 from kvstore.eris.client import SecondHalf
 from kvstore.eris.messages import Answer
 from kvstore.errors import Closed
-from kvstore.execution.operations import Call, Operation, Token
+from kvstore.execution.operations import Call, IdempotencyToken, Operation
 from kvstore.types import RequestId, ShardId, Timestamp
 
 GROUP_BYTES_MAX = 8 << 20
@@ -43,7 +43,7 @@ WAKE_S = 1.0
 """A safety net: a sleeper looks again after so long. Where that was needed, ``woken_by_timer`` counts it."""
 
 
-class Pending:
+class PendingRequest:
     """One request on its way: what it asks, and then its answer or its error."""
 
     __slots__ = (
@@ -87,7 +87,7 @@ class Pending:
         self.aborts = False
         self.request: RequestId | None = None
         """Its id, once it was sent."""
-        self.token: Token | None = None
+        self.token: IdempotencyToken | None = None
         self.after = Timestamp(0)
         """Of an import, the latest time in it (contracts D1)."""
         self.future: Future[Any] | None = None
@@ -118,11 +118,13 @@ class GroupCommit:
     """
 
     def __init__(
-        self, process: Callable[[list[Pending]], list[Pending]], finish: Callable[[Pending], None]
+        self,
+        process: Callable[[list[PendingRequest]], list[PendingRequest]],
+        finish: Callable[[PendingRequest], None],
     ) -> None:
         self._process = process
         self._finish_future = finish
-        self._queue: deque[Pending] = deque()
+        self._queue: deque[PendingRequest] = deque()
         self._leading = threading.Lock()
         self._handed_over = False
         """Whether the last leader woke a thread that is to lead next."""
@@ -136,11 +138,11 @@ class GroupCommit:
         self._outstanding_bytes = 0
         self._writer: threading.Thread | None = None
         self._completer: threading.Thread | None = None
-        self._completed: SimpleQueue[list[Pending] | None] = SimpleQueue()
+        self._completed: SimpleQueue[list[PendingRequest] | None] = SimpleQueue()
 
     # -- callers that wait -------------------------------------------------------------------
 
-    def run(self, pending: Pending, deadline: float | None = None) -> bool:
+    def run(self, pending: PendingRequest, deadline: float | None = None) -> bool:
         """Return when the request is done: answered, or failed with ``pending.error``.
 
         Returns False when it was sent and is not done at the deadline, by ``time.monotonic``.
@@ -160,7 +162,7 @@ class GroupCommit:
             self._withdraw(pending)
             raise
 
-    def _wait(self, pending: Pending, wake: threading.Lock, deadline: float | None) -> bool:
+    def _wait(self, pending: PendingRequest, wake: threading.Lock, deadline: float | None) -> bool:
         by_timer = False
         while not pending.done:
             nap = WAKE_S
@@ -174,20 +176,20 @@ class GroupCommit:
             self.woken_by_timer += 1
         return True
 
-    def _withdraw(self, pending: Pending) -> None:
+    def _withdraw(self, pending: PendingRequest) -> None:
         """The caller was interrupted while it waited: its request has committed or is taken back."""
         with self._lead_between_groups():
             if not pending.done:
                 pending.finish()  # no group is under way: it is queued and will be passed over, or is sent
 
-    def _lead(self, own: Pending | None, *, by_timer: bool = False) -> bool:
+    def _lead(self, own: PendingRequest | None, *, by_timer: bool = False) -> bool:
         """Lead one group, with ``own`` queued before it; return False where another thread leads."""
         if threading.get_ident() != MAIN_THREAD:
             return self._lead_group(own, by_timer)
         with Deferred():
             return self._lead_group(own, by_timer)
 
-    def _lead_group(self, own: Pending | None, by_timer: bool) -> bool:
+    def _lead_group(self, own: PendingRequest | None, by_timer: bool) -> bool:
         if not self._leading.acquire(blocking=False):
             return False
         try:
@@ -236,12 +238,12 @@ class GroupCommit:
             self._finish(self._refuse(group) if self._ended else self._process(group))
 
     @staticmethod
-    def _refuse(group: list[Pending]) -> list[Pending]:
+    def _refuse(group: list[PendingRequest]) -> list[PendingRequest]:
         for pending in group:
             pending.error = Closed("the database was closed")
         return group
 
-    def _take(self) -> list[Pending]:
+    def _take(self) -> list[PendingRequest]:
         queue, group = self._queue, []
         size = weight = 0
         while queue and size < GROUP_BYTES_MAX and weight < GROUP_OPERATIONS_MAX:
@@ -253,7 +255,7 @@ class GroupCommit:
                 group.append(pending)
         return group
 
-    def _finish(self, group: list[Pending]) -> None:
+    def _finish(self, group: list[PendingRequest]) -> None:
         futures = []
         for pending in group:
             if pending.done:
@@ -277,14 +279,14 @@ class GroupCommit:
 
     # -- callers that do not wait ------------------------------------------------------------
 
-    def submit(self, pending: Pending) -> None:
+    def submit(self, pending: PendingRequest) -> None:
         """Queue the request for the writer thread; its future completes when it is done."""
         while not self._queue_if_room(pending):
             with uninterrupted(), self._room:
                 if self._is_full() and not self._closed:
                     self._room.wait(ROOM_S)
 
-    def _queue_if_room(self, pending: Pending) -> bool:
+    def _queue_if_room(self, pending: PendingRequest) -> bool:
         """Count and queue the request in one step, which no interrupt divides (G3)."""
         with uninterrupted():
             with self._room:
@@ -332,7 +334,7 @@ class GroupCommit:
         with self._lead_between_groups():
             work()
 
-    def without_requests(self, work: Callable[[], list[Pending]]) -> None:
+    def without_requests(self, work: Callable[[], list[PendingRequest]]) -> None:
         """Lead a group that nobody asked for; ``work`` returns the requests that it finished."""
 
         def lead() -> None:
@@ -341,7 +343,7 @@ class GroupCommit:
 
         self.exclusively(lead)
 
-    def close(self, settle: Callable[[], list[Pending]]) -> None:
+    def close(self, settle: Callable[[], list[PendingRequest]]) -> None:
         """Refuse new requests, finish what is queued and sent, and stop the threads.
 
         ``settle`` ends what waits, and returns it.

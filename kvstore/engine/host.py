@@ -20,7 +20,7 @@ from kvstore.eris.effects import (
     SetTimer,
 )
 from kvstore.eris.executor import Executor
-from kvstore.eris.log import Bodies, TransactionLog
+from kvstore.eris.log import BodyIndex, TransactionLog
 from kvstore.eris.messages import ReplicaMessage
 from kvstore.eris.replica import Replica
 from kvstore.eris.shard_state import HOST_TABLE, ShardTables, log_name
@@ -30,7 +30,7 @@ from kvstore.types import HostId, RegionId, ShardId, Slot
 
 MANIFEST_KEY = b"manifest"
 
-Inbox = Iterable[tuple[ShardId, ReplicaMessage]]
+Inbox = list[tuple[ShardId, ReplicaMessage]]
 
 
 class Host:
@@ -62,7 +62,7 @@ class Host:
         self.dropped: dict[str, int] = {}
         self.timers: list[tuple[ReplicaAddress, SetTimer | CancelTimer]] = []
         """What replicas asked of timers, for the driver to take; nothing where no message is lost."""
-        self._bodies = Bodies()
+        self._bodies = BodyIndex()
         self._touched: set[ShardId] = set()
         self.executor = Executor()
         self._table = environment.table(HOST_TABLE)
@@ -96,7 +96,7 @@ class Host:
         """Open the batch on this thread."""
         self._batch = self.environment.begin()
 
-    def handle(self, inbox: Inbox) -> list[Send]:
+    def handle(self, inbox: Iterable[tuple[ShardId, ReplicaMessage]]) -> list[Send]:
         """Give messages to the replicas they are for; return what they send after the commit."""
         outbox: list[Send] = []
         replicas, touched = self.replicas, self._touched

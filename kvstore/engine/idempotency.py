@@ -15,7 +15,7 @@ from kvstore.engine.readers import Readers
 from kvstore.eris.messages import Answer, encode
 from kvstore.eris.shard_state import EXPIRY, OUTCOMES, table_name
 from kvstore.errors import KeyReused
-from kvstore.execution.operations import Call, Operation, Token
+from kvstore.execution.operations import Call, IdempotencyToken, Operation
 from kvstore.execution.outcomes import OutcomeRecord, decode_record
 from kvstore.types import RequestId, ShardId
 
@@ -27,7 +27,7 @@ class Claim:
 
     __slots__ = ("_idempotency", "handed_over", "over", "token")
 
-    def __init__(self, idempotency: Idempotency, token: Token) -> None:
+    def __init__(self, idempotency: Idempotency, token: IdempotencyToken) -> None:
         self._idempotency = idempotency
         self.token = token
         self.over = threading.Event()
@@ -53,7 +53,7 @@ class Idempotency:
         self._readers = readers
         self._claims: dict[bytes, Claim] = {}
 
-    def claim(self, token: Token) -> Claim:
+    def claim(self, token: IdempotencyToken) -> Claim:
         return Claim(self, token)
 
     def take(self, claim: Claim) -> Answer | None:
@@ -71,19 +71,19 @@ class Idempotency:
             del self._claims[claim.token.key]
         claim.over.set()
 
-    def first_answer(self, token: Token) -> Answer | None:
+    def first_answer(self, token: IdempotencyToken) -> Answer | None:
         """What the request with this key came to, or None if there was none.
 
         Raises:
             KeyReused: the key was used for another request.
         """
-        home = self._record(token, token.home)
-        if home is None:
+        record_shard = self._record(token, token.record_shard)
+        if record_shard is None:
             return None
-        if home.digest != token.digest:
+        if record_shard.digest != token.digest:
             message = "this idempotency key was used before, for another request"
             raise KeyReused(message, idempotency_key=keys.decode(token.key))
-        parts = {shard: self._record(token, shard) for shard in home.participants}
+        parts = {shard: self._record(token, shard) for shard in record_shard.participants}
         found = {shard: part for shard, part in parts.items() if part is not None}
         if found.keys() != parts.keys():
             return None  # it has expired: its parts are forgotten shard by shard
@@ -91,7 +91,7 @@ class Idempotency:
         outcomes = {shard: part.outcome for shard, part in found.items()}
         return Answer(RequestId(0), slots, outcomes)
 
-    def _record(self, token: Token, shard: ShardId) -> OutcomeRecord | None:
+    def _record(self, token: IdempotencyToken, shard: ShardId) -> OutcomeRecord | None:
         stored = self._readers.get(table_name(shard, OUTCOMES), token.key)
         return None if stored is None else decode_record(stored)
 
@@ -116,8 +116,8 @@ def digest_of_function(what: bytes) -> bytes:
     return blake2b(what, digest_size=DIGEST_BYTES).digest()
 
 
-def result_of(answer: Answer, token: Token) -> Any:
+def result_of(answer: Answer, token: IdempotencyToken) -> Any:
     """What the function returned that the key was used for first."""
-    result = answer.outcomes[token.home].results[0]
+    result = answer.outcomes[token.record_shard].results[0]
     assert isinstance(result, bytes)
     return values.decode(result)

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from kvstore.eris.log import Bodies
+from kvstore.eris.log import BodyIndex
 from kvstore.eris.replica import Replica
 from kvstore.eris.shard_state import HOST_TABLE
 from kvstore.ports import ReadableTable, Table, View
@@ -33,7 +33,7 @@ CUT_MAX = 256
 """Records cut in one batch beyond twice those it appended: bounds the work, and outpaces the growth."""
 
 
-class Mark(msgspec.Struct, frozen=True, array_like=True):
+class RetentionMark(msgspec.Struct, frozen=True, array_like=True):
     """The ends of all logs after ``appended`` bytes since the store was created."""
 
     appended: int
@@ -41,13 +41,13 @@ class Mark(msgspec.Struct, frozen=True, array_like=True):
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Mark).decode
+_decode = msgspec.msgpack.Decoder(RetentionMark).decode
 
 
 class LogRetention:
     """Marks the logs of one host as they grow, and cuts them."""
 
-    def __init__(self, table: Table, replicas: list[Replica], bodies: Bodies, retention: int) -> None:
+    def __init__(self, table: Table, replicas: list[Replica], bodies: BodyIndex, retention: int) -> None:
         self._table = table
         self._replicas = replicas
         self._bodies = bodies
@@ -55,7 +55,7 @@ class LogRetention:
         self._mark_bytes = max(MARK_BYTES_MIN, retention // MARKS_MAX)
         stop = MARK_PREFIX + b"\xff" * 9
         marks = (_decode(mark) for _, mark in table.scan(MARK_PREFIX, stop, limit=1 << 20))
-        self._marks: deque[Mark] = deque(marks)
+        self._marks: deque[RetentionMark] = deque(marks)
         self._appended = self._marks[-1].appended if self._marks else 0
         self._next_mark = self._appended + self._mark_bytes
         # What the last opening had still to cut goes with the next mark: replicas that are behind may
@@ -86,7 +86,7 @@ class LogRetention:
         self._cutting = self._bodies.is_displaced = False
 
     def _mark(self) -> None:
-        mark = Mark(self._appended, [replica.last_slot for replica in self._replicas])
+        mark = RetentionMark(self._appended, [replica.last_slot for replica in self._replicas])
         self._marks.append(mark)
         self._table.put(_key(mark), _encode(mark))
 
@@ -127,5 +127,5 @@ def oldest(view: View, shards: int) -> list[Slot]:
     return kept_after(view.table(HOST_TABLE), shards)
 
 
-def _key(mark: Mark) -> bytes:
+def _key(mark: RetentionMark) -> bytes:
     return MARK_PREFIX + mark.appended.to_bytes(8, "big")

@@ -8,37 +8,17 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from kvstore.engine.host import MANIFEST_KEY, Host
-from kvstore.engine.manifest import Manifest, RegionIdentity, decode, encode
-from kvstore.engine.store_directory import Durability, Home
+from kvstore.engine.manifest import Manifest, decode, encode
+from kvstore.engine.options import REPLICAS_DEFAULT, SHARDS_DEFAULT, Options
+from kvstore.engine.store_directory import StoreDirectory
 from kvstore.eris.shard_state import HOST_TABLE
 from kvstore.errors import Corrupt, Damage, DiskFull, NotAStore, WrongShape
-from kvstore.execution.procedure_context import Owns
 from kvstore.ports import Environment
 from kvstore.types import HostId
-
-SHARDS_DEFAULT, REPLICAS_DEFAULT = 4, 1
-IDEMPOTENCY_DAYS_DEFAULT = 7
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """How a store is opened. ``None`` for a shape means: as stored, or the default when created."""
-
-    shards: int | None = None
-    replicas: int | None = None
-    placement: int | None = None
-    idempotency_days: float = IDEMPOTENCY_DAYS_DEFAULT
-    durability: Durability = "commit"
-    create: bool = True
-    watch_retention: int = 64 << 20
-    region: RegionIdentity | None = None
-    owner: Callable[[int, int | None], Owns]
-    """Given the number of shards and the placement, what says which key belongs to which shard."""
 
 
 class _Foreign(Exception):
@@ -46,10 +26,10 @@ class _Foreign(Exception):
 
 
 @dataclass
-class Found:
+class OpenReplicas:
     """The environments with a vote, as hosts, and what was found of the others."""
 
-    home: Home
+    directory: StoreDirectory
     options: Options
     manifest: Manifest
     hosts: dict[int, Host] = field(default_factory=dict)
@@ -60,7 +40,7 @@ class Found:
 
     def open_replica(self, number: int) -> Host:
         """Open one replica's environment and load its roles. Raises ``Damage``."""
-        environment = self.home.open_environment(
+        environment = self.directory.open_environment(
             number,
             durability=self.options.durability,
             readonly=False,
@@ -94,8 +74,8 @@ class Found:
             raise Corrupt(environment.suspicion, record=location)
         if stored != self.manifest:
             raise Corrupt(f"{location} does not hold this store's records", record=location)
-        if self.home.manifest(number) != self.manifest:
-            self.home.write_manifest(number, self.manifest)
+        if self.directory.manifest(number) != self.manifest:
+            self.directory.write_manifest(number, self.manifest)
             self.repaired.append(f"replica {number}: its manifest was damaged and is written again")
 
     def lose(self, number: int, why: Damage) -> None:
@@ -117,14 +97,14 @@ class Found:
             if replicas == 1 or isinstance(why, DiskFull):
                 raise why
         reasons = "; ".join(f"replica {number}: {why.args[0]}" for number, why in self.lost.items())
-        message = f"{self.home.path}: {whole} of {replicas} replicas are whole, a majority is needed"
-        raise Corrupt(f"{message}: {reasons}", record=self.home.path)
+        message = f"{self.directory.path}: {whole} of {replicas} replicas are whole, a majority is needed"
+        raise Corrupt(f"{message}: {reasons}", record=self.directory.path)
 
     def move_foreign_aside(self) -> None:
         """Make room for replicas whose places another store's environments have; those are kept."""
         for number in self.foreign:
-            location = f"{self.home.path}: replica {number}"
-            kept = self.home.move_aside(number)
+            location = f"{self.directory.path}: replica {number}"
+            kept = self.directory.move_aside(number)
             message = f"{location} belonged to another store and is now {kept}"
             self.lost[number] = Corrupt(message, record=location)
 
@@ -136,7 +116,7 @@ class Found:
                 host.abort()
 
 
-def create(home: Home, options: Options) -> None:
+def create(directory: StoreDirectory, options: Options) -> None:
     """Make the environments of a new store. A crash in the middle leaves nothing that is opened."""
     manifest = Manifest(
         uuid=str(uuid.uuid4()),
@@ -146,47 +126,49 @@ def create(home: Home, options: Options) -> None:
         idempotency_days=options.idempotency_days,
         region=options.region,
     )
-    home.begin_creation()
+    directory.begin_creation()
     try:
         for number in range(manifest.replicas):
-            _create_replica(home, number, manifest)
-        home.end_creation()
+            _create_replica(directory, number, manifest)
+        directory.end_creation()
     except BaseException:
-        home.abandon_creation()
+        directory.abandon_creation()
         raise
 
 
-def _create_replica(home: Home, number: int, manifest: Manifest) -> None:
-    environment = home.open_environment(number, durability="commit", readonly=False, check=False, create=True)
+def _create_replica(directory: StoreDirectory, number: int, manifest: Manifest) -> None:
+    environment = directory.open_environment(
+        number, durability="commit", readonly=False, check=False, create=True
+    )
     try:
         batch = environment.begin()
         environment.table(HOST_TABLE).put(MANIFEST_KEY, encode(manifest))
         batch.commit()
     finally:
         environment.close()
-    home.write_manifest(number, manifest)
+    directory.write_manifest(number, manifest)
 
 
-def find(home: Home, options: Options) -> Found:
+def open_replicas(directory: StoreDirectory, options: Options) -> OpenReplicas:
     """Open every environment that can be opened. Raises ``WrongFormat`` and ``WrongShape``."""
-    found = Found(home, options, find_manifest(home))
+    found = OpenReplicas(directory, options, find_manifest(directory))
     found.manifest.check_shape(
-        home.path,
+        directory.path,
         shards=options.shards,
         replicas=options.replicas,
         placement=options.placement,
     )
-    _check_region(home, found.manifest, options)
-    present = set(home.numbers())
+    _check_region(directory, found.manifest, options)
+    present = set(directory.numbers())
     for number in range(found.manifest.replicas):
         try:
             if number not in present:
-                location = f"{home.path}: replica {number}"
+                location = f"{directory.path}: replica {number}"
                 raise Corrupt(f"{location} is missing", record=location)
             _refuse_foreign(found, number)
             found.hosts[number] = found.open_replica(number)
         except _Foreign:
-            location = f"{home.path}: replica {number}"
+            location = f"{directory.path}: replica {number}"
             found.foreign.append(number)
             found.lost[number] = Corrupt(f"{location} belongs to another store", record=location)
         except Damage as damage:
@@ -194,41 +176,44 @@ def find(home: Home, options: Options) -> Found:
     return found
 
 
-def _check_region(home: Home, manifest: Manifest, options: Options) -> None:
+def _check_region(directory: StoreDirectory, manifest: Manifest, options: Options) -> None:
     """A region's keys hold records, and its log is others' to read: it is written as that region only."""
     found, wanted = manifest.region, options.region
     if found == wanted:
         return
     if found is None:
-        message, hint = f"{home.path} is a store that stands alone, no region", "open it with kvstore.open"
+        message, hint = (
+            f"{directory.path} is a store that stands alone, no region",
+            "open it with kvstore.open",
+        )
     elif wanted is None:
-        message = f"{home.path} is the region {found.name!r} of a world"
+        message = f"{directory.path} is the region {found.name!r} of a world"
         hint = "open it with kvstore.Geo or kvstore.open_region, or with readonly=True"
     else:
-        message = f"{home.path} is the region {found.name!r} of {', '.join(found.names)}"
+        message = f"{directory.path} is the region {found.name!r} of {', '.join(found.names)}"
         hint = f"it was to be opened as {wanted.name!r} of {', '.join(wanted.names)}"
-    raise WrongShape(message, hint=hint, path=home.path, name="region", found=found, expected=wanted)
+    raise WrongShape(message, hint=hint, path=directory.path, name="region", found=found, expected=wanted)
 
 
-def _refuse_foreign(found: Found, number: int) -> None:
-    side = found.home.manifest(number)
+def _refuse_foreign(found: OpenReplicas, number: int) -> None:
+    side = found.directory.manifest(number)
     if side is not None and side.uuid != found.manifest.uuid:
         raise _Foreign(number)
 
 
-def find_manifest(home: Home) -> Manifest:
+def find_manifest(directory: StoreDirectory) -> Manifest:
     """The manifest most environments agree on. Raises ``WrongFormat``, ``NotAStore``, ``Corrupt``."""
-    numbers = home.numbers()
-    counts = Counter(filter(None, map(home.manifest, numbers)))
+    numbers = directory.numbers()
+    counts = Counter(filter(None, map(directory.manifest, numbers)))
     if counts:
         return counts.most_common(1)[0][0]
     for number in numbers:
-        environment = home.open_environment(number, durability="commit", readonly=True, check=True)
+        environment = directory.open_environment(number, durability="commit", readonly=True, check=True)
         stored = stored_manifest(environment)
         environment.close()
         if stored is not None:
             return stored
-    raise NotAStore(f"there is no store at {home.path}", path=home.path)
+    raise NotAStore(f"there is no store at {directory.path}", path=directory.path)
 
 
 def stored_manifest(environment: Environment) -> Manifest | None:

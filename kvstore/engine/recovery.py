@@ -22,8 +22,9 @@ from dataclasses import dataclass
 import msgspec
 
 from kvstore.engine.host import Host
-from kvstore.engine.open_replicas import Found, Options, create, find
-from kvstore.engine.store_directory import Home, naming
+from kvstore.engine.open_replicas import OpenReplicas, create, open_replicas
+from kvstore.engine.options import Options
+from kvstore.engine.store_directory import StoreDirectory, naming
 from kvstore.eris.coordinator_state import CoordinatorRecord
 from kvstore.eris.effects import Effect, ReplicaAddress, Send
 from kvstore.eris.failure_coordinator import FailureCoordinator
@@ -39,8 +40,8 @@ COMPLETED_MAX = 10_000
 class Opened:
     """A store in a new epoch, all its replicas whole."""
 
-    home: Home
-    found: Found
+    directory: StoreDirectory
+    found: OpenReplicas
     record: CoordinatorRecord
 
     @property
@@ -53,7 +54,7 @@ class Opened:
         return self.hosts[self.record.view % self.found.manifest.replicas]
 
 
-def open_for_writing(home: Home, options: Options) -> Opened:
+def open_for_writing(directory: StoreDirectory, options: Options) -> Opened:
     """Lock, open, repair, and begin a new epoch. On any error all is closed and unlocked again.
 
     Raises:
@@ -62,22 +63,22 @@ def open_for_writing(home: Home, options: Options) -> Opened:
         Corrupt: fewer than a majority of the environments are whole.
         DiskFull: there is no room for the commit of the new epoch.
     """
-    with naming(home.path, "cannot be opened"):
+    with naming(directory.path, "cannot be opened"):
         try:
-            if not home.prepare(create=options.create, readonly=False):
-                create(home, options)
-            found = find(home, options)
+            if not directory.prepare(create=options.create, readonly=False):
+                create(directory, options)
+            found = open_replicas(directory, options)
             try:
-                return _start(home, found)
+                return _start(directory, found)
             except BaseException:
                 found.close()
                 raise
         except BaseException:
-            home.release()
+            directory.release()
             raise
 
 
-def _start(home: Home, found: Found) -> Opened:
+def _start(directory: StoreDirectory, found: OpenReplicas) -> Opened:
     found.require_majority()
     found.move_foreign_aside()
     for host in found.hosts.values():
@@ -89,12 +90,12 @@ def _start(home: Home, found: Found) -> Opened:
         record = _change_epoch(found, record)
         _lose_those_behind(found, record.last_started)
         learner = record.view % found.manifest.replicas
-    opened = Opened(home, found, record)
+    opened = Opened(directory, found, record)
     _rebuild_lost(opened)
     return opened
 
 
-def _lose_those_behind(found: Found, started: Epoch) -> None:
+def _lose_those_behind(found: OpenReplicas, started: Epoch) -> None:
     """A replica that could not begin the last epoch lacks what a quorum holds: it has no vote."""
     for number, host in list(found.hosts.items()):
         if any(replica.record.last_normal_epoch != started for replica in host.replicas):
@@ -103,7 +104,7 @@ def _lose_those_behind(found: Found, started: Epoch) -> None:
     found.require_majority()
 
 
-def _finish_last_start(found: Found) -> CoordinatorRecord:
+def _finish_last_start(found: OpenReplicas) -> CoordinatorRecord:
     """Deliver a saved START-EPOCH to replicas that a crash kept it from (step 2)."""
     records = []
     for host in found.hosts.values():
@@ -135,7 +136,7 @@ def _finish(host: Host, record: CoordinatorRecord, messages: Iterable[StartEpoch
     host.environment.sync()
 
 
-def _change_epoch(found: Found, newest: CoordinatorRecord) -> CoordinatorRecord:
+def _change_epoch(found: OpenReplicas, newest: CoordinatorRecord) -> CoordinatorRecord:
     """Step 3, by the protocol's own roles; returns the record of the epoch that began."""
     hosts = found.hosts
     epoch = Epoch(1 + max(newest.epoch, *_epochs(hosts.values())))
@@ -175,7 +176,7 @@ def _messages_to(host: Host, asked: list[Effect]) -> Iterator[tuple[ShardId, Epo
             yield send.to.shard, send.message
 
 
-def _ends_of_those_behind(found: Found) -> dict[ShardId, Slot]:
+def _ends_of_those_behind(found: OpenReplicas) -> dict[ShardId, Slot]:
     """Where the shortest log of each shard ends that the longer ones can still complete.
 
     One that is far behind is cheaper to rebuild, unless there is no majority without it.
@@ -189,7 +190,7 @@ def _ends_of_those_behind(found: Found) -> dict[ShardId, Slot]:
     return ends
 
 
-def _each(found: Found, commit: Callable[[Host], None]) -> None:
+def _each(found: OpenReplicas, commit: Callable[[Host], None]) -> None:
     """Commit on every host; one whose disk refuses loses its vote, as long as a majority is left."""
     for number, host in list(found.hosts.items()):
         try:
@@ -211,7 +212,7 @@ def _rebuild_lost(opened: Opened) -> None:
     found, source = opened.found, opened.learner
     for number, why in sorted(found.lost.items()):
         try:
-            opened.home.rebuild(number, source.environment, found.manifest)
+            opened.directory.rebuild(number, source.environment, found.manifest)
             found.hosts[number] = found.open_replica(number)
         except (OSError, Damage) as error:
             # The store has its majority and goes on without this one until the next opening.

@@ -15,14 +15,15 @@ from typing import Any
 
 from kvstore.engine.cluster import Cluster
 from kvstore.engine.commit_signal import CommitSignal
-from kvstore.engine.group_commit import GroupCommit, Pending
+from kvstore.engine.group_commit import GroupCommit, PendingRequest
 from kvstore.engine.idempotency import Idempotency
 from kvstore.engine.interrupts import uninterrupted
 from kvstore.engine.manifest import Manifest
-from kvstore.engine.open_replicas import Options, find_manifest, stored_manifest
+from kvstore.engine.open_replicas import find_manifest, stored_manifest
+from kvstore.engine.options import Options
 from kvstore.engine.readers import Readers, keep_for_ever
 from kvstore.engine.recovery import open_for_writing
-from kvstore.engine.store_directory import FolderHome, Home, MemoryHome
+from kvstore.engine.store_directory import FolderDirectory, MemoryDirectory, StoreDirectory
 from kvstore.eris.coordinator_replication import RECORD_KEY
 from kvstore.eris.coordinator_state import CoordinatorRecord, decode_record
 from kvstore.eris.log_tail import executed
@@ -58,8 +59,8 @@ class Store:
     environments: dict[int, Environment]
     commits_seen: CommitSignal
 
-    def __init__(self, home: Home) -> None:
-        self.home = home
+    def __init__(self, directory: StoreDirectory) -> None:
+        self.directory = directory
         self.idempotency: Idempotency
         self.forked = False
         self.repaired: list[str] = []
@@ -69,8 +70,8 @@ class Store:
 
     def register(self) -> None:
         _living.add(self)
-        if isinstance(self.home, FolderHome):
-            folder = os.stat(self.home.path)
+        if isinstance(self.directory, FolderDirectory):
+            folder = os.stat(self.directory.path)
             self._identity = (folder.st_dev, folder.st_ino)
             _open_stores[self._identity] = self
 
@@ -94,7 +95,7 @@ class Store:
     def forget(self) -> None:
         """In a forked child: everything inherited belongs to the parent."""
         self.forked = True
-        path, pid = self.home.path, os.getppid()
+        path, pid = self.directory.path, os.getppid()
 
         def forked() -> Error:
             message = f"{path} was opened by process {pid}, before the fork"
@@ -102,20 +103,20 @@ class Store:
 
         self.readers.refuse(forked)
         self.readers.forget()
-        self.home.forget()
+        self.directory.forget()
         keep_for_ever(self)
 
 
 class ReadingStore(Store):
     """A store opened to be read only: no lock, no epoch, no cluster."""
 
-    def __init__(self, home: Home) -> None:
-        super().__init__(home)
-        home.prepare(create=False, readonly=True)
-        self.manifest = find_manifest(home)
+    def __init__(self, directory: StoreDirectory) -> None:
+        super().__init__(directory)
+        directory.prepare(create=False, readonly=True)
+        self.manifest = find_manifest(directory)
         if self.manifest.region is not None:
             import_module("kvstore.execution.crdt.cells")  # so that records of a region can be decoded
-        self.commits_seen = CommitSignal(told=False)
+        self.commits_seen = CommitSignal(announced=False)
         self.environments = {}
         self.damage: dict[int, Damage] = {}
         try:
@@ -124,7 +125,7 @@ class ReadingStore(Store):
             self._close_environments()
             raise
         self._learner = self.record.view % self.manifest.replicas
-        self._files = {number: home.file_identity(number) for number in self.environments}
+        self._files = {number: directory.file_identity(number) for number in self.environments}
         """Which file of each replica was looked at last."""
         self._next_look = 0.0
         self._renewing = threading.Lock()
@@ -138,7 +139,7 @@ class ReadingStore(Store):
             return  # a thread of the parent may have held the lock
         with suppress(OSError):
             looked = time.monotonic() < self._next_look
-            if looked and self.home.file_identity(self._learner) == self._files[self._learner]:
+            if looked and self.directory.file_identity(self._learner) == self._files[self._learner]:
                 return
         with uninterrupted(), self._renewing:
             if not self._closed:
@@ -150,7 +151,7 @@ class ReadingStore(Store):
     def _open_again(self, number: int) -> None:
         old = self.environments.get(number)
         try:
-            found = self.home.file_identity(number)
+            found = self.directory.file_identity(number)
             if found == self._files.get(number):
                 return
             if old is None:
@@ -179,7 +180,7 @@ class ReadingStore(Store):
             self.readers.environment = self.environments[learner]  # it may be the old one again some day
 
     def _open_environments(self) -> None:
-        for number in self.home.numbers():
+        for number in self.directory.numbers():
             try:
                 self.environments[number] = self._open(number)
                 self._check_identity(number)
@@ -187,7 +188,7 @@ class ReadingStore(Store):
                 self.damage[number] = error
         learner = self._find_learner()
         if learner not in self.environments:
-            missing = Corrupt(f"{self.home.path}: replica {learner} is missing")
+            missing = Corrupt(f"{self.directory.path}: replica {learner} is missing")
             why = self.damage.get(learner) or missing
             why.hint = "open the store for writing once: that repairs what can be repaired"
             raise why
@@ -201,7 +202,7 @@ class ReadingStore(Store):
             raise Corrupt(message, record=environment.location)
 
     def _open(self, number: int) -> Environment:
-        return self.home.open_environment(number, durability="commit", readonly=True, check=False)
+        return self.directory.open_environment(number, durability="commit", readonly=True, check=False)
 
     def _find_learner(self) -> int:
         """The learner of the newest record. One whose own record is older shows an older state.
@@ -235,19 +236,19 @@ class WritingStore(Store):
 
     def __init__(
         self,
-        home: Home,
+        directory: StoreDirectory,
         options: Options,
         *,
         sync_interval_ms: int,
-        finish: Callable[[Pending], None],
+        finish: Callable[[PendingRequest], None],
     ) -> None:
-        super().__init__(home)
-        opened = open_for_writing(home, options)
+        super().__init__(directory)
+        opened = open_for_writing(directory, options)
         self.manifest = opened.found.manifest
         self.options = options
         self.repaired = opened.found.repaired
         for sentence in self.repaired:
-            _log.warning("%s: %s", home.path, sentence)
+            _log.warning("%s: %s", directory.path, sentence)
         self.cluster = Cluster(opened, self._end_leases)
         self.readers = Readers(opened.learner.environment)
         try:
@@ -259,7 +260,7 @@ class WritingStore(Store):
             raise
         self.idempotency = Idempotency(self.readers)
         self.commits = GroupCommit(self._process, finish)
-        self.commits_seen = CommitSignal(told=True)
+        self.commits_seen = CommitSignal(announced=True)
         self.procedures_failed = 0
         """Calls of this opening that had a part which raised."""
         self._dirty = False
@@ -277,7 +278,7 @@ class WritingStore(Store):
     def environments(self) -> dict[int, Environment]:  # type: ignore[override]  # a failed host may go
         return {number: host.environment for number, host in self.cluster.opened.hosts.items()}
 
-    def run(self, pending: Pending, deadline: float | None = None) -> bool:
+    def run(self, pending: PendingRequest, deadline: float | None = None) -> bool:
         """Process one request and return its answer in ``pending``, or raise its error.
 
         Returns False when it was sent and still waits for locks at the deadline (``time.monotonic``).
@@ -289,18 +290,18 @@ class WritingStore(Store):
             raise pending.error
         return done
 
-    def submit(self, pending: Pending) -> None:
+    def submit(self, pending: PendingRequest) -> None:
         if self.forked:
             self.readers.check()
         self.commits.submit(pending)
 
-    def _process(self, group: list[Pending]) -> list[Pending]:
+    def _process(self, group: list[PendingRequest]) -> list[PendingRequest]:
         return self._after(self.cluster.process(group))
 
     def _end_leases(self) -> None:
         self.commits.without_requests(lambda: self._after(self.cluster.end_leases()))
 
-    def _after(self, done: list[Pending]) -> list[Pending]:
+    def _after(self, done: list[PendingRequest]) -> list[PendingRequest]:
         """What every group is followed by, before its callers are woken."""
         cluster = self.cluster
         self._dirty = True
@@ -317,9 +318,9 @@ class WritingStore(Store):
         learner = self.cluster.learner
         if self.readers.environment is not learner.environment:
             self.readers.replace(learner.environment)
-            number, why = list(self.cluster.given_up.items())[-1]
+            number, why = list(self.cluster.failed_learners.items())[-1]
             message = "%s: replica %d failed: %s; replica %d is the learner now"
-            _log.warning(message, self.home.path, number, why, learner.number)
+            _log.warning(message, self.directory.path, number, why, learner.number)
 
     def _start_syncer(self, seconds: float) -> None:
         # Holds the store weakly, so that one that was forgotten can be collected and closed.
@@ -342,7 +343,7 @@ class WritingStore(Store):
         if self._dirty:
             self.commits.without_requests(self._sync)
 
-    def _sync(self) -> list[Pending]:
+    def _sync(self) -> list[PendingRequest]:
         end = self._end()
         done = self._after(self.cluster.sync())
         self._dirty = False
@@ -385,22 +386,22 @@ def _began(environment: Environment, record: CoordinatorRecord) -> bool:
     return (shard.last_normal_epoch, shard.normal_view) == (record.last_started, record.view)
 
 
-def home_at(path: AnyPath) -> Home:
+def directory_at(path: AnyPath) -> StoreDirectory:
     """Where the store of this path lives."""
     text = os.fspath(path)
     if not isinstance(text, str):
         raise UsageError(f"a path is a str or a PathLike of str, not {type(text).__name__}")
     if "\0" in text:
         raise UsageError(f"a path has no NUL in it: {text!r}")
-    return MemoryHome() if text == MemoryHome.path else FolderHome(os.path.abspath(text))
+    return MemoryDirectory() if text == MemoryDirectory.path else FolderDirectory(os.path.abspath(text))
 
 
-def open_store(home: Home, make: Callable[[Home], Any]) -> Any:
+def open_store(directory: StoreDirectory, make: Callable[[StoreDirectory], Any]) -> Any:
     """Open by ``make`` and remember it. Raises ``AlreadyOpen`` and whatever ``make`` does."""
     with _registering:
-        if isinstance(home, FolderHome) and os.path.isdir(home.path):
-            _refuse_second_opening(home.path)
-        store = make(home)
+        if isinstance(directory, FolderDirectory) and os.path.isdir(directory.path):
+            _refuse_second_opening(directory.path)
+        store = make(directory)
         store.register()
         return store
 

@@ -8,14 +8,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import msgspec
 
 from kvstore.engine.manifest import FORMAT, Manifest
 from kvstore.errors import Corrupt, DiskFull, Error, NoParent, NotAStore, WrongFormat
 from kvstore.ports import Environment
-from kvstore.storage import LmdbEnvironment, MemoryDisk, MemoryEnvironment, side_file
+from kvstore.storage import Durability, LmdbEnvironment, MemoryDisk, MemoryEnvironment, side_file
 from kvstore.storage.disk_space import NO_ROOM
 from kvstore.storage.soundness import (
     CLOSED_MARK,
@@ -26,15 +26,13 @@ from kvstore.storage.soundness import (
 )
 from kvstore.storage.writer_lock import LOCK_FILE, WriterLock
 
-Durability = Literal["commit", "interval", "none"]
-
 CREATING_MARK = "creating"
 """Stands in the folder while a store is being created; what it stands beside holds no data yet."""
 REPLICA_PREFIX = "replica-"
 MANIFEST_FILE = "manifest.json"
 
 
-class Home(Protocol):
+class StoreDirectory(Protocol):
     """The folders of one store."""
 
     @property
@@ -87,7 +85,7 @@ class Home(Protocol):
         """In a forked child: let go of what was inherited."""
 
 
-class FolderHome:
+class FolderDirectory:
     """A store on disk: ``path/replica-0``, ``path/replica-1``, ..."""
 
     def __init__(self, path: str) -> None:
@@ -127,7 +125,7 @@ class FolderHome:
         return True
 
     def _holds_no_store(self, names: set[str]) -> NotAStore:
-        if any(FolderHome(str(self._folder / name)).is_made() for name in names):
+        if any(FolderDirectory(str(self._folder / name)).is_made() for name in names):
             message, hint = "a world of regions, or several stores", "kvstore shell --geo PATH opens a world"
             return NotAStore(f"{self._folder} is no store: it holds {message}", path=self.path, hint=hint)
         message = f"{self._folder} is not empty and holds no store"
@@ -289,7 +287,7 @@ def _examine_in_child(folder: Path) -> None:
         raise Corrupt(f"{folder} is damaged: {reason}", record=str(folder))
 
 
-class MemoryHome:
+class MemoryDirectory:
     """A store on a memory disk. Keep the disk to open the store again."""
 
     path = ":memory:"

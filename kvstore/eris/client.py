@@ -25,7 +25,7 @@ from kvstore.eris.client_window import IdRange
 from kvstore.eris.effects import CALLER, SEQUENCER, CancelTimer, Effect, Send, SetTimer
 from kvstore.eris.general import ABORTED
 from kvstore.eris.messages import Answer, Conclusory, Preliminary, Reply, Request
-from kvstore.execution.operations import Call, Operations, Outcome, Token
+from kvstore.execution.operations import Call, IdempotencyToken, Operations, Outcome
 from kvstore.types import ClientId, RequestId, ShardId, Slot, Timestamp
 
 RETRY_MS = 100
@@ -45,7 +45,7 @@ class SecondHalf(NamedTuple):
     """
 
     writes: Operations
-    token: Token | None = None
+    token: IdempotencyToken | None = None
     keeps_locks: bool = False
 
 
@@ -87,7 +87,7 @@ class Client:
     def submit(
         self,
         operations: Operations,
-        token: Token | None = None,
+        token: IdempotencyToken | None = None,
         call: Call | None = None,
         half: Preliminary | Conclusory | None = None,
         after: Timestamp = NO_TIME,
@@ -122,7 +122,7 @@ class Client:
         self,
         preliminary: RequestId,
         writes: Operations | None = None,
-        token: Token | None = None,
+        token: IdempotencyToken | None = None,
     ) -> list[Effect]:
         """End a general transaction whose votes were answered: commit these writes, or abort it (None).
 

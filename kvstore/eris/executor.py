@@ -319,7 +319,7 @@ class Executor:
             locked = None
             if preliminary is not None:
                 vote = general.ABORTED if preliminary.votes is None else preliminary.votes[shard]
-                locked = general.Locked(preliminary.slots[shard], preliminary.clock, vote)
+                locked = general.LockedPreliminary(preliminary.slots[shard], preliminary.clock, vote)
             outcome = general.conclude(replica, stamped, slot, conclusory, locked)
             replies += replica.reply(stamped.request, slot, outcome)
         self._resolve(transaction)

@@ -26,7 +26,7 @@ ABORTED = REFUSED
 """The vote of a preliminary that was ended before it had its locks."""
 
 
-class Locked(NamedTuple):
+class LockedPreliminary(NamedTuple):
     """A preliminary on one shard: where it stands, when it was stamped, and what it voted."""
 
     slot: Slot
@@ -39,12 +39,12 @@ def vote(replica: Shard, request: Request) -> Outcome:
     operations, state = request.operations[replica.address.shard], replica.tables.state
     changed = first_changed(operations, state)
     if changed is None:
-        return DONE if replica.region is None else replica.region.judge(operations) or DONE
+        return DONE if replica.region is None else replica.region.check_debits(operations) or DONE
     return Outcome(refused=True, results=(encode_current(current(changed, operations, state)),))
 
 
 def conclude(
-    replica: Shard, stamped: Stamped, slot: Slot, conclusory: Conclusory, locked: Locked | None
+    replica: Shard, stamped: Stamped, slot: Slot, conclusory: Conclusory, locked: LockedPreliminary | None
 ) -> Outcome:
     """End a preliminary, unless it ended before; the outcome says whether it ended as this one wants."""
     window = replica.window_of(conclusory.client)
@@ -62,7 +62,7 @@ def conclude(
     return outcome
 
 
-def _write(replica: Shard, stamped: Stamped, locked: Locked) -> None:
+def _write(replica: Shard, stamped: Stamped, locked: LockedPreliminary) -> None:
     """Carry out the writes in the preliminary's slot, where the chain shows them."""
     state, slot = replica.tables.state, locked.slot
     operations = stamped.request.operations[replica.address.shard]

@@ -13,7 +13,7 @@ from kvstore.eris.messages import Conclusory, Request
 from kvstore.execution.operations import Append, Check, CheckRange, Expire, Import, Operation, Piece
 from kvstore.types import ShardId
 
-Holder = TypeVar("Holder")
+LockHolder = TypeVar("LockHolder")
 
 
 IMPORT_LOCK = b""
@@ -60,19 +60,19 @@ def _add(operation: Operation, found: Footprint) -> None:
             found.keys.append((operation.key, type(operation) is not Check))
 
 
-class Locks(Generic[Holder]):
+class Locks(Generic[LockHolder]):
     """The claims on one shard, in the order they were made."""
 
     def __init__(self) -> None:
-        self._keys: dict[bytes, list[tuple[Holder, bool]]] = {}
-        self._ranges: list[tuple[bytes, bytes, bool, Holder]] = []
+        self._keys: dict[bytes, list[tuple[LockHolder, bool]]] = {}
+        self._ranges: list[tuple[bytes, bytes, bool, LockHolder]] = []
 
     def is_empty(self) -> bool:
         return not self._keys and not self._ranges
 
-    def in_the_way_of(self, touched: Footprint) -> list[Holder]:
+    def in_the_way_of(self, touched: Footprint) -> list[LockHolder]:
         """Whose claims conflict; of claims on one key only the latest, as they wait for the earlier."""
-        found: list[Holder] = []
+        found: list[LockHolder] = []
         for key, writes in touched.keys:
             if (claims := self._keys.get(key)) is not None:
                 found += _latest(claims, writes)
@@ -86,7 +86,7 @@ class Locks(Generic[Holder]):
             found += self._in_the_way_of_range(start, stop, writes)
         return found
 
-    def _in_the_way_of_range(self, start: bytes, stop: bytes, writes: bool) -> list[Holder]:
+    def _in_the_way_of_range(self, start: bytes, stop: bytes, writes: bool) -> list[LockHolder]:
         found = [
             holder
             for low, high, also_writes, holder in self._ranges
@@ -97,13 +97,13 @@ class Locks(Generic[Holder]):
                 found += _latest(claims, writes)
         return found
 
-    def claim(self, touched: Footprint, holder: Holder) -> None:
+    def claim(self, touched: Footprint, holder: LockHolder) -> None:
         """Add claims behind all others."""
         for key, writes in touched.keys:
             self._keys.setdefault(key, []).append((holder, writes))
         self._ranges.extend((start, stop, writes, holder) for start, stop, writes in touched.ranges)
 
-    def release(self, touched: Footprint, holder: Holder) -> None:
+    def release(self, touched: Footprint, holder: LockHolder) -> None:
         """Take back what ``claim`` added."""
         for key, writes in touched.keys:
             claims = self._keys[key]
@@ -114,9 +114,9 @@ class Locks(Generic[Holder]):
             self._ranges = [claim for claim in self._ranges if claim[3] is not holder]
 
 
-def _latest(claims: list[tuple[Holder, bool]], writes: bool) -> list[Holder]:
+def _latest(claims: list[tuple[LockHolder, bool]], writes: bool) -> list[LockHolder]:
     """For a reader the last writer; for a writer also the readers since."""
-    found: list[Holder] = []
+    found: list[LockHolder] = []
     for holder, also_writes in reversed(claims):
         if writes or also_writes:
             found.append(holder)

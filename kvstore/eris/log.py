@@ -21,7 +21,8 @@ import msgspec
 
 from kvstore import ports
 from kvstore.eris.messages import LogEntry, Stamped, decode_stamped, encode
-from kvstore.execution.execute import Effects
+from kvstore.execution.applied import ValueChanges
+from kvstore.execution.execute import StagedWrites
 from kvstore.execution.stored_value import value_of
 from kvstore.types import ShardId, Slot, Timestamp
 
@@ -30,18 +31,15 @@ READ_MAX = 256
 """Records read at once when a log is walked."""
 
 
-Changes = dict[bytes, bytes | None]
-"""The new encoded value by key; None where the key went."""
-
-decode_changes = msgspec.msgpack.Decoder(Changes).decode
+decode_changes = msgspec.msgpack.Decoder(ValueChanges).decode
 
 
-class Bodies:
+class BodyIndex:
     """Where on this host the bodies of the open batch's transactions stand."""
 
     def __init__(self) -> None:
         self.placed: dict[Timestamp, tuple[ShardId, Slot]] = {}
-        self.logs: dict[ShardId, ports.Log] = {}
+        self.logs: dict[ShardId, ports.RecordLog] = {}
         self.is_displaced = False
         """Whether marks that were made of the logs' ends say nothing any more."""
         self.appended_bytes = 0
@@ -69,7 +67,7 @@ class TransactionLog:
 
     __slots__ = ("_bodies", "_effects", "_log", "_shard")
 
-    def __init__(self, shard: ShardId, log: ports.Log, effects: ports.Table, bodies: Bodies) -> None:
+    def __init__(self, shard: ShardId, log: ports.RecordLog, effects: ports.Table, bodies: BodyIndex) -> None:
         self._shard = shard
         self._log = log
         self._effects = effects
@@ -96,11 +94,11 @@ class TransactionLog:
         bodies.appended_records += 1
         self._log.append(slot, record)
 
-    def note_effects(self, slot: Slot, effects: Effects) -> None:
+    def note_effects(self, slot: Slot, effects: StagedWrites) -> None:
         """Keep what an executed slot changed, because its operations do not tell."""
         self.note_changes(slot, {key: value_of(cell) for key, cell in effects.items()})
 
-    def note_changes(self, slot: Slot, changes: Changes) -> None:
+    def note_changes(self, slot: Slot, changes: ValueChanges) -> None:
         """The same, of values instead of cells."""
         record = encode(changes)
         self._bodies.appended_bytes += len(record)
@@ -110,7 +108,7 @@ class TransactionLog:
         """Overwrite a slot by what an epoch change decided."""
         self._log.replace(slot, self._record(slot, stamped))
 
-    def take_home(self, shard: ShardId) -> bool:
+    def inline_bodies_from(self, shard: ShardId) -> bool:
         """Hold the bodies that stand in another shard's log, which is about to be replaced; return whether
         there are any."""
         records = self._log.read(self.first, self.last + 1 - self.first)

@@ -14,7 +14,7 @@ from functools import partial
 from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
-from kvstore.eris.log import Changes, decode_changes, effects_key, read_body, reference_in
+from kvstore.eris.log import decode_changes, effects_key, read_body, reference_in
 from kvstore.eris.messages import Conclusory, Stamped
 from kvstore.eris.shard_state import (
     EFFECTS,
@@ -25,6 +25,7 @@ from kvstore.eris.shard_state import (
     record_key,
     table_name,
 )
+from kvstore.execution.applied import ValueChanges
 from kvstore.execution.execute import plain_effects
 from kvstore.ports import View
 from kvstore.types import ShardId, Slot, Timestamp
@@ -35,19 +36,19 @@ READ_MAX = 32
 RECORD_BYTES_GUESS = 16 << 10
 
 
-class Piece(NamedTuple):
+class CommittedPart(NamedTuple):
     """What a transaction changed on one shard."""
 
     shard: ShardId
     slot: Slot
-    changes: Changes
+    changes: ValueChanges
 
 
 class Committed(NamedTuple):
     """One transaction, whole; a participant where nothing changed has an empty piece."""
 
     stamped: Stamped
-    pieces: list[Piece]
+    pieces: list[CommittedPart]
 
     @property
     def time(self) -> Timestamp:
@@ -213,7 +214,7 @@ class _ShardTail:
             self._heads[place] = stamped
             self._head = slot, place, stamped
 
-    def take(self) -> Piece:
+    def take(self) -> CommittedPart:
         """The next transaction's piece; the position moves behind it."""
         assert self._head is not None
         (slot, place, stamped), self._head = self._head, None
@@ -227,7 +228,7 @@ class _ShardTail:
             changes = {}  # what it wrote stands in the slot of its preliminary (contracts A1)
         else:
             changes = plain_effects(request.operations[self.shard])
-        return Piece(self.shard, slot, changes)
+        return CommittedPart(self.shard, slot, changes)
 
     def _kept_effects(self, slot: Slot) -> bytes | None:
         """The record beside this slot. Slots are asked for in order, so one scan passes over many."""

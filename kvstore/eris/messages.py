@@ -13,7 +13,7 @@ from typing import TypeAlias
 import msgspec
 
 from kvstore.eris.client_window import IdRange
-from kvstore.execution.operations import Call, Operation, Outcome, Token
+from kvstore.execution.operations import Call, IdempotencyToken, Operation, Outcome
 from kvstore.types import (
     ClientId,
     Epoch,
@@ -77,7 +77,7 @@ class Request(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
     answered: RequestId
     operations: dict[ShardId, tuple[Operation, ...]]
     after: Timestamp = Timestamp(0)
-    token: Token | None = None
+    token: IdempotencyToken | None = None
     call: Call | None = None
     unanswered: tuple[IdRange, ...] = ()
     half: Preliminary | Conclusory | None = None

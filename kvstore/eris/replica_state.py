@@ -114,15 +114,15 @@ class ReplicaState(Shard):
     def shorten(self, end: Slot) -> None:
         """Forget what stands behind this slot, which nobody executed, and which never happens."""
         if self.last_slot > end:
-            self.free_bodies()
+            self.inline_bodies()
             self.log.shorten(end)
             self.last_slot = self.log.last
             self.record.clock = Timestamp(0)  # of what is gone; the epoch brings its own
 
-    def free_bodies(self) -> None:
+    def inline_bodies(self) -> None:
         """Have the other shards of the host hold what they only refer to in this log."""
         for shard, other in self.executor.replicas.items():
-            if other is not self and other.log.take_home(self.address.shard):
+            if other is not self and other.log.inline_bodies_from(self.address.shard):
                 self.executor.touched.add(shard)
 
     def waiting(self) -> Iterator[tuple[Slot, Stamped]]:

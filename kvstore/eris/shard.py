@@ -20,7 +20,7 @@ from kvstore.eris.shard_state import ShardRecord, ShardTables, Status
 from kvstore.execution import operations, procedures
 from kvstore.execution.applied import RegionExecution, encode_effects
 from kvstore.execution.execute import Executed, apply, execute
-from kvstore.execution.operations import Call, Check, CheckRange, Expire, Operation, Outcome, Token
+from kvstore.execution.operations import Call, Check, CheckRange, Expire, IdempotencyToken, Operation, Outcome
 from kvstore.execution.outcomes import OutcomeRecord, expire, remember
 from kvstore.execution.procedure_context import Owns
 from kvstore.execution.validation import execute_validated
@@ -113,7 +113,7 @@ class Shard:
         if self.region is not None:
             self.note_shipped(slot, ())
 
-    def note_shipped(self, slot: Slot, effects: tuple[operations.Effect, ...]) -> None:
+    def note_shipped(self, slot: Slot, effects: tuple[operations.KeyEffect, ...]) -> None:
         """Keep what goes to other regions of a slot, because its operations do not tell."""
         self.tables.shipped.put(effects_key(slot), encode_effects(effects))
 
@@ -146,14 +146,18 @@ class Shard:
             window = self.record.windows[client] = ClientWindow()
         return window
 
-    def _remember_token(self, token: Token, stamped: Stamped, slot: Slot, outcome: Outcome) -> None:
-        at_home = token.home == self.address.shard
-        if at_home and token.result:
+    def _remember_token(
+        self, token: IdempotencyToken, stamped: Stamped, slot: Slot, outcome: Outcome
+    ) -> None:
+        is_record_shard = token.record_shard == self.address.shard
+        if is_record_shard and token.result:
             outcome = Outcome(results=(token.result,))
         participants = tuple(stamped.request.operations)
         memory = OutcomeRecord(slot, outcome, stamped.stamp.clock, token.digest, participants)
         tables = self.tables
-        remember(token, memory, at_home=at_home, outcomes=tables.outcomes, expiry=tables.expiry)
+        remember(
+            token, memory, is_record_shard=is_record_shard, outcomes=tables.outcomes, expiry=tables.expiry
+        )
 
     def reply(self, request: Request, slot: Slot, outcome: Outcome) -> list[Effect]:
         """The learner's reply; a follower replied when it logged the transaction."""

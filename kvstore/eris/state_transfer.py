@@ -103,7 +103,7 @@ def _helps(replica: ReplicaState, theirs: ShardRecord) -> bool:
 
 
 def _install(replica: ReplicaState, image: Image, theirs: ShardRecord) -> list[Effect]:
-    replica.free_bodies()
+    replica.inline_bodies()
     for table, rows in zip(replica.tables.all(), image.tables, strict=True):
         for key, _ in _rows(table):
             table.delete(key)

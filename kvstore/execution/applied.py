@@ -8,11 +8,11 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from kvstore.execution.execute import plain_effects
-from kvstore.execution.operations import EFFECTS, Call, Effect, Operation, Outcome, Put, PutIf
+from kvstore.execution.operations import KEY_EFFECTS, Call, KeyEffect, Operation, Outcome, Put, PutIf
 from kvstore.execution.procedure_context import Owns
 from kvstore.types import ShardId, Slot, Timestamp
 
-Changes = dict[bytes, bytes | None]
+ValueChanges = dict[bytes, bytes | None]
 """What is shown afterwards by key, encoded; None where nothing is any more."""
 
 
@@ -24,8 +24,8 @@ class Applied(NamedTuple):
     """
 
     outcome: Outcome
-    changes: Changes | None = None
-    effects: tuple[Effect, ...] | None = None
+    changes: ValueChanges | None = None
+    effects: tuple[KeyEffect, ...] | None = None
 
 
 class RegionExecution(Protocol):
@@ -37,26 +37,26 @@ class RegionExecution(Protocol):
     def call(self, call: Call, slot: Slot, time: Timestamp, shard: ShardId, owns: Owns) -> Applied:
         """Run one shard's part of a call of a stored procedure."""
 
-    def judge(self, operations: Iterable[Operation]) -> Outcome | None:
+    def check_debits(self, operations: Iterable[Operation]) -> Outcome | None:
         """Return the refusal of a debit among operations that are all locked, if one is to be."""
 
 
 encode_effects = msgspec.msgpack.Encoder().encode
-decode_effects = msgspec.msgpack.Decoder(tuple[Effect, ...]).decode
+decode_effects = msgspec.msgpack.Decoder(tuple[KeyEffect, ...]).decode
 
 
-def changes_of(operations: tuple[Operation, ...], applied: Applied) -> Changes:
+def changes_of(operations: tuple[Operation, ...], applied: Applied) -> ValueChanges:
     """What a part changed, whether its operations tell it or not."""
     return plain_effects(operations) if applied.changes is None else applied.changes
 
 
-def effect_of(operation: Operation) -> Effect | None:
+def effect_of(operation: Operation) -> KeyEffect | None:
     """What an operation that was not refused changes, wherever that is carried out; None for a check."""
     if type(operation) is PutIf:
         return Put(operation.key, operation.value)
-    return operation if isinstance(operation, EFFECTS) else None
+    return operation if isinstance(operation, KEY_EFFECTS) else None
 
 
-def effects_of(operations: Iterable[Operation]) -> tuple[Effect, ...]:
+def effects_of(operations: Iterable[Operation]) -> tuple[KeyEffect, ...]:
     """The same of all of them."""
     return tuple(effect for effect in map(effect_of, operations) if effect is not None)

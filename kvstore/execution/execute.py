@@ -8,7 +8,7 @@ INVARIANTS
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from kvstore import values
 from kvstore.execution.numbers import add_numbers, is_number
@@ -27,37 +27,25 @@ from kvstore.execution.operations import (
     Reserve,
 )
 from kvstore.execution.stored_value import VERSION_BYTES, decoded_value, stored_version
+from kvstore.ports import ReadableTable, Table
 from kvstore.types import Slot
 
-Effects = dict[bytes, bytes | None]
+StagedWrites = dict[bytes, bytes | None]
 """New cell by key; None where the key goes."""
 
 
 class Executed(NamedTuple):
     """What came of one shard's part of a transaction."""
 
-    effects: Effects
+    effects: StagedWrites
     outcome: Outcome
     plain: bool = True
     """Whether the operations alone tell the effects, so that the log need not keep these (A7)."""
 
 
-class ReadableTable(Protocol):
-    """What execution reads of a table."""
-
-    def get(self, key: bytes) -> bytes | None: ...
-
-
-class Table(ReadableTable, Protocol):
-    """What execution needs of a table."""
-
-    def put(self, key: bytes, value: bytes) -> None: ...
-    def delete(self, key: bytes) -> None: ...
-
-
 def execute(operations: tuple[Operation, ...], table: ReadableTable, slot: Slot) -> Executed:
     """Return what the operations would change, and their outcome. The table is only read."""
-    staged: Effects = {}
+    staged: StagedWrites = {}
     results: list[bytes | bool] = []
     plain = True
     version = slot.to_bytes(VERSION_BYTES, "big")
@@ -87,7 +75,7 @@ def execute(operations: tuple[Operation, ...], table: ReadableTable, slot: Slot)
     return Executed(staged, Outcome(results=tuple(results)) if results else DONE, plain)
 
 
-def _delete(key: bytes, staged: Effects, table: ReadableTable) -> bool:
+def _delete(key: bytes, staged: StagedWrites, table: ReadableTable) -> bool:
     """Stage it where it changes something; return whether it does."""
     if table.get(key) is None:
         staged.pop(key, None)
@@ -108,7 +96,7 @@ def plain_effects(operations: tuple[Operation, ...]) -> dict[bytes, bytes | None
     return effects
 
 
-def apply(effects: Effects, table: Table) -> None:
+def apply(effects: StagedWrites, table: Table) -> None:
     """Write what was staged."""
     for key, cell in effects.items():
         if cell is None:
@@ -117,7 +105,7 @@ def apply(effects: Effects, table: Table) -> None:
             table.put(key, cell)
 
 
-def _cell(key: bytes, staged: Effects, table: ReadableTable) -> bytes | None:
+def _cell(key: bytes, staged: StagedWrites, table: ReadableTable) -> bytes | None:
     return staged[key] if key in staged else table.get(key)
 
 

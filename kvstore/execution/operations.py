@@ -113,9 +113,9 @@ class Append(msgspec.Struct, frozen=True, array_like=True, tag=14, gc=False):
     payload: bytes | None
 
 
-Effect: TypeAlias = Put | Delete | Add | SetAdd | SetRemove | Credit | Spend | Grant
+KeyEffect: TypeAlias = Put | Delete | Add | SetAdd | SetRemove | Credit | Spend | Grant
 """What changes something, wherever it is carried out, once it was decided that it does."""
-EFFECTS = (Put, Delete, Add, SetAdd, SetRemove, Credit, Spend, Grant)
+KEY_EFFECTS = (Put, Delete, Add, SetAdd, SetRemove, Credit, Spend, Grant)
 ESCROW = (Credit, Spend, Grant)
 
 
@@ -146,13 +146,13 @@ class Piece(msgspec.Struct, frozen=True, array_like=True, tag=3, gc=False):
 
     last: Slot
     time: Timestamp
-    effects: tuple[Effect, ...] = ()
+    effects: tuple[KeyEffect, ...] = ()
     places: dict[ShardId, Slot] = {}
     edges: dict[ShardId, Slot] = {}
     payload: bytes | None = None
 
 
-Item: TypeAlias = Skip | Marker | Piece
+ChainItem: TypeAlias = Skip | Marker | Piece
 
 
 class Segment(msgspec.Struct, frozen=True, array_like=True):
@@ -160,7 +160,7 @@ class Segment(msgspec.Struct, frozen=True, array_like=True):
 
     region: RegionId
     first: Slot
-    items: tuple[Item, ...]
+    items: tuple[ChainItem, ...]
 
     @property
     def last(self) -> Slot:
@@ -195,15 +195,15 @@ Operations: TypeAlias = dict[ShardId, tuple[Operation, ...]]
 """Each participant's part of a transaction."""
 
 
-class Token(msgspec.Struct, frozen=True, array_like=True):
-    """An idempotency key: its shard, ``home``, takes part in the transaction and keeps the digest.
+class IdempotencyToken(msgspec.Struct, frozen=True, array_like=True):
+    """An idempotency key: its shard, ``record_shard``, takes part in the transaction and keeps the digest.
 
     ``result``: what the user's function returned, encoded, where one decided the transaction.
     """
 
     key: bytes
     digest: bytes
-    home: ShardId
+    record_shard: ShardId
     result: bytes = b""
 
 

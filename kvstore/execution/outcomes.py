@@ -10,11 +10,10 @@ nothing has to flow between shards.
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import msgspec
 
-from kvstore.execution.operations import Outcome, Token
+from kvstore.execution.operations import IdempotencyToken, Outcome
+from kvstore.ports import Table
 from kvstore.types import ShardId, Slot, Timestamp
 
 EXPIRED_AT_ONCE_MAX = 1000
@@ -32,29 +31,20 @@ class OutcomeRecord(msgspec.Struct, frozen=True, array_like=True):
     participants: tuple[ShardId, ...] = ()
 
 
-class Table(Protocol):
-    """What this module needs of a table."""
-
-    def get(self, key: bytes) -> bytes | None: ...
-    def put(self, key: bytes, value: bytes) -> None: ...
-    def delete(self, key: bytes) -> None: ...
-    def scan(self, start: bytes, stop: bytes, *, limit: int) -> list[tuple[bytes, bytes]]: ...
-
-
 _encode = msgspec.msgpack.Encoder().encode
 decode_record = msgspec.msgpack.Decoder(OutcomeRecord).decode
 
 
 def remember(
-    token: Token,
+    token: IdempotencyToken,
     record: OutcomeRecord,
     *,
-    at_home: bool,
+    is_record_shard: bool,
     outcomes: Table,
     expiry: Table,
 ) -> None:
     """Store this shard's part of the outcome; the digest and participants only at home."""
-    if not at_home:
+    if not is_record_shard:
         record = msgspec.structs.replace(record, digest=b"", participants=())
     outcomes.put(token.key, _encode(record))
     expiry.put(record.time.to_bytes(_TIME_BYTES, "big") + token.key, b"")

@@ -15,7 +15,7 @@ from typing import Any
 
 from kvstore import keys, values
 from kvstore.errors import Finished, KeyNotDeclared, LimitExceeded, NotFound
-from kvstore.execution.execute import Effects
+from kvstore.execution.execute import StagedWrites
 from kvstore.execution.numbers import check_amount, check_number
 from kvstore.execution.operations import Call
 from kvstore.execution.stored_value import VERSION_BYTES
@@ -29,7 +29,7 @@ ROWS_MAX = 256
 
 Owns = Callable[[ShardId, bytes], bool]
 """Whether a shard is where an encoded key belongs."""
-Row = tuple[bytes, bytes | None]
+StagedRow = tuple[bytes, bytes | None]
 
 
 class Part:
@@ -97,7 +97,7 @@ class Part:
         return self._rows(low, high, reverse, math.inf if limit is None else limit, written)
 
     def _rows(
-        self, low: bytes, high: bytes, reverse: bool, left: float, written: list[Row]
+        self, low: bytes, high: bytes, reverse: bool, left: float, written: list[StagedRow]
     ) -> Iterator[tuple[Key, Any]]:
         written.sort(reverse=reverse)
         rows = merge(written, self._stored(low, high, reverse), key=_key, reverse=reverse)
@@ -109,7 +109,7 @@ class Part:
                 yield keys.decode(encoded), values.decode(payload)
                 left -= 1
 
-    def _stored(self, low: bytes, high: bytes, reverse: bool) -> Iterator[Row]:
+    def _stored(self, low: bytes, high: bytes, reverse: bool) -> Iterator[StagedRow]:
         while rows := self._open().scan(low, high, reverse=reverse, limit=ROWS_MAX):
             yield from ((key, cell[VERSION_BYTES:]) for key, cell in rows)
             if reverse:
@@ -210,7 +210,7 @@ class Part:
             raise Finished("this part of a call is over; a procedure must not keep it")
         return self._table
 
-    def finish(self, slot: Slot) -> Effects:
+    def finish(self, slot: Slot) -> StagedWrites:
         """End it, and return what it changed: cells of this version, None where a key went."""
         table, self._table = self._open(), None
         version = slot.to_bytes(VERSION_BYTES, "big")
@@ -225,5 +225,5 @@ class Part:
         self._table = None
 
 
-def _key(row: Row) -> bytes:
+def _key(row: StagedRow) -> bytes:
     return row[0]

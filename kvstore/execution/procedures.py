@@ -27,9 +27,9 @@ from kvstore.types import ShardId, Slot, Timestamp
 
 FAILURE_CHARS_MAX = 500
 
-Body: TypeAlias = Callable[[Part, Any], Any]
+ProcedureBody: TypeAlias = Callable[[Part, Any], Any]
 Declared: TypeAlias = Callable[[Any], Iterable[Key]]
-AnyBody = TypeVar("AnyBody", bound=Body)
+AnyBody = TypeVar("AnyBody", bound=ProcedureBody)
 
 
 class Procedure(NamedTuple):
@@ -38,7 +38,7 @@ class Procedure(NamedTuple):
     name: str
     keys: Declared
     scans: bool
-    body: Body
+    body: ProcedureBody
 
 
 _registered: dict[str, Procedure] = {}

@@ -14,15 +14,13 @@ import msgspec
 from kvstore.execution.execute import Executed, execute
 from kvstore.execution.operations import Check, CheckRange, Operation, Outcome, Reserve
 from kvstore.execution.stored_value import VERSION_BYTES, stored_version
-from kvstore.ports import ReadableTable
+from kvstore.ports import ReadableTable, Row
 from kvstore.types import Slot
 
 READ_SET_MAX = 10_000
 """Records one transaction may read (contracts A3)."""
 DIGEST_BYTES = 16
 ROWS_MAX = 512
-
-Row = tuple[bytes, bytes]
 
 
 class Current(msgspec.Struct, frozen=True, array_like=True):

@@ -12,17 +12,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from kvstore.execution.operations import Marker, Piece, Segment, Skip
-from kvstore.types import RegionId, ShardId, Slot, Timestamp
+from kvstore.types import ChainId, RegionId, ShardId, Slot, Timestamp
 
-Chain = tuple[RegionId, ShardId]
-Past = dict[Chain, Slot]
+Past = dict[ChainId, Slot]
 """By chain, the last slot that something comes behind; closed."""
 Name = tuple[Timestamp, RegionId]
 """A node. Names sort as nodes are played: none before one that it comes behind."""
-Place = tuple[Chain, Slot]
+ChainSlot = tuple[ChainId, Slot]
 
 
-class _Standing(NamedTuple):
+class _ChainState(NamedTuple):
     """What a chain leads to at a slot: its last node, and behind that imports, and edges without a node."""
 
     node: Name | None = None
@@ -40,7 +39,7 @@ class Ancestry:
 
     def __init__(self, since: Timestamp) -> None:
         self._since = since
-        self._standings: dict[Chain, tuple[list[Slot], list[_Standing]]] = {}
+        self._standings: dict[ChainId, tuple[list[Slot], list[_ChainState]]] = {}
         self._nodes: dict[Name, _Node] = {}
         self._pasts: dict[Name, Past] = {}
 
@@ -49,14 +48,14 @@ class Ancestry:
         chain = (segment.region, shard)
         slots, standings = self._standings.setdefault(chain, ([], []))
         for item in segment.items:
-            last = standings[-1] if standings else _Standing()
+            last = standings[-1] if standings else _ChainState()
             match item:
                 case Piece(time=time) if time < self._since:
                     slots.clear()  # what stands up to here leads to nothing that is kept
                     standings.clear()
                     continue
                 case Piece():
-                    last = _Standing(self._add(chain, item))
+                    last = _ChainState(self._add(chain, item))
                 case Marker(chains=chains):
                     last = last._replace(imports={**last.imports, **chains})
                 case Skip(edges=edges):
@@ -64,7 +63,7 @@ class Ancestry:
             slots.append(item.last)
             standings.append(last)
 
-    def _add(self, chain: Chain, piece: Piece) -> Name:
+    def _add(self, chain: ChainId, piece: Piece) -> Name:
         region, shard = chain
         name = (piece.time, region)
         node = self._nodes.setdefault(name, _Node({}, {}))
@@ -72,13 +71,13 @@ class Ancestry:
         node.edges.update(piece.edges)
         return name
 
-    def causes(self, wanted: Iterable[Place]) -> dict[Place, list[Place]]:
+    def causes(self, wanted: Iterable[ChainSlot]) -> dict[ChainSlot, list[ChainSlot]]:
         """By node, which of these it comes right behind, with none of these between; the latest first. A
         node is given by any of its places; one that is not here is left out."""
         named = {name: place for place in wanted if (name := self._name(place)) is not None}
         self._join_all()
-        found: dict[Place, list[Place]] = {}
-        reached: dict[Chain, tuple[list[Slot], list[Name]]] = {}
+        found: dict[ChainSlot, list[ChainSlot]] = {}
+        reached: dict[ChainId, tuple[list[Slot], list[Name]]] = {}
         for name in sorted(named):
             near = self._nearest(self._before(name), reached)
             found[named[name]] = [named[cause] for cause in near]
@@ -88,7 +87,7 @@ class Ancestry:
                 names.append(name)
         return found
 
-    def _nearest(self, past: Past, reached: Mapping[Chain, tuple[list[Slot], list[Name]]]) -> list[Name]:
+    def _nearest(self, past: Past, reached: Mapping[ChainId, tuple[list[Slot], list[Name]]]) -> list[Name]:
         """Of the nodes of a past those that no other of them comes behind of."""
         candidates = set()
         for chain, (slots, names) in reached.items():
@@ -101,16 +100,16 @@ class Ancestry:
                 near.append(name)
         return near
 
-    def _name(self, place: Place) -> Name | None:
+    def _name(self, place: ChainSlot) -> Name | None:
         chain, slot = place
         standing = self._standing(chain, slot)
         name = None if standing is None else standing.node
         return name if name is not None and (chain, slot) in self._places(name) else None
 
-    def _places(self, name: Name) -> Iterator[Place]:
+    def _places(self, name: Name) -> Iterator[ChainSlot]:
         return (((name[1], shard), slot) for shard, slot in self._nodes[name].places.items())
 
-    def _standing(self, chain: Chain, slot: Slot) -> _Standing | None:
+    def _standing(self, chain: ChainId, slot: Slot) -> _ChainState | None:
         slots, standings = self._standings.get(chain, ([], []))
         at = bisect_right(slots, slot)
         return standings[at - 1] if at else None
@@ -123,7 +122,7 @@ class Ancestry:
     def _before(self, name: Name) -> Past:
         """All that a node comes behind."""
         region, node = name[1], self._nodes[name]
-        waiting: list[Place] = [((region, shard), slot) for shard, slot in node.edges.items()]
+        waiting: list[ChainSlot] = [((region, shard), slot) for shard, slot in node.edges.items()]
         waiting += [((region, shard), Slot(slot - 1)) for shard, slot in node.places.items()]
         past: Past = {}
         while waiting:

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple
 
-from kvstore.execution.operations import Import, Item, Marker, Operations, Piece, Segment, Skip
+from kvstore.execution.operations import ChainItem, Import, Marker, Operations, Piece, Segment, Skip
 from kvstore.fuzzylog.messages import Shipment, Tails, Vector, encode
 from kvstore.types import RegionId, ShardId, Slot, Timestamp
 
@@ -32,12 +32,12 @@ BYTES_MAX = 1 << 20
 
 
 @dataclass(slots=True)
-class Chain:
+class IncomingChain:
     """What came of one chain behind ``copied``, where the copy that imports made ends."""
 
     copied: Slot
-    items: deque[Item] = field(default_factory=deque)
-    passed: int = 0
+    items: deque[ChainItem] = field(default_factory=deque)
+    applied_items: int = 0
     """How many of the items are noted as applied."""
     tail: tuple[Slot, Timestamp] | None = None
     """The last node of the copy."""
@@ -46,13 +46,13 @@ class Chain:
     def received(self) -> Slot:
         return self.items[-1].last if self.items else self.copied
 
-    def noted(self) -> Iterator[Item]:
+    def noted(self) -> Iterator[ChainItem]:
         """Those that are noted as applied, and are not part of the copies yet."""
-        return islice(self.items, self.passed)
+        return islice(self.items, self.applied_items)
 
     @property
     def applied(self) -> Slot:
-        return self.items[self.passed - 1].last if self.passed else self.copied
+        return self.items[self.applied_items - 1].last if self.applied_items else self.copied
 
 
 class Run(NamedTuple):
@@ -74,7 +74,7 @@ class Importer:
         self.own = own
         self.skew = skew
         self.chains = {
-            (region, ShardId(shard)): Chain(slot, tail=tails.get(region, {}).get(ShardId(shard)))
+            (region, ShardId(shard)): IncomingChain(slot, tail=tails.get(region, {}).get(ShardId(shard)))
             for region, slots in copied.items()
             for shard, slot in enumerate(slots)
         }
@@ -104,7 +104,7 @@ class Importer:
             received = chain.received
             chain.items.extend(item for item in segment.items if item.last > received)
 
-    def chains_of(self, region: RegionId) -> Iterator[tuple[ShardId, Chain]]:
+    def chains_of(self, region: RegionId) -> Iterator[tuple[ShardId, IncomingChain]]:
         """A region's chains, by shard."""
         return ((shard, chain) for (other, shard), chain in self.chains.items() if other == region)
 
@@ -139,8 +139,8 @@ class Importer:
         run = walk.run()
         self.held = walk.held
         if run is None:
-            for key, end in walk.passed.items():
-                self.chains[key].passed = end
+            for key, end in walk.applied_items.items():
+                self.chains[key].applied_items = end
         return run
 
     def imported(self, run: Run) -> None:
@@ -152,7 +152,7 @@ class Importer:
                 chain.copied = item.last
                 if type(item) is Piece:
                     chain.tail = item.last, item.time
-            chain.passed = max(0, chain.passed - end)
+            chain.applied_items = max(0, chain.applied_items - end)
 
 
 class _Walk:
@@ -162,7 +162,7 @@ class _Walk:
         self._own = importer.own
         self._latest = now + importer.skew
         self._chains = importer.chains
-        self.passed = {key: chain.passed for key, chain in importer.chains.items()}
+        self.applied_items = {key: chain.applied_items for key, chain in importer.chains.items()}
         self._applied = {key: chain.applied for key, chain in importer.chains.items()}
         self.held: dict[RegionId, Timestamp] = {}
         self._taken: dict[tuple[RegionId, ShardId], int] = {}
@@ -187,8 +187,8 @@ class _Walk:
     def _is_full(self) -> bool:
         return self._nodes >= NODES_MAX or self._size >= BYTES_MAX
 
-    def _head(self, key: tuple[RegionId, ShardId]) -> Item | None:
-        items, at = self._chains[key].items, self.passed[key]
+    def _head(self, key: tuple[RegionId, ShardId]) -> ChainItem | None:
+        items, at = self._chains[key].items, self.applied_items[key]
         return items[at] if at < len(items) else None
 
     def _pass(self, key: tuple[RegionId, ShardId]) -> bool:
@@ -201,7 +201,7 @@ class _Walk:
             return True
         return self._pass_node(key[0], item, item.places or {key[1]: item.last})
 
-    def _is_ready(self, key: tuple[RegionId, ShardId], item: Item) -> bool:
+    def _is_ready(self, key: tuple[RegionId, ShardId], item: ChainItem) -> bool:
         region, shard = key
         match item:
             case Marker(_, chains):
@@ -233,11 +233,11 @@ class _Walk:
         self._nodes += 1
         self._size += size
         self._after = max(self._after, piece.time)
-        self._taken = dict(self.passed)
+        self._taken = dict(self.applied_items)
         return True
 
-    def _step(self, key: tuple[RegionId, ShardId], item: Item) -> None:
-        self.passed[key] += 1
+    def _step(self, key: tuple[RegionId, ShardId], item: ChainItem) -> None:
+        self.applied_items[key] += 1
         self._applied[key] = item.last
 
     def _operations(self, ends: Mapping[tuple[RegionId, ShardId], int]) -> Operations:

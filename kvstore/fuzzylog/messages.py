@@ -82,8 +82,8 @@ class Shipment(msgspec.Struct, frozen=True, array_like=True, tag=3):
     fresh: dict[RegionId, Timestamp]
 
 
-Message: TypeAlias = News | Pull | Shipment
+LinkMessage: TypeAlias = News | Pull | Shipment
 
 encode = msgspec.msgpack.Encoder().encode
-decode = msgspec.msgpack.Decoder(Message).decode
+decode = msgspec.msgpack.Decoder(LinkMessage).decode
 """Raises ``msgspec.DecodeError``."""

@@ -11,11 +11,10 @@ from heapq import merge
 from itertools import groupby
 from typing import NamedTuple
 
-from kvstore.execution.operations import Effect, Piece
-from kvstore.types import RegionId, ShardId, Slot, Timestamp
+from kvstore.execution.operations import KeyEffect, Piece
+from kvstore.types import ChainId, RegionId, ShardId, Slot, Timestamp
 
-Chain = tuple[RegionId, ShardId]
-Frontier = dict[Chain, Slot]
+Frontier = dict[ChainId, Slot]
 """By chain, the last slot that was played."""
 
 
@@ -35,10 +34,10 @@ class Played(NamedTuple):
     time: Timestamp
     places: dict[ShardId, Slot]
     payload: bytes | None
-    effects: tuple[Effect, ...]
+    effects: tuple[KeyEffect, ...]
 
 
-def play(chains: Mapping[Chain, Iterable[Piece]], colors: frozenset[ShardId]) -> Iterator[Played]:
+def play(chains: Mapping[ChainId, Iterable[Piece]], colors: frozenset[ShardId]) -> Iterator[Played]:
     """Merge the chains' pieces, each chain in its order, into nodes. They have the effects of these colors.
 
     ``chains`` holds all chains of the colors, and of the others those of which something was played before:
@@ -56,12 +55,12 @@ def play(chains: Mapping[Chain, Iterable[Piece]], colors: frozenset[ShardId]) ->
             yield Played(region, time, dict(places), payload, effects_on(colors, pieces))
 
 
-def effects_on(colors: frozenset[ShardId], pieces: Mapping[ShardId, Piece]) -> tuple[Effect, ...]:
+def effects_on(colors: frozenset[ShardId], pieces: Mapping[ShardId, Piece]) -> tuple[KeyEffect, ...]:
     """What a node did on the colors that are played, the same in every region."""
     return tuple(effect for shard in sorted(colors & pieces.keys()) for effect in pieces[shard].effects)
 
 
-def _entries(chain: Chain, pieces: Iterable[Piece]) -> Iterator[Entry]:
+def _entries(chain: ChainId, pieces: Iterable[Piece]) -> Iterator[Entry]:
     return (Entry(piece.time, chain[0], chain[1], piece) for piece in pieces)
 
 

@@ -32,7 +32,7 @@ class Copies(Protocol):
         """What of a region's chains comes behind these slots: whole nodes, about so many bytes."""
 
 
-class Answer(NamedTuple):
+class PullAnswer(NamedTuple):
     """An answer that is being made: between its beginning and its end the disk is read, which takes long."""
 
     ends: Vector
@@ -68,7 +68,7 @@ class Shipping:
         tails = self.importer.tails()
         return Pull(self.identity, {**received, **own}, {**applied, **own}, wants, tails)
 
-    def begin(self, pull: Pull, on_disk: Vector, now: Timestamp) -> Answer:
+    def begin(self, pull: Pull, on_disk: Vector, now: Timestamp) -> PullAnswer:
         """What the neighbour lacks and is here; ``now``: physical time, of what is on disk or earlier."""
         asker = RegionId(self.identity.names.index(pull.identity.region))
         ends = {**on_disk, **self.importer.applied()}
@@ -78,9 +78,9 @@ class Shipping:
             for region, _ in lacking(pull.received, ends)
             if region != asker
         }
-        return Answer(ends, on_disk, {**self.fresh, self.own: now}, after)
+        return PullAnswer(ends, on_disk, {**self.fresh, self.own: now}, after)
 
-    def finish(self, answer: Answer, read: Mapping[RegionId, dict[ShardId, Segment]]) -> Shipment:
+    def finish(self, answer: PullAnswer, read: Mapping[RegionId, dict[ShardId, Segment]]) -> Shipment:
         """``read``: by region, what of it was read from disk."""
         chains: dict[ShardId, list[Segment]] = {}
         for region, parts in read.items():

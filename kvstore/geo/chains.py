@@ -22,9 +22,9 @@ from kvstore.execution.applied import decode_effects, effects_of
 from kvstore.execution.crdt.region_shard import copied, copy_key
 from kvstore.execution.operations import (
     Append,
-    Effect,
+    ChainItem,
     Import,
-    Item,
+    KeyEffect,
     Marker,
     Operations,
     Piece,
@@ -32,11 +32,11 @@ from kvstore.execution.operations import (
     Skip,
 )
 from kvstore.fuzzylog.messages import Tails, Vector
-from kvstore.fuzzylog.playback import Chain, Frontier, Played, effects_on, play
+from kvstore.fuzzylog.playback import Frontier, Played, effects_on, play
 from kvstore.ports import View
-from kvstore.types import RegionId, ShardId, Slot, Timestamp
+from kvstore.types import ChainId, RegionId, ShardId, Slot, Timestamp
 
-Place = tuple[ShardId, Slot]
+ShardSlot = tuple[ShardId, Slot]
 
 ROWS_MAX = 64
 """Imports of a chain that are looked up at once."""
@@ -75,7 +75,7 @@ class RegionLog:
 
     def _read_own(self, after: tuple[Slot, ...], size: int) -> Iterator[tuple[ShardId, Segment]]:
         position = list(after)
-        chains: dict[ShardId, list[Item]] = {shard: [] for shard in self._shards}
+        chains: dict[ShardId, list[ChainItem]] = {shard: [] for shard in self._shards}
         for committed in committed_after(self._view, position):
             if any(piece.slot > self.end[piece.shard] for piece in committed.pieces):
                 break  # it is not on disk yet
@@ -91,7 +91,7 @@ class RegionLog:
             if items:
                 yield shard, Segment(self._own, Slot(after[shard] + 1), tuple(items))
 
-    def _items(self, committed: Committed) -> Iterator[tuple[ShardId, Item]]:
+    def _items(self, committed: Committed) -> Iterator[tuple[ShardId, ChainItem]]:
         stamped = committed.stamped
         request = stamped.request
         imports = {
@@ -116,10 +116,10 @@ class RegionLog:
             else:
                 yield shard, Piece(slot, committed.time, own, several)
 
-    def _effects(self, committed: Committed) -> dict[ShardId, tuple[Effect, ...]]:
+    def _effects(self, committed: Committed) -> dict[ShardId, tuple[KeyEffect, ...]]:
         """By shard, what goes to other regions."""
         request = committed.stamped.request
-        found: dict[ShardId, tuple[Effect, ...]] = {}
+        found: dict[ShardId, tuple[KeyEffect, ...]] = {}
         for piece in committed.pieces:
             shipped = self._view.table(table_name(piece.shard, SHIPPED)).get(effects_key(piece.slot))
             if shipped is not None:
@@ -134,7 +134,7 @@ class RegionLog:
         self, region: RegionId, after: tuple[Slot, ...], size: int
     ) -> Iterator[tuple[ShardId, Segment]]:
         """Import after import, because each brought something closed."""
-        chains: dict[ShardId, list[Item]] = {shard: [] for shard in self._shards}
+        chains: dict[ShardId, list[ChainItem]] = {shard: [] for shard in self._shards}
         ends = list(after)
         for _, group in groupby(self._imports(region, after), key=lambda found: found.time):
             for found in group:
@@ -148,12 +148,12 @@ class RegionLog:
             if items:
                 yield shard, Segment(region, Slot(after[shard] + 1), tuple(items))
 
-    def _imports(self, region: RegionId, after: tuple[Slot, ...]) -> Iterator[Imported]:
+    def _imports(self, region: RegionId, after: tuple[Slot, ...]) -> Iterator[ImportedSegment]:
         """What brought a region's chains behind these slots, in the order of the imports."""
         walks = (self._imports_of(region, shard, after[shard]) for shard in self._shards)
         return merge(*walks, key=lambda found: (found.time, found.shard))
 
-    def _imports_of(self, region: RegionId, shard: ShardId, after: Slot) -> Iterator[Imported]:
+    def _imports_of(self, region: RegionId, shard: ShardId, after: Slot) -> Iterator[ImportedSegment]:
         table = self._view.table(table_name(shard, CHAINS))
         stop = copy_key(region, Slot(2**63))
         start = copy_key(region, Slot(after + 1))
@@ -161,7 +161,7 @@ class RegionLog:
             for key, slot in rows:
                 stamped = self._stamped(shard, Slot(int.from_bytes(slot, "big")))
                 segment = _segment_in(stamped, shard, region, key)
-                yield Imported(stamped.stamp.clock, shard, segment, stamped.request.operations)
+                yield ImportedSegment(stamped.stamp.clock, shard, segment, stamped.request.operations)
             start = rows[-1][0] + b"\x00"
 
     def tails(self) -> Tails:
@@ -204,7 +204,7 @@ class RegionLog:
         """Every node of these colors that was not played up to ``since``, causes first (contracts D8); and
         those of the other colors that ``since`` names, without effects."""
         read = colors | {shard for _, shard in since}
-        remote: dict[Chain, Iterable[Piece]] = {
+        remote: dict[ChainId, Iterable[Piece]] = {
             (region, shard): self._pieces(region, shard, since.get((region, shard), Slot(0)))
             for region in self._others
             for shard in read
@@ -214,7 +214,7 @@ class RegionLog:
 
     def _pieces(self, region: RegionId, shard: ShardId, after: Slot) -> Iterator[Piece]:
         for found in self._imports_of(region, shard, after):
-            payloads: dict[Place, bytes] | None = None
+            payloads: dict[ShardSlot, bytes] | None = None
             for item in found.segment.items:
                 if item.last <= after:
                     continue
@@ -255,7 +255,7 @@ class RegionLog:
         return [ends.get(shard, position[shard]) for shard in self._shards]
 
 
-class Imported(NamedTuple):
+class ImportedSegment(NamedTuple):
     """A segment, and when it was imported here."""
 
     time: Timestamp
@@ -265,7 +265,7 @@ class Imported(NamedTuple):
     """All that the import brought, on every shard."""
 
 
-def _payloads(brought: Operations, region: RegionId) -> dict[Place, bytes]:
+def _payloads(brought: Operations, region: RegionId) -> dict[ShardSlot, bytes]:
     """The payloads of a region's nodes, by the lowest of their places: they are shipped on that one only, and
     an import brings whole nodes."""
     return {
@@ -289,7 +289,7 @@ def _segment_in(stamped: Stamped, shard: ShardId, region: RegionId, key: bytes) 
     )
 
 
-def _append(items: list[Item], item: Item) -> None:
+def _append(items: list[ChainItem], item: ChainItem) -> None:
     """Add it; a skip goes on with the one before it, unless that would have to wait for more than it did:
     what stands between may be waited for itself."""
     previous = items[-1] if items else None
@@ -314,7 +314,7 @@ def payload_of(stamped: Stamped) -> bytes | None:
     return None
 
 
-def item_size(item: Item) -> int:
+def item_size(item: ChainItem) -> int:
     """About how many bytes an item takes."""
     if type(item) is not Piece:
         return PLACE_BYTES
@@ -322,6 +322,6 @@ def item_size(item: Item) -> int:
     return size + sum(len(effect.key) + _value_size(effect) for effect in item.effects)
 
 
-def _value_size(effect: Effect) -> int:
+def _value_size(effect: KeyEffect) -> int:
     value: bytes = getattr(effect, "value", b"") or getattr(effect, "member", b"")
     return len(value)

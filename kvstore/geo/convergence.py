@@ -11,7 +11,7 @@ from kvstore.errors import TimedOut
 from kvstore.fuzzylog.importing import dominates, lacking
 from kvstore.fuzzylog.messages import Vector
 from kvstore.geo.network import Network
-from kvstore.geo.replication import Exchange
+from kvstore.geo.replication import ReplicationAgent
 from kvstore.types import ShardId
 
 SETTLE_LOOK_S = 0.001
@@ -35,7 +35,7 @@ def await_resolved(store: WritingStore, timeout: float) -> None:
             )
 
 
-def refuse_lost_tails(exchanges: Mapping[str, Exchange]) -> None:
+def refuse_lost_tails(exchanges: Mapping[str, ReplicationAgent]) -> None:
     """Raise ``Corrupt`` where others hold more of a region's chains than it does itself, or something else:
     it was opened from an old copy, and would write over what has left it, or did (contracts D2)."""
     ends = {exchange.own: exchange.applied() for exchange in exchanges.values()}
@@ -48,7 +48,7 @@ def refuse_lost_tails(exchanges: Mapping[str, Exchange]) -> None:
             raise exchange.other_tail()
 
 
-def shake_hands(exchange: Exchange, seconds: float) -> None:
+def shake_hands(exchange: ReplicationAgent, seconds: float) -> None:
     """Wait until every neighbour was heard of, or the time is over. Raises what is wrong with one, and
     ``Corrupt`` where one holds more of this region than it does itself (contracts D2)."""
     deadline = time.monotonic() + seconds
@@ -62,7 +62,7 @@ def shake_hands(exchange: Exchange, seconds: float) -> None:
         raise exchange.failure
 
 
-def settle(exchanges: Mapping[str, Exchange], network: Network, timeout: float) -> None:
+def settle(exchanges: Mapping[str, ReplicationAgent], network: Network, timeout: float) -> None:
     """Wait until regions that are joined by links which are not cut have applied what any of them has now.
 
     Raises ``TimedOut`` that names who lacks what.
@@ -96,7 +96,7 @@ def _union(vectors: list[Vector]) -> Vector:
     return union
 
 
-def _who_lacks(exchanges: Mapping[str, Exchange], waiting: list[tuple[str, Vector]]) -> str:
+def _who_lacks(exchanges: Mapping[str, ReplicationAgent], waiting: list[tuple[str, Vector]]) -> str:
     sentences = []
     for name, wanted in waiting:
         exchange = exchanges[name]

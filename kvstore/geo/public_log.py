@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from kvstore import keys, values
-from kvstore.engine.group_commit import Pending
+from kvstore.engine.group_commit import PendingRequest
 from kvstore.engine.readers import Readers
 from kvstore.errors import ForeignSnapshot, LimitExceeded, UnknownColor, UsageError, ValueNotSupported
 from kvstore.execution import operations
 from kvstore.execution.operations import Append, Operations
 from kvstore.fuzzylog import playback
-from kvstore.fuzzylog.ancestry import Ancestry, Place
+from kvstore.fuzzylog.ancestry import Ancestry, ChainSlot
 from kvstore.fuzzylog.messages import Identity
 from kvstore.geo.chains import RegionLog
-from kvstore.geo.replication import Exchange
+from kvstore.geo.replication import ReplicationAgent
 from kvstore.keys import Key
 from kvstore.types import RegionId, ShardId, Slot, Timestamp
 
@@ -70,9 +70,9 @@ class Log:
 
     def __init__(
         self,
-        exchange: Exchange,
+        exchange: ReplicationAgent,
         readers: Readers,
-        run: Callable[[Pending], object],
+        run: Callable[[PendingRequest], object],
         wait: Callable[[float], None],
     ) -> None:
         self._exchange = exchange
@@ -97,7 +97,7 @@ class Log:
             raise LimitExceeded(message, size=len(payload), limit=PAYLOAD_BYTES_MAX)
         parts: Operations = {color: (Append(None),) for color in wanted}
         parts[wanted[0]] = (Append(payload),)
-        pending = Pending(parts, len(payload), len(wanted))
+        pending = PendingRequest(parts, len(payload), len(wanted))
         self._run(pending)
         assert pending.answer is not None, "a request is answered or fails"
         return NodeId(self._exchange.identity.region, int(wanted[0]), int(pending.answer.slots[wanted[0]]))
@@ -136,7 +136,7 @@ class Log:
                 raise ForeignSnapshot(f"{node} is no node of this log")
         return {places[place]: tuple(places[cause] for cause in causes) for place, causes in found.items()}
 
-    def _place(self, node: NodeId) -> Place:
+    def _place(self, node: NodeId) -> ChainSlot:
         if node.region not in self._names:
             raise ForeignSnapshot(f"{node} is no node of this log")
         return (RegionId(self._names.index(node.region)), ShardId(node.color)), Slot(node.index)
@@ -192,7 +192,7 @@ class Playback:
 
     def __init__(
         self,
-        exchange: Exchange,
+        exchange: ReplicationAgent,
         readers: Readers,
         colors: frozenset[ShardId],
         since: playback.Frontier,
@@ -261,7 +261,7 @@ class Playback:
         return Node(place, tuple(sorted(map(int, node.places))), name, int(node.time), node.payload, effects)
 
 
-def _effect(effect: operations.Effect, names: tuple[str, ...]) -> Effect:
+def _effect(effect: operations.KeyEffect, names: tuple[str, ...]) -> Effect:
     key = keys.decode(effect.key)
     match effect:
         case operations.Put(_, value):

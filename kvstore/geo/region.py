@@ -11,7 +11,7 @@ from kvstore.database.commit import TransactionRunner
 from kvstore.database.database import Database
 from kvstore.database.snapshot import Snapshot
 from kvstore.database.transaction import effect_size
-from kvstore.engine.group_commit import Pending
+from kvstore.engine.group_commit import PendingRequest
 from kvstore.engine.store import WritingStore
 from kvstore.eris.client import SecondHalf
 from kvstore.eris.messages import Answer
@@ -20,13 +20,13 @@ from kvstore.execution.crdt import cells
 from kvstore.execution.crdt.cells import Cell, Origin
 from kvstore.execution.crdt.escrow import Unaffordable, decode_unaffordable
 from kvstore.execution.crdt.type_check import cell_of, refuse_other
-from kvstore.execution.operations import Add, Effect, Operations, SetAdd
+from kvstore.execution.operations import Add, KeyEffect, Operations, SetAdd
 from kvstore.execution.stored_value import VERSION_BYTES, value_of
 from kvstore.geo.convergence import await_resolved
 from kvstore.geo.public_log import Log
 from kvstore.geo.region_commit import RegionTransactionRunner
 from kvstore.geo.region_transaction import RegionBatch, RegionTransaction, check_room, check_sum
-from kvstore.geo.replication import Exchange, Staleness
+from kvstore.geo.replication import ReplicationAgent, Staleness
 from kvstore.geo.typed_keys import Bounded, Counter, RegionNames, Set
 from kvstore.keys import Key
 from kvstore.types import Kind, ShardId
@@ -49,7 +49,7 @@ class Region(Database):
     key shows another type.
     """
 
-    def __init__(self, store: WritingStore, snapshot_lifetime: float, exchange: Exchange) -> None:
+    def __init__(self, store: WritingStore, snapshot_lifetime: float, exchange: ReplicationAgent) -> None:
         super().__init__(store, snapshot_lifetime)
         self.regions = RegionNames(exchange.identity.names, exchange.own, self._ask_for)
         self.name = exchange.identity.region
@@ -82,7 +82,7 @@ class Region(Database):
         refuse_other(key, payload, kind)
         return cell_of(payload)
 
-    def write_typed(self, key: Key, kind: Kind, effect: Effect) -> Any:
+    def write_typed(self, key: Key, kind: Kind, effect: KeyEffect) -> Any:
         """Carry out one effect; for the views of keys."""
         shown = self._shown(key)
         refuse_other(key, shown, kind)
@@ -114,7 +114,7 @@ class Region(Database):
             if refused is not None:
                 raise refused
 
-    def _pending_of(self, batch: Batch) -> Pending:
+    def _pending_of(self, batch: Batch) -> PendingRequest:
         assert isinstance(batch, RegionBatch)
         is_general, locked = batch.route.path == "general", batch.first_half()
         pending = super()._pending_of(batch)
@@ -199,7 +199,7 @@ class Region(Database):
             super().close()
 
     def __repr__(self) -> str:
-        return f"<kvstore.Region {self.name!r} of {self._store.home.path!r}>"
+        return f"<kvstore.Region {self.name!r} of {self._store.directory.path!r}>"
 
 
 def _lost(cell: Cell) -> Iterator[tuple[Origin, Any]]:

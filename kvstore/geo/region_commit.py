@@ -13,7 +13,7 @@ from kvstore.engine.store import WritingStore
 from kvstore.eris.messages import Answer
 from kvstore.execution.crdt.escrow import decode_unaffordable
 from kvstore.execution.operations import Operation
-from kvstore.geo.region_transaction import RegionTransaction, has_debit, judged
+from kvstore.geo.region_transaction import RegionTransaction, debits_to_check, has_debit
 from kvstore.geo.typed_keys import RegionNames
 
 
@@ -38,7 +38,7 @@ class RegionTransactionRunner(TransactionRunner):
         return RegionTransaction(reads, self._routing, commit, regions=self._regions)
 
     def _checks_of(self, written: Written) -> tuple[Operation, ...]:
-        return judged(written.operations)
+        return debits_to_check(written.operations)
 
     def _may_refuse(self, transaction: Transaction) -> bool:
         return has_debit(transaction)

@@ -17,17 +17,17 @@ from kvstore.database.transaction import Shards, Transaction, Written, effect_si
 from kvstore.errors import LimitExceeded
 from kvstore.execution.crdt import cells
 from kvstore.execution.crdt.cells import Cell, Origin
-from kvstore.execution.crdt.conflict_resolution import Node, resolve
-from kvstore.execution.crdt.escrow import refusal
+from kvstore.execution.crdt.conflict_resolution import WritingNode, resolve
+from kvstore.execution.crdt.escrow import shortfall
 from kvstore.execution.crdt.type_check import cell_of, kind_of, refuse_kind, refuse_other
 from kvstore.execution.numbers import check_amount, check_number
 from kvstore.execution.operations import (
-    EFFECTS,
     ESCROW,
+    KEY_EFFECTS,
     Add,
     Delete,
-    Effect,
     Grant,
+    KeyEffect,
     Operation,
     Operations,
     Put,
@@ -58,7 +58,7 @@ def has_debit(transaction: Transaction) -> bool:
     return any(_debits(written.operations) for written in transaction.written.values())
 
 
-def judged(operations: Iterable[Operation]) -> tuple[Operation, ...]:
+def debits_to_check(operations: Iterable[Operation]) -> tuple[Operation, ...]:
     """Of what is written to one key, or on one shard, what a preliminary has to judge: a debit, and what it
     builds on."""
     found = tuple(operation for operation in operations if type(operation) in ESCROW)
@@ -108,7 +108,7 @@ class RegionBatch(Batch):
         """The bounded counter at this key, to be changed."""
         return BoundedWriter(self, key)
 
-    def write_typed(self, key: Key, kind: Kind, effect: Effect) -> None:
+    def write_typed(self, key: Key, kind: Kind, effect: KeyEffect) -> None:
         """Add an effect to the batch."""
         encoded = effect.key
         if encoded not in self._kinds:
@@ -125,8 +125,8 @@ class RegionBatch(Batch):
         """What a preliminary locks and judges, where it is general."""
         halves: Operations = {}
         for shard, part in self.operations.items():
-            keys_of = dict.fromkeys(operation.key for operation in part if isinstance(operation, EFFECTS))
-            halves[shard] = (*map(Reserve, keys_of), *judged(part))
+            keys_of = dict.fromkeys(operation.key for operation in part if isinstance(operation, KEY_EFFECTS))
+            halves[shard] = (*map(Reserve, keys_of), *debits_to_check(part))
         return halves
 
     @property
@@ -186,7 +186,7 @@ class RegionTransaction(Transaction):
         debited = {written.shard for written in self.written.values() if _debits(written.operations)}
         return self.reads.shards | debited
 
-    def write_typed(self, key: Key, kind: Kind, effect: Effect) -> None:
+    def write_typed(self, key: Key, kind: Kind, effect: KeyEffect) -> None:
         """Write an effect over what is there."""
         self._check()
         encoded, written = effect.key, self.written.get(effect.key)
@@ -198,7 +198,7 @@ class RegionTransaction(Transaction):
             check_room(key, len(shown or b""), effect)
         before = cell_of(shown)
         if type(effect) is Spend or type(effect) is Grant:
-            short = refusal(before, effect, self.regions.own)
+            short = shortfall(before, effect, self.regions.own)
             if short is not None:
                 raise self.regions.refusal(short)
         after = resolve(before, effect, _unstamped(self.regions))
@@ -209,7 +209,7 @@ class RegionTransaction(Transaction):
         written = self.written.get(encoded)
         if written is not None:
             return written.value
-        return value_of(self.reads.glimpse(self._routing.shard(key, encoded), encoded))
+        return value_of(self.reads.read_untracked(self._routing.shard(key, encoded), encoded))
 
     def read_typed(self, key: Key, kind: Kind) -> Cell:
         """The record; from now on the transaction depends on it."""
@@ -218,7 +218,7 @@ class RegionTransaction(Transaction):
         return cell_of(payload)
 
 
-def _behind(written: Written | None, effect: Effect) -> Written | None:
+def _behind(written: Written | None, effect: KeyEffect) -> Written | None:
     """What stays of what was written to the key before: a removal takes its place, a put that of a put. But
     a set that was removed before a put is not removed by the put."""
     if written is None or type(effect) is Delete:
@@ -230,9 +230,9 @@ def _behind(written: Written | None, effect: Effect) -> Written | None:
     return written._replace(operations=tuple(kept), size=size) if kept else None
 
 
-def _unstamped(regions: RegionNames) -> Node:
+def _unstamped(regions: RegionNames) -> WritingNode:
     """A node that has no place yet, and sees all that is there."""
-    return Node(Origin(Timestamp(2**62), regions.own, Slot(0)), None)
+    return WritingNode(Origin(Timestamp(2**62), regions.own, Slot(0)), None)
 
 
 def check_sum(key: Key, payload: bytes | None, effect: Add) -> None:

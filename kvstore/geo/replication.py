@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from kvstore.engine.group_commit import Pending
+from kvstore.engine.group_commit import PendingRequest
 from kvstore.engine.store import WritingStore
 from kvstore.eris.log_tail import executed
 from kvstore.eris.shard_state import REGISTERS, table_name
@@ -39,7 +39,7 @@ from kvstore.execution.stored_value import value_of
 from kvstore.fuzzylog.importing import Importer, Run
 from kvstore.fuzzylog.messages import (
     Identity,
-    Message,
+    LinkMessage,
     News,
     Pull,
     Shipment,
@@ -75,7 +75,7 @@ class Staleness(NamedTuple):
     problem: str = ""
 
 
-class Exchange:
+class ReplicationAgent:
     """One region among the others. ``_lock`` guards ``shipping`` and ``rebalancing``, which both threads and
     callers use."""
 
@@ -258,7 +258,7 @@ class Exchange:
         self._asked.update(dict.fromkeys(peers, time.monotonic()))
         self._send_all(peers, pull)
 
-    def _send_all(self, peers: Mapping[str, Link] | set[str], message: Message) -> None:
+    def _send_all(self, peers: Mapping[str, Link] | set[str], message: LinkMessage) -> None:
         encoded = encode(message)
         for peer in peers:
             try:
@@ -387,14 +387,14 @@ class Exchange:
     def lost_tail(self) -> Corrupt:
         name = self.identity.region
         message = f"other regions hold more of {name} than it does itself: its store is older than it was"
-        return Corrupt(message, record=self._store.home.path)
+        return Corrupt(message, record=self._store.directory.path)
 
     def other_tail(self) -> Corrupt:
         name = self.identity.region
         message = (
             f"other regions hold another {name}: its store was put back and written to, or is not theirs"
         )
-        return Corrupt(message, record=self._store.home.path)
+        return Corrupt(message, record=self._store.directory.path)
 
     # -- rights --------------------------------------------------------------------------------
 
@@ -407,7 +407,7 @@ class Exchange:
                 amount = self.rebalancing.grant(want, rights, escrow.funds(cell, want.taker).rights)
             if amount > 0:
                 operations: Operations = {want.shard: (Grant(want.key, amount, want.taker),)}
-                self._store.run(Pending(operations, len(want.key) + 8, 1))
+                self._store.run(PendingRequest(operations, len(want.key) + 8, 1))
 
     def _funds(self, shard: ShardId, key: bytes) -> escrow.Funds:
         return escrow.funds(self._cell(shard, key), self.own)
@@ -455,7 +455,7 @@ class Exchange:
         return True
 
     def _submit(self, run: Run) -> None:
-        pending = Pending(run.operations, run.size, sum(run.ends.values()))
+        pending = PendingRequest(run.operations, run.size, sum(run.ends.values()))
         pending.after = run.after
         self._store.run(pending)
 

@@ -21,22 +21,22 @@ from kvstore.execution.crdt import cells
 from kvstore.execution.crdt.cells import Cell
 from kvstore.execution.crdt.escrow import AMOUNT_MAX, Unaffordable, rights
 from kvstore.execution.numbers import check_amount
-from kvstore.execution.operations import Add, Credit, Effect, Grant, SetAdd, SetRemove, Spend
+from kvstore.execution.operations import Add, Credit, Grant, KeyEffect, SetAdd, SetRemove, Spend
 from kvstore.keys import Key
 from kvstore.types import Kind, RegionId
 
 
-class Writer(Protocol):
+class TypedWriter(Protocol):
     """Where typed writes go."""
 
     @property
     def regions(self) -> RegionNames: ...
 
-    def write_typed(self, key: Key, kind: Kind, effect: Effect) -> Any:
+    def write_typed(self, key: Key, kind: Kind, effect: KeyEffect) -> Any:
         """Write the effect, which has the encoded key. Raises ``TypeClash``."""
 
 
-class Holder(Writer, Protocol):
+class TypedReader(TypedWriter, Protocol):
     """Where typed values are read, too."""
 
     def read_typed(self, key: Key, kind: Kind) -> Cell:
@@ -75,7 +75,7 @@ class RegionNames:
         return InsufficientRights(message, hint=hint, key=key, region=region)
 
 
-W = TypeVar("W", bound=Writer)
+W = TypeVar("W", bound=TypedWriter)
 
 
 class _Typed(Generic[W]):
@@ -99,7 +99,7 @@ class CounterWriter(_Typed[W]):
         return self._writer.write_typed(self._key, "counter", Add(self._encoded, check_amount(n)))
 
 
-class Counter(CounterWriter[Holder]):
+class Counter(CounterWriter[TypedReader]):
     """A counter."""
 
     __slots__ = ()
@@ -125,7 +125,7 @@ class SetWriter(_Typed[W]):
         self._writer.write_typed(self._key, "set", SetRemove(self._encoded, encoded))
 
 
-class Set(SetWriter[Holder]):
+class Set(SetWriter[TypedReader]):
     """An observed-remove set."""
 
     __slots__ = ()
@@ -165,7 +165,7 @@ class BoundedWriter(_Typed[W]):
         self._writer.write_typed(self._key, "bounded", Grant(self._encoded, amount, taker))
 
 
-class Bounded(BoundedWriter[Holder]):
+class Bounded(BoundedWriter[TypedReader]):
     """A bounded counter: a balance that is never below zero, in any region, whoever is cut off."""
 
     __slots__ = ()

@@ -11,9 +11,9 @@ from typing import Any
 from kvstore.database.database import complete
 from kvstore.database.open import check_options, check_positive, owner
 from kvstore.engine.manifest import RegionIdentity
-from kvstore.engine.open_replicas import Options
-from kvstore.engine.store import AnyPath, Store, WritingStore, home_at, open_store
-from kvstore.engine.store_directory import Durability, Home
+from kvstore.engine.options import Durability, Options
+from kvstore.engine.store import AnyPath, Store, WritingStore, directory_at, open_store
+from kvstore.engine.store_directory import StoreDirectory
 from kvstore.errors import (
     Closed,
     Corrupt,
@@ -26,7 +26,7 @@ from kvstore.fuzzylog.messages import Identity
 from kvstore.geo.convergence import refuse_lost_tails, settle, shake_hands
 from kvstore.geo.network import Network
 from kvstore.geo.region import Region
-from kvstore.geo.replication import Exchange
+from kvstore.geo.replication import ReplicationAgent
 from kvstore.geo.world_directory import name_of_world, names_at, remove, world_at
 from kvstore.ports import Link
 
@@ -72,7 +72,7 @@ class Geo:
         self._names = list(regions)
         self._network = Network()
         self._regions: dict[str, Region] = {}
-        self._exchanges: dict[str, Exchange] = {}
+        self._exchanges: dict[str, ReplicationAgent] = {}
         self._closed = False
         world = world_at(path, names)
         if (shape := world.shape) is not None:
@@ -85,7 +85,7 @@ class Geo:
                 identity = RegionIdentity(name, names, world.name)
                 options = _options(identity, shards, replicas, durability, placement)
                 links = {peer: self._network.link(name, peer) for peer in names if peer != name}
-                region = _open(world.homes[name], options, links, max_clock_skew, snapshot_lifetime)
+                region = _open(world.directories[name], options, links, max_clock_skew, snapshot_lifetime)
                 opened.callback(region.close)
                 self._regions[name] = region
                 self._exchanges[name] = region.exchange
@@ -225,10 +225,10 @@ def open_region(
     if region in peers:
         raise DuplicateRegion(f"{region!r} is the region itself, and one of its peers", region=region)
     _check_geo(durability, max_clock_skew, snapshot_lifetime)
-    home = home_at(path)
-    identity = RegionIdentity(region, names, name_of_world(home, names))
+    directory = directory_at(path)
+    identity = RegionIdentity(region, names, name_of_world(directory, names))
     opened = _open(
-        home,
+        directory,
         _options(identity, shards, replicas, durability, placement),
         peers,
         max_clock_skew,
@@ -299,22 +299,22 @@ def _options(
 
 
 def _open(
-    home: Home,
+    directory: StoreDirectory,
     options: Options,
     links: Mapping[str, Link],
     max_clock_skew: float,
     snapshot_lifetime: float,
 ) -> Region:
-    def make(home: Home) -> Store:
-        return WritingStore(home, options, sync_interval_ms=100, finish=complete)
+    def make(directory: StoreDirectory) -> Store:
+        return WritingStore(directory, options, sync_interval_ms=100, finish=complete)
 
-    store = open_store(home, make)
+    store = open_store(directory, make)
     assert isinstance(store, WritingStore)
     try:
         identity, manifest = options.region, store.manifest
         assert identity is not None, "a region's options say which it is"
         speaks = Identity(identity.name, identity.names, identity.world, manifest.shards, manifest.placement)
-        return Region(store, snapshot_lifetime, Exchange(store, speaks, links, max_clock_skew))
+        return Region(store, snapshot_lifetime, ReplicationAgent(store, speaks, links, max_clock_skew))
     except BaseException:
         store.close()
         raise

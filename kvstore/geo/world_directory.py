@@ -9,41 +9,45 @@ from typing import NamedTuple
 
 from kvstore.engine.manifest import Manifest
 from kvstore.engine.open_replicas import find_manifest
-from kvstore.engine.store import AnyPath, home_at
-from kvstore.engine.store_directory import FolderHome, Home, MemoryHome, naming
+from kvstore.engine.store import AnyPath, directory_at
+from kvstore.engine.store_directory import FolderDirectory, MemoryDirectory, StoreDirectory, naming
 from kvstore.errors import NoParent, NotAStore, WrongShape
 
 Names = tuple[str, ...]
 HINT = "give the path of a new or empty folder"
 
 
-class World(NamedTuple):
+class WorldDirectory(NamedTuple):
     """What is there before it is opened. ``shape``: of the regions that exist; None where none does. One
     whose creation was cut short does not: opening it begins again."""
 
     name: str
-    homes: dict[str, Home]
+    directories: dict[str, StoreDirectory]
     shape: Manifest | None = None
 
-    def fresh(self) -> list[FolderHome]:
+    def fresh(self) -> list[FolderDirectory]:
         """Of a world that exists, the regions that do not."""
         if self.shape is None:
             return []
-        return [home for home in self.homes.values() if isinstance(home, FolderHome) and not home.is_made()]
+        return [
+            directory
+            for directory in self.directories.values()
+            if isinstance(directory, FolderDirectory) and not directory.is_made()
+        ]
 
 
-def world_at(path: AnyPath, names: Names) -> World:
+def world_at(path: AnyPath, names: Names) -> WorldDirectory:
     """Look at the world at ``path``, which may be still to come.
 
     Raises ``NoParent``, ``NotAStore``, ``WrongShape``; nothing was changed.
     """
-    first = home_at(path)
-    if not isinstance(first, FolderHome):
-        return World(str(uuid.uuid4()), {name: MemoryHome() for name in names})
+    first = directory_at(path)
+    if not isinstance(first, FolderDirectory):
+        return WorldDirectory(str(uuid.uuid4()), {name: MemoryDirectory() for name in names})
     with naming(first.path, "cannot be opened"):
         _check_folder(first)
-        homes = {name: FolderHome(os.path.join(first.path, name)) for name in names}
-        made = [_manifest_of(home, names) for home in homes.values() if home.is_made()]
+        directories = {name: FolderDirectory(os.path.join(first.path, name)) for name in names}
+        made = [_manifest_of(directory, names) for directory in directories.values() if directory.is_made()]
         if not made:
             _refuse_others(first.path, names)
         os.makedirs(first.path, exist_ok=True)
@@ -51,10 +55,10 @@ def world_at(path: AnyPath, names: Names) -> World:
     if len(worlds) > 1:
         message = f"the regions in {first.path} belong to different worlds"
         raise WrongShape(message, path=first.path, name="world", found=worlds, expected=None)
-    return World(worlds[0], dict(homes), made[0][0] if made else None)
+    return WorldDirectory(worlds[0], dict(directories), made[0][0] if made else None)
 
 
-def _check_folder(first: FolderHome) -> None:
+def _check_folder(first: FolderDirectory) -> None:
     parent = os.path.dirname(first.path)
     if not os.path.isdir(parent):
         raise NoParent(f"{parent} does not exist, so {first.path} cannot be in it", path=first.path)
@@ -64,14 +68,14 @@ def _check_folder(first: FolderHome) -> None:
         raise NotAStore(f"{first.path} holds a store that stands alone, not a world", path=first.path)
 
 
-def _manifest_of(home: FolderHome, names: Names) -> tuple[Manifest, str]:
+def _manifest_of(directory: FolderDirectory, names: Names) -> tuple[Manifest, str]:
     """The manifest of a region that exists, and the name of its world."""
-    manifest = find_manifest(home)
+    manifest = find_manifest(directory)
     region = manifest.region
     if region is None or region.names != names:
         others = None if region is None else region.names
-        message = f"{home.path} was created with regions={others}, not {names}"
-        raise WrongShape(message, path=home.path, name="regions", found=others, expected=names)
+        message = f"{directory.path} was created with regions={others}, not {names}"
+        raise WrongShape(message, path=directory.path, name="regions", found=others, expected=names)
     return manifest, region.world
 
 
@@ -89,8 +93,8 @@ def _refuse_others(path: str, names: Names) -> None:
 
 def names_at(path: AnyPath) -> Names:
     """The names of the regions whose world is at ``path``. Raises ``NotAStore``."""
-    first = home_at(path)
-    found = _names_in(first.path) if isinstance(first, FolderHome) else None
+    first = directory_at(path)
+    found = _names_in(first.path) if isinstance(first, FolderDirectory) else None
     if found is None:
         raise NotAStore(f"there is no world of regions at {first.path}", path=first.path)
     return found
@@ -101,24 +105,24 @@ def _names_in(path: str) -> Names | None:
         return None
     with naming(path, "cannot be read"):
         for name in sorted(os.listdir(path)):
-            home = FolderHome(os.path.join(path, name))
-            found = find_manifest(home).region if home.numbers() else None
+            directory = FolderDirectory(os.path.join(path, name))
+            found = find_manifest(directory).region if directory.numbers() else None
             if found is not None:
                 return found.names
     return None
 
 
-def name_of_world(home: Home, names: Names) -> str:
+def name_of_world(directory: StoreDirectory, names: Names) -> str:
     """What the world of a region that stands alone in its process is called: as it was created, or by the
     names of all its regions."""
-    if isinstance(home, FolderHome) and home.is_made():
-        found = find_manifest(home).region
+    if isinstance(directory, FolderDirectory) and directory.is_made():
+        found = find_manifest(directory).region
         if found is not None and found.names == names:
             return found.world
     return ",".join(names)
 
 
-def remove(homes: list[FolderHome]) -> None:
+def remove(directories: list[FolderDirectory]) -> None:
     """Take back what an opening made that failed."""
-    for home in homes:
-        shutil.rmtree(home.path)
+    for directory in directories:
+        shutil.rmtree(directory.path)

@@ -36,7 +36,7 @@ from kvstore.eris.messages import (
 from kvstore.eris.replica import Replica
 from kvstore.eris.shard_state import Status
 from kvstore.errors import Corrupt, OutcomeUnknown
-from kvstore.simulation.simulated_network import Micros, Node
+from kvstore.simulation.simulated_network import Endpoint, Micros
 from kvstore.storage import MemoryDisk, MemoryEnvironment
 from kvstore.storage.memory_environment import MemoryFolder
 from kvstore.storage.sorted_map import SortedMap
@@ -76,7 +76,7 @@ class Letter(NamedTuple):
     message: ReplicaMessage
 
 
-Item = Letter | Timer | HostMessage | Prepared
+InboxItem = Letter | Timer | HostMessage | Prepared
 
 
 def asking_host(number: int) -> int:
@@ -84,7 +84,7 @@ def asking_host(number: int) -> int:
     return -1 - number
 
 
-class World(Protocol):
+class SimulatedWorld(Protocol):
     """What a node of the simulator asks of it."""
 
     now: Micros
@@ -95,7 +95,7 @@ class World(Protocol):
     def after(self, delay: Micros, action: Callable[[], None]) -> None:
         """Call it at that time."""
 
-    def send(self, source: Node, to: Address, message: msgspec.Struct) -> None:
+    def send(self, source: Endpoint, to: Address, message: msgspec.Struct) -> None:
         """Hand a message to the network."""
 
     def committed(self, host: SimulatedHost, sends: list[Send]) -> None:
@@ -105,9 +105,9 @@ class World(Protocol):
 class SimulatedHost:
     """One host, alive or not. What is said to it while it is dead is lost."""
 
-    def __init__(self, number: int, world: World, shape: Shape) -> None:
+    def __init__(self, number: int, world: SimulatedWorld, shape: Shape) -> None:
         self.number = number
-        self.node = Node("host", number)
+        self.node = Endpoint("host", number)
         self.world = world
         self.shape = shape
         self.host: Host | None = None
@@ -120,7 +120,7 @@ class SimulatedHost:
         """From then until all its replicas have their images."""
         self.life = 0
         """Counts its starts: what was to happen in an earlier life never does."""
-        self._inbox: list[Item] = []
+        self._inbox: list[InboxItem] = []
         self._batch: list[Send] | None = None
         """What leaves when the batch that is under way has committed."""
         self._timers: dict[tuple[ShardId, str], int] = {}
@@ -207,7 +207,7 @@ class SimulatedHost:
 
     # -- what comes --------------------------------------------------------------------------
 
-    def receive(self, item: Item) -> None:
+    def receive(self, item: InboxItem) -> None:
         """Take what the network brings."""
         if not self.is_up:
             return
@@ -218,7 +218,7 @@ class SimulatedHost:
             self._hear(item)
         self._receive(item)
 
-    def _receive(self, item: Item) -> None:
+    def _receive(self, item: InboxItem) -> None:
         self._inbox.append(item)
         if len(self._inbox) == 1 and self._batch is None and not self.is_paused:
             self._later(GATHER_US, self._begin_batch)
@@ -294,7 +294,7 @@ class SimulatedHost:
         self._later(COMMIT_US + self.world.chance.randint(0, COMMIT_US), self._end_batch)
 
     @staticmethod
-    def _handle(host: Host, items: Iterable[Item]) -> list[Send]:
+    def _handle(host: Host, items: Iterable[InboxItem]) -> list[Send]:
         host.begin()
         sends: list[Send] = []
         for item in items:
@@ -363,7 +363,7 @@ class SimulatedHost:
             if other != self.number:
                 self.world.send(self.node, HostAddress(other), Prepare(asker, Epoch(0)))
 
-    def _remember(self, item: Item) -> None:
+    def _remember(self, item: InboxItem) -> None:
         """Begin with an empty disk, and with the promise to take nothing but what is newer."""
         if not isinstance(item, Prepared):
             return

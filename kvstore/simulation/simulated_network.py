@@ -15,7 +15,7 @@ Micros = int
 """Virtual time, in microseconds."""
 
 
-class Node(NamedTuple):
+class Endpoint(NamedTuple):
     """Who sends or receives: a host, a sequencer, a coordinator, or a client."""
 
     kind: str
@@ -25,12 +25,12 @@ class Node(NamedTuple):
         return f"{self.kind} {self.number}"
 
 
-Link = tuple[Node, Node]
+Direction = tuple[Endpoint, Endpoint]
 """From the first to the second."""
 
 
 @dataclass
-class Network:
+class SimulatedNetwork:
     """How messages fare. ``arrivals`` is asked for each message, once."""
 
     chance: random.Random
@@ -40,13 +40,13 @@ class Network:
     slowest: Micros = 1_500
     stragglers: float = 0.0
     """Share of messages that take up to a hundred times as long."""
-    cut: set[Link] = field(default_factory=set)
-    clogged: dict[Link, list[object]] = field(default_factory=dict)
+    cut: set[Direction] = field(default_factory=set)
+    clogged: dict[Direction, list[object]] = field(default_factory=dict)
     """What waits in each link that is clogged."""
     counts: Counter[str] = field(default_factory=Counter)
     """How many messages met which fault."""
 
-    def arrivals(self, link: Link) -> list[Micros]:
+    def arrivals(self, link: Direction) -> list[Micros]:
         """After how long a message arrives: never, once, or twice."""
         if link in self.cut:
             self.counts["cut"] += 1
@@ -67,7 +67,7 @@ class Network:
             return delay * self.chance.randint(2, 100)
         return delay
 
-    def cut_off(self, some: set[Node], others: set[Node], *, both_ways: bool = True) -> None:
+    def cut_off(self, some: set[Endpoint], others: set[Endpoint], *, both_ways: bool = True) -> None:
         """Cut every link from these nodes to those, and back."""
         for one in some:
             for other in others - {one}:
@@ -75,11 +75,11 @@ class Network:
                 if both_ways:
                     self.cut.add((other, one))
 
-    def clog(self, link: Link) -> None:
+    def clog(self, link: Direction) -> None:
         """From now on everything waits in this link."""
         self.clogged.setdefault(link, [])
 
-    def unclog(self, link: Link) -> list[object]:
+    def unclog(self, link: Direction) -> list[object]:
         """Open the link; return what waited in it."""
         return self.clogged.pop(link, [])
 

@@ -15,19 +15,19 @@ from heapq import heappop, heappush
 from itertools import count
 
 from kvstore.engine.cluster import Cluster
-from kvstore.engine.group_commit import Pending
+from kvstore.engine.group_commit import PendingRequest
 from kvstore.engine.manifest import RegionIdentity
-from kvstore.engine.open_replicas import Options
+from kvstore.engine.options import Options
 from kvstore.engine.recovery import open_for_writing
-from kvstore.engine.store_directory import MemoryHome
+from kvstore.engine.store_directory import MemoryDirectory
 from kvstore.eris.log_tail import executed
 from kvstore.execution.procedure_context import Owns
 from kvstore.fuzzylog.importing import Importer, Run
-from kvstore.fuzzylog.messages import Identity, Message, News, Pull, Shipment, decode, encode
+from kvstore.fuzzylog.messages import Identity, LinkMessage, News, Pull, Shipment, decode, encode
 from kvstore.fuzzylog.shipping import Shipping
 from kvstore.geo.chains import RegionLog
 from kvstore.ports import View
-from kvstore.simulation.simulated_network import Micros, Network, Node
+from kvstore.simulation.simulated_network import Endpoint, Micros, SimulatedNetwork
 from kvstore.storage import MemoryDisk
 from kvstore.types import RegionId, RequestId, Slot, Timestamp
 
@@ -54,7 +54,7 @@ class SimulatedRegion:
         self.world = world
         self.name = name
         self.number = RegionId(world.names.index(name))
-        self.node = Node("region", self.number)
+        self.node = Endpoint("region", self.number)
         self.disk = MemoryDisk()
         self.offset = 0
         """How far its clock is from true time, in nanoseconds."""
@@ -74,14 +74,14 @@ class SimulatedRegion:
             region=RegionIdentity(name, world.names, "simulated"),
             owner=owner,
         )
-        self._importing: tuple[Run, Pending] | None = None
+        self._importing: tuple[Run, PendingRequest] | None = None
         self.shipping: Shipping
 
     # -- life and death ------------------------------------------------------------------------
 
     def start(self) -> None:
         self.life += 1
-        opened = open_for_writing(MemoryHome(self.disk), self._options)
+        opened = open_for_writing(MemoryDirectory(self.disk), self._options)
         self.cluster = Cluster(opened, lambda: None, self.clock)
         self.cluster.leases = _Patience()  # type: ignore[assignment]  # without threads
         self.cluster.release_dead()
@@ -119,7 +119,7 @@ class SimulatedRegion:
 
     # -- writing -------------------------------------------------------------------------------
 
-    def process(self, group: list[Pending]) -> None:
+    def process(self, group: list[PendingRequest]) -> None:
         """Commit a group; what it completes is done then."""
         assert self.cluster is not None
         for pending in self.cluster.process(group):
@@ -155,7 +155,7 @@ class SimulatedRegion:
         self.import_next()
         self.world.after(self.world.chance.randint(PULL_US // 2, PULL_US), lambda: self._tick(life))
 
-    def take(self, message: Message) -> None:
+    def take(self, message: LinkMessage) -> None:
         """Handle what came from another region."""
         match message:
             case Pull():
@@ -176,7 +176,7 @@ class SimulatedRegion:
             run = self.shipping.importer.next_run(Timestamp(self.clock()))
             if run is None:
                 return
-            pending = Pending(run.operations, run.size, 1)
+            pending = PendingRequest(run.operations, run.size, 1)
             pending.after = run.after
             self._importing = run, pending
             self.process([pending])
@@ -192,7 +192,7 @@ class RegionSimulator:
         self.names = names
         self.shards = shards
         self.now: Micros = 0
-        self.network = Network(random.Random(self.chance.getrandbits(64)))
+        self.network = SimulatedNetwork(random.Random(self.chance.getrandbits(64)))
         self.faults: Counter[str] = Counter()
         self.observers: list[Callable[[SimulatedRegion], None]] = []
         """Told whenever a region has committed something."""
@@ -208,7 +208,7 @@ class RegionSimulator:
         for observer in self.observers:
             observer(region)
 
-    def send(self, source: SimulatedRegion, peer: str, message: Message) -> None:
+    def send(self, source: SimulatedRegion, peer: str, message: LinkMessage) -> None:
         """Hand a message to the network. A shipment travels in parts, region by region."""
         target = self.regions[self.names.index(peer)]
         for part in parts_of(message):
@@ -237,12 +237,12 @@ class RegionSimulator:
         return self._trace.hexdigest()
 
 
-def parts_of(message: Message) -> list[Message]:
+def parts_of(message: LinkMessage) -> list[LinkMessage]:
     """What is sent apart: of a shipment what belongs to one region, and how far all reach."""
     if not isinstance(message, Shipment) or not message.chains:
         return [message]
     regions = sorted({segment.region for segments in message.chains.values() for segment in segments})
-    parts: list[Message] = []
+    parts: list[LinkMessage] = []
     for region in regions:
         chains = {
             shard: chosen

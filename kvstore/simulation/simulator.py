@@ -44,8 +44,8 @@ from kvstore.eris.effects import (
 )
 from kvstore.eris.messages import Answer, Conclusory, Request, ResendRequest, StartEpoch, encode
 from kvstore.eris.sequencer import Sequencer
-from kvstore.simulation.simulated_host import Item, Letter, Shape, SimulatedHost, asking_host
-from kvstore.simulation.simulated_network import Link, Micros, Network, Node
+from kvstore.simulation.simulated_host import InboxItem, Letter, Shape, SimulatedHost, asking_host
+from kvstore.simulation.simulated_network import Direction, Endpoint, Micros, SimulatedNetwork
 from kvstore.storage import MemoryDisk
 from kvstore.types import ClientId, Epoch, RequestId, ShardId, Timestamp
 
@@ -58,7 +58,7 @@ LEASE_US, LOCKS_US = 150_000, 25_000
 """How long locks may be held before they are released by others, and how often that is looked at."""
 PHYSICAL_START = 1_000 * 10**9
 
-Packet = tuple[Node, Node, Item | msgspec.Struct]
+Packet = tuple[Endpoint, Endpoint, InboxItem | msgspec.Struct]
 """From, to, and what."""
 
 
@@ -100,7 +100,7 @@ class ClientNode:
 
     role: Client
     told: Callable[[Answer], None]
-    home: Node
+    endpoint: Endpoint
     """Where it runs: a node of its own, or a host."""
     route: Epoch = Epoch(0)  # noqa: RUF009  # an int
     is_up: bool = True
@@ -117,7 +117,7 @@ class Simulator:
         self.now: Micros = 0
         self.clock_error = 0
         """What is wrong with the sequencer's clock, in nanoseconds."""
-        self.network = Network(random.Random(self.chance.random()))
+        self.network = SimulatedNetwork(random.Random(self.chance.random()))
         self.disk = MemoryDisk()
         self.faults: Counter[str] = Counter()
         self.observers: list[Observer] = []
@@ -171,14 +171,14 @@ class Simulator:
 
     # -- messages ----------------------------------------------------------------------------
 
-    def send(self, source: Node, to: Address, message: msgspec.Struct) -> None:
+    def send(self, source: Endpoint, to: Address, message: msgspec.Struct) -> None:
         """Hand a message to the network, once for each receiver."""
         for node, item in self._receivers(source, to, message):
             self._transmit((source, node, item))
 
     def _receivers(
-        self, source: Node, to: Address, message: msgspec.Struct
-    ) -> list[tuple[Node, Item | msgspec.Struct]]:
+        self, source: Endpoint, to: Address, message: msgspec.Struct
+    ) -> list[tuple[Endpoint, InboxItem | msgspec.Struct]]:
         match to:
             case ReplicaAddress(shard, replica):
                 return [(self.hosts[replica].node, Letter(shard, message))]  # type: ignore[arg-type]  # as addressed
@@ -189,16 +189,16 @@ class Simulator:
             case CoordinatorAddress(number) if number < 0:
                 return [(self.hosts[asking_host(number)].node, message)]
             case CoordinatorAddress(number):
-                return [(Node("coordinator", number), message)]
+                return [(Endpoint("coordinator", number), message)]
             case ClientAddress(client):
-                return [(Node("client", client), message)] if client in self.clients else []
+                return [(Endpoint("client", client), message)] if client in self.clients else []
             case _ if to == COORDINATOR:
-                return [(Node("coordinator", self.leading), message)]
+                return [(Endpoint("coordinator", self.leading), message)]
             case _ if isinstance(message, ResendRequest):
-                return [(Node("sequencer", message.epoch), message)]
+                return [(Endpoint("sequencer", message.epoch), message)]
             case _:
                 assert to == SEQUENCER, to
-                return [(Node("sequencer", self.clients[ClientId(source.number)].route), message)]
+                return [(Endpoint("sequencer", self.clients[ClientId(source.number)].route), message)]
 
     def _transmit(self, packet: Packet) -> None:
         link = self._link(packet)
@@ -208,14 +208,14 @@ class Simulator:
         for delay in self.network.arrivals(link):
             self.after(delay, lambda: self._deliver(packet))
 
-    def _link(self, packet: Packet) -> Link:
+    def _link(self, packet: Packet) -> Direction:
         return self._place(packet[0]), self._place(packet[1])
 
-    def _place(self, node: Node) -> Node:
+    def _place(self, node: Endpoint) -> Endpoint:
         """Where a node runs."""
-        return self.clients[ClientId(node.number)].home if node.kind == "client" else node
+        return self.clients[ClientId(node.number)].endpoint if node.kind == "client" else node
 
-    def unclog(self, link: Link) -> None:
+    def unclog(self, link: Direction) -> None:
         """Let through what waits in a link."""
         for packet in self.network.unclog(link):
             self.after(self.network.fastest, lambda packet=packet: self._deliver(packet))  # type: ignore[misc]  # a lambda keeps its own
@@ -233,7 +233,7 @@ class Simulator:
             case _:
                 self._give_sequencer(Epoch(node.number), item)  # type: ignore[arg-type]  # as addressed
 
-    def _trace_delivery(self, source: Node, node: Node, item: Item | msgspec.Struct) -> None:
+    def _trace_delivery(self, source: Endpoint, node: Endpoint, item: InboxItem | msgspec.Struct) -> None:
         message = item.message if isinstance(item, Letter) else item
         self._trace.update(f"{self.now} {source} {node} ".encode())
         self._trace.update(encode(message))
@@ -265,7 +265,7 @@ class Simulator:
             if isinstance(effect, SetTimer):
                 self.after(effect.after_ms * 1000, lambda: self._flush(epoch))
             elif isinstance(effect, Send) and not node.is_paused:
-                self.send(Node("sequencer", epoch), effect.to, effect.message)
+                self.send(Endpoint("sequencer", epoch), effect.to, effect.message)
 
     def _give_sequencer(self, epoch: Epoch, message: Request | ResendRequest) -> None:
         node = self.sequencers.get(epoch)
@@ -280,7 +280,7 @@ class Simulator:
             effects = node.role.on_resend(message)
         for effect in effects:
             if isinstance(effect, Send):
-                self.send(Node("sequencer", epoch), effect.to, effect.message)
+                self.send(Endpoint("sequencer", epoch), effect.to, effect.message)
 
     def crash_sequencer(self) -> None:
         """The sequencer of the latest epoch ends for ever: what it knew was soft."""
@@ -341,7 +341,7 @@ class Simulator:
             observer.spoke(node, sends)
         for effect in effects:
             if isinstance(effect, Send):
-                self.send(Node("coordinator", node.number), effect.to, effect.message)
+                self.send(Endpoint("coordinator", node.number), effect.to, effect.message)
                 if isinstance(effect.message, StartEpoch):
                     self._begin_stamping(effect.message.epoch, effect.message.clock)
             elif isinstance(effect, SetTimer):
@@ -362,19 +362,19 @@ class Simulator:
 
     # -- clients -----------------------------------------------------------------------------
 
-    def start_client(self, told: Callable[[Answer], None], home: Node | None = None) -> ClientNode:
+    def start_client(self, told: Callable[[Answer], None], endpoint: Endpoint | None = None) -> ClientNode:
         """A new client, which nobody ever was before."""
         self._last_client += 1
         number = ClientId(self._last_client)
         role = Client(client=number, replicas=self.shape.replicas)
-        node = ClientNode(role, told, home or Node("client", number))
+        node = ClientNode(role, told, endpoint or Endpoint("client", number))
         node.route = max(self.sequencers, default=Epoch(0))
         self.clients[number] = node
         return node
 
     def ask(self, node: ClientNode, effects: list[Effect]) -> None:
         """Carry out what a client wants."""
-        source = Node("client", node.role.client)
+        source = Endpoint("client", node.role.client)
         for effect in effects:
             match effect:
                 case Send(_, Answer() as answer):
@@ -395,9 +395,9 @@ class Simulator:
             self.ask(node, node.role.on_timer("retry"))
 
     def _lives(self, node: ClientNode) -> bool:
-        return node.is_up and (node.home.kind != "host" or self.hosts[node.home.number].is_up)
+        return node.is_up and (node.endpoint.kind != "host" or self.hosts[node.endpoint.number].is_up)
 
-    def _give_client(self, node: ClientNode, reply: Item | msgspec.Struct) -> None:
+    def _give_client(self, node: ClientNode, reply: InboxItem | msgspec.Struct) -> None:
         if self._lives(node):
             self.ask(node, node.role.handle(reply))  # type: ignore[arg-type]  # as addressed
 
@@ -419,9 +419,9 @@ class Simulator:
                     self._release(request, host.node)
         self._locks_seen = seen
 
-    def _release(self, request: Request, home: Node) -> None:
+    def _release(self, request: Request, endpoint: Endpoint) -> None:
         self.faults["locks released"] += 1
-        node = self.start_client(lambda answer: self._end_client(node), home)
+        node = self.start_client(lambda answer: self._end_client(node), endpoint)
         half = Conclusory(request.client, request.request, commit=False)
         self.ask(node, node.role.submit(dict.fromkeys(request.operations, ()), half=half))
 

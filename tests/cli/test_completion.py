@@ -17,7 +17,7 @@ from kvstore.cli import completion
 from kvstore.cli.commands.session import Session
 from kvstore.cli.commands.store_commands import COMMANDS
 from kvstore.cli.completion import KEYS_MAX, ShellCompleter
-from kvstore.cli.language.grammar import Reader
+from kvstore.cli.language.grammar import StatementReader
 from kvstore.cli.language.printing import show
 from tests.cli.test_printing import KEYS, shape
 
@@ -141,6 +141,6 @@ class TestKeys:
             except kvstore.UsageError:
                 return
             for text in completed(db, "get " + show(key)[:length]):
-                (statement,) = Reader().feed(text)
+                (statement,) = StatementReader().feed(text)
                 ((value, *_),) = statement.items
                 assert shape(value) == shape(key)

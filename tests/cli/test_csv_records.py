@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 import kvstore
 from kvstore.cli.formats.csv_layout import field_text, typed
-from kvstore.cli.formats.csv_records import RECORD_BYTES_MAX, Record, RecordReader, fields_of, text_of
+from kvstore.cli.formats.csv_records import RECORD_BYTES_MAX, CsvRecord, RecordReader, fields_of, text_of
 
 FIELDS = st.text(st.one_of(st.characters(codec="utf-8"), st.sampled_from('",\r\n ')))
 
 
-def records(content: bytes) -> list[Record]:
+def records(content: bytes) -> list[CsvRecord]:
     return list(RecordReader(io.BytesIO(content), "f.csv"))
 
 

@@ -12,14 +12,22 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from kvstore.cli.language.grammar import GrammarError, Option, Place, Reader, Statement, Term, parse_argument
+from kvstore.cli.language.grammar import (
+    GrammarError,
+    Option,
+    Statement,
+    StatementReader,
+    Term,
+    TextPosition,
+    parse_argument,
+)
 from kvstore.cli.language.lexer import NESTING_MAX
 
 U = "01234567-89ab-cdef-0123-456789abcdef"
 
 
 def statements(*lines: str) -> list[Statement]:
-    reader = Reader()
+    reader = StatementReader()
     found = [statement for line in lines for statement in reader.feed(line)]
     reader.end()
     return found
@@ -213,12 +221,12 @@ class TestLines:
         assert statements(line) == []
 
     def test_an_open_bracket_continues_on_the_next_line(self) -> None:
-        reader = Reader()
+        reader = StatementReader()
 
         assert reader.feed("put k [1, # one\n") == []
         assert reader.feed("  2\n") == []
         (statement,) = reader.feed("]; get k\r\n")[:1]
-        assert statement.items[1] == Term([1, 2], None, Place(1, 7))
+        assert statement.items[1] == Term([1, 2], None, TextPosition(1, 7))
 
     def test_an_open_quote_continues_on_the_next_line_and_keeps_the_line_end(self) -> None:
         (statement,) = statements('put k "a\n', "\n", " # b'\n", 'c"')
@@ -226,7 +234,7 @@ class TestLines:
         assert [item.value for item in statement.items if isinstance(item, Term)] == ["k", "a\n\n # b'\nc"]
 
     def test_after_an_error_the_next_line_begins_afresh(self) -> None:
-        reader = Reader()
+        reader = StatementReader()
         for bad in ("put k [1,\n 2 ]]\n", "put k don't\n"):
             with pytest.raises(GrammarError):
                 reader.feed(bad)
@@ -235,7 +243,7 @@ class TestLines:
         assert (statement.word, statement.place.line) == ("get", 3)
 
     def test_a_line_that_is_wrong_anywhere_does_nothing_at_all(self) -> None:
-        reader = Reader()
+        reader = StatementReader()
 
         with pytest.raises(GrammarError):
             reader.feed("put a 1; put b (x)")
@@ -319,7 +327,7 @@ class TestWhateverTheText:
     @example(["\\"])
     @example(['"\\'])
     def test_a_script_gives_statements_or_grammar_errors(self, lines: list[str]) -> None:
-        reader = Reader()
+        reader = StatementReader()
         errors = [grammar_error(reader.feed, line) for line in lines] + [grammar_error(reader.end)]
 
         for error in filter(None, errors):
@@ -355,13 +363,13 @@ class TestWhateverTheText:
     def test_time_grows_with_the_text_and_no_faster(self, text: str) -> None:
         began = time.process_time()
 
-        errors = [grammar_error(feed, text) for feed in (Reader().feed, parse_argument)]
+        errors = [grammar_error(feed, text) for feed in (StatementReader().feed, parse_argument)]
 
         assert max(len(str(error)) for error in errors) < 200
         assert time.process_time() - began < 5
 
     def test_a_term_may_span_very_many_lines(self) -> None:
-        reader = Reader()
+        reader = StatementReader()
         began = time.process_time()
 
         reader.feed("put k [\n")
@@ -369,5 +377,5 @@ class TestWhateverTheText:
             assert reader.feed(f"{number},\n") == []
         (statement,) = reader.feed("]\n")
 
-        assert statement.items[1] == Term(list(range(100_000)), None, Place(1, 7))
+        assert statement.items[1] == Term(list(range(100_000)), None, TextPosition(1, 7))
         assert time.process_time() - began < 5

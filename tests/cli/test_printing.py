@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvstore.cli.language.grammar import Reader, Term, parse_argument
+from kvstore.cli.language.grammar import StatementReader, Term, parse_argument
 from kvstore.cli.language.integers import DIGITS_MAX, Unprintable
 from kvstore.cli.language.printing import show, show_raw, type_name
 
@@ -44,7 +44,7 @@ def shape(value: Any) -> Any:
 
 
 def read_in_the_shell(text: str) -> Any:
-    (statement,) = Reader().feed(f"put {text}")
+    (statement,) = StatementReader().feed(f"put {text}")
     (item,) = statement.items
     assert isinstance(item, Term)
     return item.value

@@ -11,7 +11,7 @@ import kvstore
 from kvstore import Database, Key, Transaction
 from kvstore.engine import leases
 from kvstore.engine.cluster import Cluster
-from kvstore.engine.group_commit import Pending
+from kvstore.engine.group_commit import PendingRequest
 from kvstore.storage import MemoryEnvironment
 from tests.support.transactions import (
     PATIENCE_S,
@@ -79,7 +79,7 @@ def test_a_lease_ends_when_there_is_room_again(scene: Scene, monkeypatch: pytest
     monkeypatch.setattr(leases, "LEASE_S", 0.05)
     tried, end_leases = threading.Event(), Cluster.end_leases
 
-    def end_and_tell(cluster: Cluster) -> list[Pending]:
+    def end_and_tell(cluster: Cluster) -> list[PendingRequest]:
         done = end_leases(cluster)
         tried.set()
         return done

@@ -12,7 +12,7 @@ import pytest
 
 import kvstore
 from kvstore import Database
-from kvstore.engine.store_directory import FolderHome
+from kvstore.engine.store_directory import FolderDirectory
 from tests.support.programs import running
 
 
@@ -101,14 +101,14 @@ def test_each_backup_taken_while_threads_write_is_one_moment(tmp_path: Path, rep
 def test_the_replicas_of_one_are_of_the_same_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A replica copied later lacks the part of the log that an earlier one would be completed from."""
     db = kvstore.open(tmp_path / "store", shards=1, replicas=3, watch_retention=0)
-    copy = FolderHome.rebuild
+    copy = FolderDirectory.rebuild
 
-    def write_and_copy(home: FolderHome, number: int, source: Any, manifest: Any) -> None:
+    def write_and_copy(home: FolderDirectory, number: int, source: Any, manifest: Any) -> None:
         for value in range(300):
             db.put("k", value)
         copy(home, number, source, manifest)
 
-    monkeypatch.setattr(FolderHome, "rebuild", write_and_copy)
+    monkeypatch.setattr(FolderDirectory, "rebuild", write_and_copy)
     with db:
         db.backup(tmp_path / "backup")
 

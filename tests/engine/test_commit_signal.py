@@ -12,7 +12,7 @@ from kvstore.engine.commit_signal import CommitSignal
 
 
 def test_nobody_sleeps_when_something_was_committed_since_he_looked(monkeypatch: pytest.MonkeyPatch) -> None:
-    signal = CommitSignal(told=True)
+    signal = CommitSignal(announced=True)
     seen = signal.count
     signal.announce()
 
@@ -26,9 +26,9 @@ def test_nobody_sleeps_when_something_was_committed_since_he_looked(monkeypatch:
         signal.wait(signal.count, math.inf)
 
 
-@pytest.mark.parametrize("told", [True, False])
-def test_nobody_sleeps_beyond_his_deadline(told: bool) -> None:
-    signal = CommitSignal(told=told)
+@pytest.mark.parametrize("announced", [True, False])
+def test_nobody_sleeps_beyond_his_deadline(announced: bool) -> None:
+    signal = CommitSignal(announced=announced)
     deadline = signal.deadline(0.01)
     while signal.wait(signal.count, deadline):
         pass
@@ -36,7 +36,7 @@ def test_nobody_sleeps_beyond_his_deadline(told: bool) -> None:
 
 
 def test_one_who_was_interrupted_keeps_nothing_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    signal = CommitSignal(told=True)
+    signal = CommitSignal(announced=True)
 
     class Interrupted(SimpleQueue[None]):
         def get(self, block: bool = True, timeout: float | None = None) -> None:

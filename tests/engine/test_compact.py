@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import kvstore
-from kvstore.engine.store_directory import FolderHome
+from kvstore.engine.store_directory import FolderDirectory
 from tests.support.programs import compacting, running
 from tests.support.programs.remote import Remote
 
@@ -229,7 +229,7 @@ def test_a_file_that_cannot_be_opened_again_takes_no_writes(
         assert db["k"] == 1
         with pytest.raises(kvstore.Failed):
             db.put("k", 2)
-    assert FolderHome(str(tmp_path / "s")).numbers() == [0]
+    assert FolderDirectory(str(tmp_path / "s")).numbers() == [0]
     with kvstore.open(tmp_path / "s") as db:
         assert db["k"] == 1
 

@@ -10,7 +10,7 @@ import pytest
 
 import kvstore
 from kvstore.engine import group_commit
-from kvstore.engine.group_commit import GroupCommit, Pending
+from kvstore.engine.group_commit import GroupCommit, PendingRequest
 
 PATIENCE_S = 20
 """A thread that has not ended by then waits for a timer that is far away."""
@@ -81,7 +81,7 @@ def test_a_put_that_queues_during_exclusive_work_is_woken_at_its_end(
 def test_a_put_that_queues_during_a_group_nobody_asked_for_is_woken_at_its_end(db: kvstore.Database) -> None:
     commits, go_on = commits_of(db), threading.Event()
 
-    def work() -> list[Pending]:
+    def work() -> list[PendingRequest]:
         go_on.wait()
         return []
 

@@ -10,7 +10,7 @@ import pytest
 
 import kvstore
 from kvstore.engine.store import ReadingStore
-from kvstore.engine.store_directory import MemoryHome
+from kvstore.engine.store_directory import MemoryDirectory
 from kvstore.engine.upkeep.status import status
 from kvstore.eris.coordinator_replication import RECORD_KEY
 from kvstore.eris.coordinator_state import decode_record
@@ -93,7 +93,7 @@ class TestWhoOnlyReads:
         monkeypatch.setattr("kvstore.engine.store.LOOK_AT_VIEWS_S", 0.0)
         disk, db = a_store(replicas=5)
         db.put("k", 0)
-        store = ReadingStore(MemoryHome(disk))
+        store = ReadingStore(MemoryDirectory(disk))
         with_snapshot = store.readers.cut(60)
         for number in range(1, 3):
             fail(db, disk)
@@ -111,7 +111,7 @@ class TestWhoOnlyReads:
         monkeypatch.setattr("kvstore.engine.store.LOOK_AT_VIEWS_S", 0.0)
         disk, db = a_store()
         db.put("k", 0)
-        store = ReadingStore(MemoryHome(disk))
+        store = ReadingStore(MemoryDirectory(disk))
         host, record = cluster_of(db).followers[1].host, store.record
         host.begin()
         host.save_coordinator_record(msgspec.structs.replace(record, counter=99, view=ViewNumber(1)))

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvstore.engine import log_retention
-from kvstore.eris.log import BODY, NO_OP, REFERENCE, Bodies, TransactionLog, read_body
+from kvstore.eris.log import BODY, NO_OP, REFERENCE, BodyIndex, TransactionLog, read_body
 from kvstore.eris.messages import MultiStamp, Request, Stamped
 from kvstore.eris.shard_state import EFFECTS, log_name, table_name
 from kvstore.errors import Corrupt
@@ -42,7 +42,7 @@ class Shelf:
     def __init__(self) -> None:
         self.environment = MemoryEnvironment(MemoryDisk(), "0")
         self.heads: dict[int, Head] = dict.fromkeys(range(3), EMPTY)
-        self.bodies = Bodies()
+        self.bodies = BodyIndex()
 
     @contextmanager
     def batch(self) -> Iterator[list[TransactionLog]]:

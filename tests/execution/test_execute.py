@@ -29,6 +29,11 @@ class Cells(dict[bytes, bytes]):
     def delete(self, key: bytes) -> None:
         self.pop(key, None)
 
+    def scan(
+        self, start: bytes, stop: bytes, *, reverse: bool = False, limit: int
+    ) -> list[tuple[bytes, bytes]]:
+        raise AssertionError("plain operations do not scan")
+
 
 def holding(value: Any, *, version: int = 1, key: bytes = K) -> Cells:
     return Cells({key: cell(value, version)})

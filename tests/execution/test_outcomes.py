@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kvstore.execution import outcomes
-from kvstore.execution.operations import Expire, Outcome, PutIf, Token
+from kvstore.execution.operations import Expire, IdempotencyToken, Outcome, PutIf
 from kvstore.execution.outcomes import OutcomeRecord, decode_record, expire, remember
 from kvstore.storage import MemoryDisk, MemoryEnvironment
 from kvstore.types import ShardId, Slot, Timestamp
@@ -30,8 +30,8 @@ class Shelf:
         record = OutcomeRecord(
             RECORD.slot, RECORD.outcome, Timestamp(time), RECORD.digest, RECORD.participants
         )
-        token = Token(key, RECORD.digest, ShardId(0))
-        remember(token, record, at_home=at_home, outcomes=self.outcomes, expiry=self.expiry)
+        token = IdempotencyToken(key, RECORD.digest, ShardId(0))
+        remember(token, record, is_record_shard=at_home, outcomes=self.outcomes, expiry=self.expiry)
 
     def expire(self, before: int) -> None:
         expire(Timestamp(before), outcomes=self.outcomes, expiry=self.expiry)
@@ -115,7 +115,7 @@ class TestExpiring:
 class TestThroughTheLog:
     """Every replica remembers and forgets the same."""
 
-    TOKEN = Token(b"key", b"digest", ShardId(1))
+    TOKEN = IdempotencyToken(b"key", b"digest", ShardId(1))
 
     def stored(self, cluster: Cluster, host: int, shard: int) -> OutcomeRecord | None:
         environment = MemoryEnvironment(cluster.disk, str(host))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kvstore.execution.operations import Import, Item, Marker, Piece, Put, Segment, Skip
+from kvstore.execution.operations import ChainItem, Import, Marker, Piece, Put, Segment, Skip
 from kvstore.fuzzylog import importing
 from kvstore.fuzzylog.importing import Importer, Run, dominates, lacking
 from kvstore.fuzzylog.messages import Identity, Shipment, Vector
@@ -18,7 +18,7 @@ def piece(slot: int, time: int, **more: object) -> Piece:
     return Piece(Slot(slot), Timestamp(time), (Put(b"k", b"v"),), **more)  # type: ignore[arg-type]  # by name
 
 
-def shipped(region: RegionId, chains: dict[ShardId, tuple[int, list[Item]]]) -> Shipment:
+def shipped(region: RegionId, chains: dict[ShardId, tuple[int, list[ChainItem]]]) -> Shipment:
     parts: dict[ShardId, tuple[Segment, ...]] = {
         shard: (Segment(region, Slot(first), tuple(items)),) for shard, (first, items) in chains.items()
     }

@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable
 
 from kvstore.simulation.simulated_host import SimulatedHost
-from kvstore.simulation.simulated_network import Link, Micros, Network, Node
+from kvstore.simulation.simulated_network import Direction, Endpoint, Micros, SimulatedNetwork
 from kvstore.simulation.simulator import COORDINATORS, Simulator
 from kvstore.storage.memory_environment import MemoryFolder
 from kvstore.storage.sorted_map import SortedMap
@@ -204,13 +204,13 @@ class Nemesis:
 
     # -- the network -------------------------------------------------------------------------
 
-    def _nodes(self) -> list[Node]:
+    def _nodes(self) -> list[Endpoint]:
         """All that there is."""
         simulator = self.simulator
-        clients = [node.home for node in simulator.clients.values() if node.is_up]
+        clients = [node.endpoint for node in simulator.clients.values() if node.is_up]
         others = [
-            Node("sequencer", max(simulator.sequencers, default=0)),
-            Node("coordinator", simulator.leading),
+            Endpoint("sequencer", max(simulator.sequencers, default=0)),
+            Endpoint("coordinator", simulator.leading),
         ]
         return [*(host.node for host in simulator.hosts), *others, *dict.fromkeys(clients)]
 
@@ -262,7 +262,7 @@ class Nemesis:
         for link in chosen:
             self.later(lambda link=link: self.simulator.unclog(link))  # type: ignore[misc]  # a lambda keeps its own
 
-    def _clog(self, link: tuple[Node, Node]) -> None:
+    def _clog(self, link: tuple[Endpoint, Endpoint]) -> None:
         if not self.is_over:
             self.simulator.network.clog(link)
 
@@ -286,8 +286,8 @@ class Nemesis:
         network.arrivals = self._arrivals_of_stamps
         self.later(self._lose_no_stamps)
 
-    def _arrivals_of_stamps(self, link: Link) -> list[Micros]:
-        usual = Network.arrivals(self.simulator.network, link)
+    def _arrivals_of_stamps(self, link: Direction) -> list[Micros]:
+        usual = SimulatedNetwork.arrivals(self.simulator.network, link)
         if link[0].kind != "sequencer":
             return usual
         for recent in self.simulator.sequencers[Epoch(link[0].number)].role._recent:

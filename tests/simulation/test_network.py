@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 
-from kvstore.simulation.simulated_network import Network, Node
+from kvstore.simulation.simulated_network import Endpoint, SimulatedNetwork
 
-A, B, C = Node("host", 0), Node("host", 1), Node("client", 7)
+A, B, C = Endpoint("host", 0), Endpoint("host", 1), Endpoint("client", 7)
 
 
-def network(**weather: float) -> Network:
-    return Network(random.Random(1), **weather)  # type: ignore[arg-type]  # by the names of its fields
+def network(**weather: float) -> SimulatedNetwork:
+    return SimulatedNetwork(random.Random(1), **weather)  # type: ignore[arg-type]  # by the names of its fields
 
 
 def test_a_message_arrives_once_and_in_its_time() -> None:

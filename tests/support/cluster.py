@@ -59,7 +59,7 @@ from kvstore.eris.shard_state import (
     record_key,
     table_name,
 )
-from kvstore.execution.operations import Add, Check, Delete, Operation, Put, Reserve, Token
+from kvstore.execution.operations import Add, Check, Delete, IdempotencyToken, Operation, Put, Reserve
 from kvstore.execution.stored_value import decoded_value, stored_version
 from kvstore.keys import Key
 from kvstore.ports import View
@@ -155,7 +155,7 @@ class Cluster:
 
     # -- messages ----------------------------------------------------------------------------
 
-    def submit(self, parts: Parts, token: Token | None = None) -> RequestId:
+    def submit(self, parts: Parts, token: IdempotencyToken | None = None) -> RequestId:
         """Have the client send a request; nothing is delivered yet."""
         operations = {ShardId(shard): tuple(part) for shard, part in parts.items()}
         self.carry(self.client.submit(operations, token))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from kvstore.ports import Environment, Head, Log
+from kvstore.ports import Environment, Head, RecordLog
 
 T, BELOW, ABOVE = b"abd", b"abc", b"abe"
 """A table's name and its nearest neighbours."""
@@ -39,7 +39,7 @@ def append(environment: Environment, head: Head, *records: bytes) -> Head:
     return log.head
 
 
-def log_in_view(environment: Environment, head: Head, read: Callable[[Log], object]) -> object:
+def log_in_view(environment: Environment, head: Head, read: Callable[[RecordLog], object]) -> object:
     """What ``read`` says of log ``T`` in a new view."""
     view = environment.view()
     try:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from kvstore.database.database import Database
 from kvstore.database.open import open_at
 from kvstore.database.routing import Routing
-from kvstore.engine.open_replicas import Options
-from kvstore.engine.store_directory import MemoryHome
+from kvstore.engine.options import Options
+from kvstore.engine.store_directory import MemoryDirectory
 from kvstore.errors import Corrupt
 from kvstore.ports import Environment
 from kvstore.storage import MemoryDisk
@@ -68,7 +68,7 @@ def image_of(disk: MemoryDisk) -> MemoryDisk:
     return MemoryDisk(folders=folders)
 
 
-class MemoryHomeWithFaults(MemoryHome):
+class MemoryHomeWithFaults(MemoryDirectory):
     """A memory disk some of whose folders can be neither read nor rebuilt."""
 
     def __init__(self, disk: MemoryDisk, *unreachable: int) -> None:

@@ -1,7 +1,7 @@
 """What a command is, and how what was typed is fitted to it.
 
 A ``Command`` is one verb with two faces: a line of the shell and arguments of the program. Both come down to
-a ``Call``, so that a verb is written, checked and explained once.
+a ``Invocation``, so that a verb is written, checked and explained once.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from kvstore.cli.formats.tables import FORMATS, Settings
 from kvstore.cli.language.grammar import Option, Statement, Term
 from kvstore.cli.language.printing import show
 
-Kind: TypeAlias = Literal["key", "value", "number", "text", "region", "flag"]
+ArgumentKind: TypeAlias = Literal["key", "value", "number", "text", "region", "flag"]
 """What a term is for. On the program's command line a "text" (a path, a name) is never read as a term."""
 
 _NAME_CHARS_MAX: Final = 40
@@ -32,7 +32,7 @@ class Parameter:
     """A term that a command takes by its position, or ``--name`` and what follows it."""
 
     name: str
-    kind: Kind
+    kind: ArgumentKind
     about: str = ""
     required: bool = True
     choices: tuple[str, ...] = ()
@@ -80,7 +80,7 @@ Given: TypeAlias = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class Invocation:
     """One command about to run: what it was given, and where its words go."""
 
     session: Session
@@ -139,7 +139,7 @@ class Command:
     name: str
     about: str
     example: str
-    run: Callable[[Call], None]
+    run: Callable[[Invocation], None]
     terms: tuple[Parameter, ...] = ()
     options: tuple[Parameter, ...] = ()
     writes: bool = False

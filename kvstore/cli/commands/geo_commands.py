@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any, Final
 
 import kvstore
-from kvstore.cli.commands.command import FORMAT, Call, Command, Parameter
+from kvstore.cli.commands.command import FORMAT, Command, Invocation, Parameter
 from kvstore.cli.failures import Misuse
 from kvstore.cli.formats.graph import graph_lines
 from kvstore.cli.formats.tables import cut, fact_lines, row_lines, value_text
@@ -28,7 +28,7 @@ _LINK: Final = (Parameter("REGION", "region"), Parameter("OTHER", "region"))
 # -- where one stands, and how far others are ------------------------------------------------------
 
 
-def stand(call: Call) -> None:
+def stand(call: Invocation) -> None:
     if "REGION" in call.given:
         call.session.move(call.given["REGION"])
         return
@@ -36,7 +36,7 @@ def stand(call: Call) -> None:
         call.out(f"{'*' if name == call.region.name else ' '} {name}")
 
 
-def staleness(call: Call) -> None:
+def staleness(call: Invocation) -> None:
     rows = [
         (region, stale.nodes, round(stale.seconds, 3), stale.problem)
         for region, stale in call.region.staleness().items()
@@ -44,7 +44,7 @@ def staleness(call: Call) -> None:
     call.out_all(row_lines(("region", *kvstore.Staleness._fields), rows, call.style()))
 
 
-def lost_writes(call: Call) -> None:
+def lost_writes(call: Invocation) -> None:
     found = call.region.lost_writes(call.given.get("PREFIX"))
     call.out_all(row_lines(kvstore.LostWrite._fields, found, call.style()))
 
@@ -52,44 +52,44 @@ def lost_writes(call: Call) -> None:
 # -- links -----------------------------------------------------------------------------------------
 
 
-def cut_link(call: Call) -> None:
+def cut_link(call: Invocation) -> None:
     call.session.regions.cut(*_link(call))
     call.out(f"{_link_text(call)} is cut")
 
 
-def heal_link(call: Call) -> None:
+def heal_link(call: Invocation) -> None:
     call.session.regions.heal(*_link(call))
     call.out(f"{_link_text(call)} is healed")
 
 
-def delay_link(call: Call) -> None:
+def delay_link(call: Invocation) -> None:
     milliseconds = call.given["MS"]
     call.session.regions.delay(*_link(call), milliseconds)
     call.out(f"{_link_text(call)} takes {milliseconds} ms")
 
 
-def settle(call: Call) -> None:
+def settle(call: Invocation) -> None:
     call.session.regions.settle(call.given.get("SECONDS", 10))
     call.out("settled")
 
 
-def _link(call: Call) -> tuple[str, str]:
+def _link(call: Invocation) -> tuple[str, str]:
     return call.given["REGION"], call.given["OTHER"]
 
 
-def _link_text(call: Call) -> str:
+def _link_text(call: Invocation) -> str:
     return "the link of {} and {}".format(*_link(call))
 
 
 # -- counters, sets, bounded counters --------------------------------------------------------------
 
 
-def _records(call: Call) -> Any:
+def _records(call: Invocation) -> Any:
     """The open transaction or the region: both have counters, sets and bounded counters."""
     return call.records
 
 
-def counter(call: Call) -> None:
+def counter(call: Invocation) -> None:
     key, found = call.given["KEY"], _records(call).counter(call.given["KEY"])
     if "N" not in call.given:
         call.out(value_text(found.value(), call.style()))
@@ -102,43 +102,43 @@ def counter(call: Call) -> None:
         call.out(f"{show(key)} += {show(number)}  {type_name(number)}")
 
 
-def bounded(call: Call) -> None:
+def bounded(call: Invocation) -> None:
     found = _records(call).bounded(call.given["KEY"])
     rights = {region: found.rights(region) for region in call.session.regions.regions()}
     call.out_all(fact_lines({"value": found.value(), "rights": rights}, call.style()))
 
 
-def bounded_add(call: Call) -> None:
+def bounded_add(call: Invocation) -> None:
     key, number, owner = call.given["KEY"], call.given["N"], call.given.get("to")
     _records(call).bounded(key).add(number, owner)
     call.out(f"{show(key)} += {show(number)}, for {owner or call.region.name} to spend")
 
 
-def spend(call: Call) -> None:
+def spend(call: Invocation) -> None:
     key, number = call.given["KEY"], call.given["N"]
     _records(call).bounded(key).spend(number)
     call.out(f"{show(key)} -= {show(number)}")
 
 
-def grant(call: Call) -> None:
+def grant(call: Invocation) -> None:
     key, number, taker = call.given["KEY"], call.given["N"], call.given["REGION"]
     _records(call).bounded(key).grant(number, taker)
     call.out(f"{show(number)} of {show(key)} granted to {taker}")
 
 
-def set_add(call: Call) -> None:
+def set_add(call: Invocation) -> None:
     key, member = call.given["KEY"], call.given["MEMBER"]
     _records(call).set(key).add(member)
     call.out(f"{show(member, as_stored=True)} added to {show(key)}")
 
 
-def set_remove(call: Call) -> None:
+def set_remove(call: Invocation) -> None:
     key, member = call.given["KEY"], call.given["MEMBER"]
     _records(call).set(key).remove(member)
     call.out(f"{show(member, as_stored=True)} removed from {show(key)}")
 
 
-def members(call: Call) -> None:
+def members(call: Invocation) -> None:
     found = sorted(_records(call).set(call.given["KEY"]).members(), key=show)
     call.out_all(row_lines(("member",), ((member,) for member in found), call.style()))
 
@@ -146,7 +146,7 @@ def members(call: Call) -> None:
 # -- the log ---------------------------------------------------------------------------------------
 
 
-def append(call: Call) -> None:
+def append(call: Invocation) -> None:
     payload = call.given["PAYLOAD"]
     if isinstance(payload, str):
         payload = payload.encode()
@@ -158,7 +158,7 @@ def _colors(value: Any) -> Any:
     return [value] if type(value) in (int, float) else value
 
 
-def log(call: Call) -> None:
+def log(call: Invocation) -> None:
     """The newest nodes first. They are read from the oldest on, so that those before the limit are let go."""
     limit, colors = call.limit(), call.given.get("colors")
     if limit is not None and limit < 0:
@@ -195,7 +195,7 @@ def _name(node: kvstore.NodeId) -> str:
 class _Beside:
     """What stands beside a node of the picture: time, name, colors, and what it did, up to the margin."""
 
-    def __init__(self, call: Call, nodes: Iterable[kvstore.Node]) -> None:
+    def __init__(self, call: Invocation, nodes: Iterable[kvstore.Node]) -> None:
         self._width = call.settings.width()
         self._name_width = max((len(_name(node.id)) for node in nodes), default=0)
         self._colors_width = max((len(show(list(node.colors))) for node in nodes), default=0)

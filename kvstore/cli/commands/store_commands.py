@@ -9,7 +9,7 @@ from itertools import chain, islice
 from typing import Any, Final
 
 import kvstore
-from kvstore.cli.commands.command import FORMAT, Call, Command, Parameter, did_you_mean
+from kvstore.cli.commands.command import FORMAT, Command, Invocation, Parameter, did_you_mean
 from kvstore.cli.commands.geo_commands import GEO_COMMANDS
 from kvstore.cli.commands.reports import route_line, status_lines, time_text, verify_lines
 from kvstore.cli.commands.session import NO_REGIONS
@@ -27,7 +27,7 @@ _RAW: Final = Parameter("raw", "flag", "print text bare, not quoted")
 _JSON: Final = Parameter("json", "flag", "print JSON")
 
 
-def get(call: Call) -> None:
+def get(call: Invocation) -> None:
     key = call.given["KEY"]
     try:
         value = call.records[key]
@@ -36,19 +36,19 @@ def get(call: Call) -> None:
     call.out(value_text(value, call.style()))
 
 
-def put(call: Call) -> None:
+def put(call: Invocation) -> None:
     key, value = call.given["KEY"], call.given["VALUE"]
     call.records.put(key, value)
     call.out(f"{show(key)} = {show(value, as_stored=True)}  {type_name(value)}")
 
 
-def delete(call: Call) -> None:
+def delete(call: Invocation) -> None:
     key = call.given["KEY"]
     call.records.delete(key)
     call.out(f"{show(key)} deleted")
 
 
-def add(call: Call) -> None:
+def add(call: Invocation) -> None:
     key, number = call.given["KEY"], call.given.get("N", 1)
     value = call.records.add(key, number)
     if call.session.transaction is not None:  # which does not read it, and so does not conflict
@@ -57,7 +57,7 @@ def add(call: Call) -> None:
     call.out(f"{show(key)} = {show(value)}  {type_name(value)}")
 
 
-def version(call: Call) -> None:
+def version(call: Invocation) -> None:
     key = call.given["KEY"]
     found = call.db.version(key)
     if found is None:
@@ -65,7 +65,7 @@ def version(call: Call) -> None:
     call.out(value_text(found, call.style()))
 
 
-def scan(call: Call) -> None:
+def scan(call: Invocation) -> None:
     records: Iterator[tuple[Any, Any]] = call.records.scan(
         **_range(call), reverse="reverse" in call.given, limit=call.limit()
     )
@@ -75,14 +75,14 @@ def scan(call: Call) -> None:
     call.out_all(row_lines(("key", "value"), chain(first, records), call.style()))
 
 
-def count(call: Call) -> None:
+def count(call: Invocation) -> None:
     found = call.records.count(**_range(call))
     call.out(value_text(found, call.style()))
     if not found:
         _explain_prefix(call, "count")
 
 
-def explain(call: Call) -> None:
+def explain(call: Invocation) -> None:
     what = call.given.get("KEY", call.session.transaction)
     if what is None:
         raise Misuse("KEY is missing: without it, explain is about an open transaction")
@@ -91,37 +91,37 @@ def explain(call: Call) -> None:
     call.out_all(fact_lines(facts, call.style()))
 
 
-def status(call: Call) -> None:
+def status(call: Invocation) -> None:
     call.out_all(status_lines(call.db.status(), call.style()))
 
 
-def verify(call: Call) -> None:
+def verify(call: Invocation) -> None:
     report = call.db.verify()
     call.out_all(verify_lines(report, call.style()))
     if not report["ok"]:
         raise CommandFailed(f"{len(report['problems'])} problems found")
 
 
-def backup(call: Call) -> None:
+def backup(call: Invocation) -> None:
     target = call.given["FOLDER"]
     call.db.backup(target)
     call.out(f"backed up to {target}")
 
 
-def choose_format(call: Call) -> None:
+def choose_format(call: Invocation) -> None:
     name = call.given["NAME"]
     call.settings.format = None if name == "auto" else name
 
 
-def switch_timing(call: Call) -> None:
+def switch_timing(call: Invocation) -> None:
     call.settings.timing = call.given["WHEN"] == "on"
 
 
-def leave(call: Call) -> None:
+def leave(call: Invocation) -> None:
     raise EndOfSession
 
 
-def watch(call: Call) -> None:
+def watch(call: Invocation) -> None:
     style = call.style()
     changes = call.db.watch(
         prefix=call.given.get("PREFIX"), since=call.given.get("since"), timeout=call.given.get("timeout")
@@ -150,16 +150,16 @@ def _change_line(change: kvstore.Change) -> str:
     return f"{key} deleted" if change.deleted else f"{key} = {show(change.value)}"
 
 
-def call_procedure(call: Call) -> None:
+def call_procedure(call: Invocation) -> None:
     results = call.db.call(call.given["NAME"], call.given.get("ARGUMENTS"))
     call.out_all(row_lines(("shard", "result"), results.items(), call.style()))
 
 
-def compact(call: Call) -> None:
+def compact(call: Invocation) -> None:
     call.out_all(fact_lines(call.db.compact(), call.style()))
 
 
-def explain_commands(call: Call) -> None:
+def explain_commands(call: Invocation) -> None:
     if "COMMAND" in call.given:
         command = command_named(call.given["COMMAND"])
         call.out(command.usage)
@@ -173,7 +173,7 @@ def explain_commands(call: Call) -> None:
         call.out(f"{command.name:{width}} {command.about}")
 
 
-def retry(call: Call) -> None:
+def retry(call: Invocation) -> None:
     session = call.session
     if not session.to_retry:
         raise Misuse("nothing to retry: no commit has met a conflict")
@@ -186,7 +186,7 @@ def retry(call: Call) -> None:
     commit(call)
 
 
-def _run_again(statements: Sequence[Statement], call: Call) -> None:
+def _run_again(statements: Sequence[Statement], call: Invocation) -> None:
     for number, statement in enumerate(statements, 1):
         try:
             execute(statement, call)
@@ -382,7 +382,7 @@ def command_named(name: str) -> Command:
     raise Misuse(f"no command {show(name[:40])}{did_you_mean(name, names) or '; try help'}")
 
 
-def execute(statement: Statement, call: Call) -> None:
+def execute(statement: Statement, call: Invocation) -> None:
     """Run a statement with this call's session and voice; keep it, if it took part in a transaction.
 
     Raises:
@@ -402,14 +402,14 @@ def execute(statement: Statement, call: Call) -> None:
         call.session.record(statement)
 
 
-def _time_line(command: Command, call: Call, seconds: float) -> str:
+def _time_line(command: Command, call: Invocation, seconds: float) -> str:
     """A write outside a transaction is one of its own: its route is told, too."""
     if command.writes and "KEY" in call.given and call.session.transaction is None:
         return route_line(call.db.explain(call.given["KEY"]), seconds)
     return time_text(seconds)
 
 
-def _range(call: Call) -> dict[str, Any]:
+def _range(call: Invocation) -> dict[str, Any]:
     return {
         "prefix": call.given.get("PREFIX"),
         "start": call.given.get("start"),
@@ -417,7 +417,7 @@ def _range(call: Call) -> dict[str, Any]:
     }
 
 
-def _explain_prefix(call: Call, verb: str) -> None:
+def _explain_prefix(call: Invocation, verb: str) -> None:
     """A str prefix never matches a tuple: say so where somebody may have expected it."""
     prefix = call.given.get("PREFIX")
     if isinstance(prefix, str):

@@ -5,18 +5,18 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from kvstore.cli.commands.command import FORMAT, Call, Command, Parameter, did_you_mean
+from kvstore.cli.commands.command import FORMAT, Command, Invocation, Parameter, did_you_mean
 from kvstore.cli.commands.reports import route_line
 from kvstore.cli.failures import Misuse
 from kvstore.cli.formats.tables import ABSENT, row_lines
 from kvstore.cli.language.printing import counted, show
 
 
-def begin(call: Call) -> None:
+def begin(call: Invocation) -> None:
     call.session.begin()
 
 
-def commit(call: Call) -> None:
+def commit(call: Invocation) -> None:
     began = time.monotonic()
     try:
         route = call.session.commit()
@@ -26,7 +26,7 @@ def commit(call: Call) -> None:
     call.note(route_line(route, time.monotonic() - began))
 
 
-def rollback(call: Call) -> None:
+def rollback(call: Invocation) -> None:
     if "to" not in call.given:
         call.note(f"rolled back: {counted(call.session.rollback(), 'write')} undone")
         return
@@ -35,7 +35,7 @@ def rollback(call: Call) -> None:
     call.note(f"rolled back to {name}: {counted(call.session.pending, 'write')} pending")
 
 
-def _rollback_to(call: Call, name: str) -> None:
+def _rollback_to(call: Invocation, name: str) -> None:
     """Undo what came after the savepoint; it stays, and later ones are gone."""
     call.session.opened()
     savepoints = call.session.savepoints
@@ -46,14 +46,14 @@ def _rollback_to(call: Call, name: str) -> None:
         savepoints.popitem()
 
 
-def savepoint(call: Call) -> None:
+def savepoint(call: Invocation) -> None:
     name = call.given["NAME"]
     made = call.session.opened().savepoint()
     call.session.savepoints.pop(name, None)  # a name that is there already moves to this place
     call.session.savepoints[name] = made
 
 
-def diff(call: Call) -> None:
+def diff(call: Invocation) -> None:
     changes = call.session.opened().changes(missing=ABSENT)
     if not changes:
         call.note("no writes are pending")

@@ -11,14 +11,14 @@ import kvstore
 from kvstore.cli.failures import CommandFailed
 from kvstore.cli.formats.csv_layout import LINES, Layout, layout_of, stored_layout, typed
 from kvstore.cli.formats.csv_records import (
+    CsvRecord,
     Malformed,
-    Record,
     RecordReader,
     line_end,
     text_of,
     without_line_end,
 )
-from kvstore.cli.formats.importing import ImportOptions, Row
+from kvstore.cli.formats.importing import ImportOptions, ImportRow
 from kvstore.cli.formats.lines import BYTE_ORDER_MARK
 from kvstore.cli.formats.streams import Progress
 from kvstore.cli.language.printing import show
@@ -56,7 +56,7 @@ class CsvSource:
     """A CSV file whose header has been read."""
 
     def __init__(
-        self, reader: RecordReader, records: Iterator[Record], layout: Layout, last_wins: bool
+        self, reader: RecordReader, records: Iterator[CsvRecord], layout: Layout, last_wins: bool
     ) -> None:
         self.reader = reader
         self.name = layout.prefix
@@ -82,11 +82,11 @@ class CsvSource:
         self._again = before is not None
         return ((layout.file_key, layout.record()),)
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[ImportRow]:
         for number, record in enumerate(self._records, start=1):
             yield self._row(record, number)
 
-    def _row(self, record: Record, number: int) -> Row:
+    def _row(self, record: CsvRecord, number: int) -> ImportRow:
         layout = self._layout
         if len(record.fields) != len(layout.columns):
             found = f"{len(record.fields)} fields where the header has {len(layout.columns)}"
@@ -94,9 +94,9 @@ class CsvSource:
         fields = [self._convert(field) for field in record.fields]
         part = tuple([fields[at] for at in self._key_at]) if self._key_at else (number,)
         value = {column: fields[at] for column, at in zip(layout.value_columns, self._value_at, strict=True)}
-        return Row(record.line, layout.row_key(part), value, self._beside(record, part))
+        return ImportRow(record.line, layout.row_key(part), value, self._beside(record, part))
 
-    def _beside(self, record: Record, part: Sequence[Any]) -> Sequence[tuple[Any, Any]]:
+    def _beside(self, record: CsvRecord, part: Sequence[Any]) -> Sequence[tuple[Any, Any]]:
         """The row's text where it would be written otherwise. Most files have no such row."""
         layout = self._layout
         text = record.text
@@ -105,7 +105,7 @@ class CsvSource:
             return ((layout.file_key, unended), *self._own_text(record, part, text + layout.newline))
         return self._own_text(record, part, text)
 
-    def _own_text(self, record: Record, part: Sequence[Any], text: str) -> Sequence[tuple[Any, Any]]:
+    def _own_text(self, record: CsvRecord, part: Sequence[Any], text: str) -> Sequence[tuple[Any, Any]]:
         layout = self._layout
         if text != text_of(record.fields) + layout.newline:
             return ((layout.line_key(part), text),)

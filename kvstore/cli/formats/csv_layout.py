@@ -21,8 +21,8 @@ from typing import Any, Final
 import kvstore
 from kvstore.cli.failures import CommandFailed, Misuse
 from kvstore.cli.formats.csv_records import (
+    CsvRecord,
     Malformed,
-    Record,
     fields_of,
     line_end,
     text_of,
@@ -124,7 +124,7 @@ class Layout:
 
 
 def layout_of(
-    header: Record, *, prefix: str, key: Sequence[str], types: bool, byte_order_mark: bool
+    header: CsvRecord, *, prefix: str, key: Sequence[str], types: bool, byte_order_mark: bool
 ) -> Layout:
     """The layout of a file with this header line.
 

@@ -22,7 +22,7 @@ _FIELD: Final = re.compile(r'"([^"]*+(?:""[^"]*+)*+)"|([^",\r\n]*+)')
 _NEEDS_QUOTES: Final = re.compile(r'[",\r\n]')
 
 
-class Record(NamedTuple):
+class CsvRecord(NamedTuple):
     """``text`` is the record as it stands in the file; the last one may lack its line end."""
 
     line: int
@@ -47,7 +47,7 @@ class RecordReader:
         self.has_mark = False
         self.stream = Measured(stream)
 
-    def __iter__(self) -> Iterator[Record]:
+    def __iter__(self) -> Iterator[CsvRecord]:
         """Yield the records.
 
         Raises:
@@ -82,7 +82,7 @@ class RecordReader:
             size += len(raw)
         return b"".join(pieces)
 
-    def _record(self, raw: bytes) -> Record:
+    def _record(self, raw: bytes) -> CsvRecord:
         first = self.line
         try:
             text = raw.decode()
@@ -92,7 +92,7 @@ class RecordReader:
         except Malformed as error:
             raise self.bad_line(first + text.count("\n", 0, error.at), str(error)) from None
         self.line += raw.count(b"\n")
-        return Record(first, fields, text)
+        return CsvRecord(first, fields, text)
 
 
 def fields_of(text: str) -> list[str]:

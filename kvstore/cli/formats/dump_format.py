@@ -25,7 +25,7 @@ NAME: Final = "kvstore dump"
 _SHAPE: Final = ("shards", "replicas", "placement")
 
 
-class Record(NamedTuple):
+class DumpRecord(NamedTuple):
     """A record, and the number of its line."""
 
     line: int
@@ -74,7 +74,7 @@ class Dump:
             raise kvstore.WrongFormat(message, path=self.reader.file, found=header[NAME], expected=VERSION)
         return {name: header.get(name) for name in _SHAPE}
 
-    def records(self) -> Iterator[Record]:
+    def records(self) -> Iterator[DumpRecord]:
         """Yield the records. That all of them came is known only when this has ended."""
         for line in self._lines:
             content = self._content(line)
@@ -83,7 +83,7 @@ class Dump:
                 return
             if not isinstance(content, list) or len(content) != 2:
                 raise self.reader.bad_line(line.number, "not [KEY, VALUE]")
-            yield Record(line.number, *content)
+            yield DumpRecord(line.number, *content)
         raise self._cut_short(self.reader.line)
 
     def _content(self, line: Line) -> Any:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import kvstore
 
-Causes = Mapping[kvstore.NodeId, Sequence[kvstore.NodeId]]
+CausesByNode = Mapping[kvstore.NodeId, Sequence[kvstore.NodeId]]
 Text = Callable[[kvstore.Node, Sequence[kvstore.NodeId], int], str]
 """What stands beside a node; given the causes that no line leads to, and the columns that are taken."""
 
@@ -34,7 +34,7 @@ class _Line(NamedTuple):
 
 
 def graph_lines(
-    nodes: Sequence[kvstore.Node], causes: Causes, regions: Sequence[str], text: Text
+    nodes: Sequence[kvstore.Node], causes: CausesByNode, regions: Sequence[str], text: Text
 ) -> Iterator[str]:
     """The picture. ``nodes``: the oldest first, each behind its causes."""
     picture = _Picture(nodes[::-1], causes, regions)
@@ -59,7 +59,7 @@ def graph_lines(
 class _Picture:
     """Which lines are drawn, and where. Rows are numbered from the newest node on."""
 
-    def __init__(self, nodes: Sequence[kvstore.Node], causes: Causes, regions: Sequence[str]) -> None:
+    def __init__(self, nodes: Sequence[kvstore.Node], causes: CausesByNode, regions: Sequence[str]) -> None:
         self.nodes = nodes
         self.lanes = [regions.index(node.region) for node in nodes]
         self.below: list[list[_Line]] = [[] for _ in nodes]
@@ -87,7 +87,7 @@ class _Picture:
             last[lane] = row
         return before, after
 
-    def _effects_of(self, causes: Causes) -> dict[int, list[int]]:
+    def _effects_of(self, causes: CausesByNode) -> dict[int, list[int]]:
         """By row, the rows of other lanes that come right behind it."""
         found: dict[int, list[int]] = {}
         for row, node in enumerate(self.nodes):

@@ -38,7 +38,7 @@ class ImportOptions:
     last_wins: bool = False
 
 
-class Row(NamedTuple):
+class ImportRow(NamedTuple):
     """A row as a record. ``beside`` are records that change with it; None removes one."""
 
     line: int
@@ -47,7 +47,7 @@ class Row(NamedTuple):
     beside: Sequence[tuple[Any, Any]] = ()
 
 
-class Reader(Protocol):
+class RowReader(Protocol):
     """What reads the file; ``line`` is the next line's number."""
 
     file: str
@@ -65,7 +65,7 @@ class Source(Protocol):
         """What progress is kept under."""
 
     @property
-    def reader(self) -> Reader: ...
+    def reader(self) -> RowReader: ...
 
     @property
     def options(self) -> Mapping[str, Any]:
@@ -82,7 +82,7 @@ class Source(Protocol):
             CommandFailed: rows of another file are there already.
         """
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[ImportRow]:
         """Yield the rows.
 
         Raises:
@@ -101,7 +101,7 @@ class _Mark:
     digest: str
 
 
-class Imported(NamedTuple):
+class ImportCount(NamedTuple):
     """How many rows of a file are stored, and how many of them were before this run."""
 
     rows: int
@@ -110,7 +110,7 @@ class Imported(NamedTuple):
 
 def import_rows(
     db: kvstore.Database, source: Source, progress: Progress, *, resume: bool = False
-) -> Imported:
+) -> ImportCount:
     """Store the rows of a file. ``progress`` is told of bytes read.
 
     Raises:
@@ -129,7 +129,7 @@ def import_rows(
             f"{error.args[0]}; the {chunks.wait()} rows before its chunk are stored, nothing of the chunk is"
         )
         raise kvstore.BadLine(told, file=error.file, line=error.line) from error.__cause__
-    return Imported(chunks.stored, before)
+    return ImportCount(chunks.stored, before)
 
 
 class _Import:
@@ -158,7 +158,7 @@ class _Import:
         chunks.submit()
         chunks.wait()
 
-    def _skip(self, rows: Iterator[Row], mark: _Mark) -> None:
+    def _skip(self, rows: Iterator[ImportRow], mark: _Mark) -> None:
         """Read what is stored already, and be sure that it is that."""
         if mark.options != self._source.options:
             raise CommandFailed(
@@ -180,7 +180,7 @@ class _Import:
             " to begin at its start leave out --resume"
         )
 
-    def _put(self, row: Row) -> None:
+    def _put(self, row: ImportRow) -> None:
         self._check_new(row)
         try:
             self._chunks.batch.put(row.key, row.value)
@@ -197,7 +197,7 @@ class _Import:
             else:
                 self._chunks.batch.put(key, value)
 
-    def _check_new(self, row: Row) -> None:
+    def _check_new(self, row: ImportRow) -> None:
         if self._seen is not None and not self._seen.add(row.key):
             raise self._reader.bad_line(row.line, f"the key {show(row.key)} was there before")
 

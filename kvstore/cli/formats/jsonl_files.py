@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import kvstore
-from kvstore.cli.formats.importing import ImportOptions, Row
+from kvstore.cli.formats.importing import ImportOptions, ImportRow
 from kvstore.cli.formats.lines import Line, LineReader
 from kvstore.cli.formats.streams import Progress
 from kvstore.cli.language.json_notation import from_json, to_json
@@ -44,13 +44,13 @@ class RecordSource(_JsonSource):
         super().__init__(stream, file, name, {"lines": "records", "last_wins": last_wins})
         self.keys_are_new = not last_wins
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[ImportRow]:
         for line in self.reader:
             record = self._content(line)
             if not isinstance(record, dict) or record.keys() != _RECORD:
                 message = 'not {"key": ..., "value": ...}; rows of another form need --key or --prefix'
                 raise self.reader.bad_line(line.number, message)
-            yield Row(line.number, record["key"], record["value"])
+            yield ImportRow(line.number, record["key"], record["value"])
 
 
 class RowSource(_JsonSource):
@@ -62,13 +62,13 @@ class RowSource(_JsonSource):
         self.keys_are_new = bool(options.key) and not options.last_wins
         self._columns = options.key
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[ImportRow]:
         for number, line in enumerate(self.reader, start=1):
             row = self._content(line)
             if not isinstance(row, dict):
                 raise self.reader.bad_line(line.number, "a row is a map: {...}")
             part = tuple([self._taken(row, column, line) for column in self._columns]) or (number,)
-            yield Row(line.number, (self.name, *part), row)
+            yield ImportRow(line.number, (self.name, *part), row)
 
     def _taken(self, row: dict[Any, Any], column: str, line: Line) -> Any:
         if column not in row:

@@ -17,9 +17,9 @@ from __future__ import annotations
 import re
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
-from kvstore.cli.language.lexer import GrammarError, Lexer, Place, Token
+from kvstore.cli.language.lexer import GrammarError, Lexeme, Lexer, TextPosition
 
-__all__ = ["GrammarError", "Option", "Place", "Reader", "Statement", "Term", "parse_argument"]
+__all__ = ["GrammarError", "Option", "TextPosition", "StatementReader", "Statement", "Term", "parse_argument"]
 
 _OPTION: Final = re.compile(r"--[a-zA-Z]")
 _OPTION_NAME: Final = re.compile(r"--[a-zA-Z][a-zA-Z0-9-]*")
@@ -30,14 +30,14 @@ class Term(NamedTuple):
 
     value: Any
     text: str | None
-    place: Place = Place(1, 1)
+    place: TextPosition = TextPosition(1, 1)
 
 
 class Option(NamedTuple):
     """``--name``, unquoted. The term that may belong to it is the next item of the statement."""
 
     name: str
-    place: Place
+    place: TextPosition
 
 
 class Statement(NamedTuple):
@@ -45,10 +45,10 @@ class Statement(NamedTuple):
 
     word: str
     items: tuple[Term | Option, ...]
-    place: Place
+    place: TextPosition
 
 
-class Reader:
+class StatementReader:
     """Takes a script line by line and hands out statements as soon as they are complete."""
 
     def __init__(self) -> None:
@@ -91,7 +91,7 @@ def parse_argument(text: str, force_text: bool = False) -> Any:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise GrammarError("this is not UTF-8 text", Place(1, error.start + 1)) from None
+        raise GrammarError("this is not UTF-8 text", TextPosition(1, error.start + 1)) from None
     if force_text:
         return text
     try:
@@ -105,14 +105,14 @@ def _only_term(text: str) -> Any:
     for line in text.splitlines(keepends=True):
         lexer.feed(line)
     if not lexer.tokens or lexer.open_since is not None or lexer.comment is not None:
-        raise GrammarError("not one term", Place(1, 1))
+        raise GrammarError("not one term", TextPosition(1, 1))
     term, end = _term(lexer.tokens, 0)
     if end != len(lexer.tokens):
         raise GrammarError("more than one term", term.place)
     return term.value
 
 
-def _statements(tokens: list[Token]) -> list[Statement]:
+def _statements(tokens: list[Lexeme]) -> list[Statement]:
     statements = []
     at = 0
     while at < len(tokens):
@@ -124,7 +124,7 @@ def _statements(tokens: list[Token]) -> list[Statement]:
     return statements
 
 
-def _statement(tokens: list[Token], at: int) -> tuple[Statement, int]:
+def _statement(tokens: list[Lexeme], at: int) -> tuple[Statement, int]:
     word = tokens[at]
     if word.kind != "bare":
         raise GrammarError("a command begins with a word, such as get or put", word.place)
@@ -136,7 +136,7 @@ def _statement(tokens: list[Token], at: int) -> tuple[Statement, int]:
     return Statement(word.text, tuple(items), word.place), at
 
 
-def _item(tokens: list[Token], at: int) -> tuple[Term | Option, int]:
+def _item(tokens: list[Lexeme], at: int) -> tuple[Term | Option, int]:
     token = tokens[at]
     if token.kind == ",":
         raise GrammarError('"," outside brackets: quote the whole word', token.place)
@@ -147,13 +147,13 @@ def _item(tokens: list[Token], at: int) -> tuple[Term | Option, int]:
     return _term(tokens, at)
 
 
-def _option(token: Token) -> Option:
+def _option(token: Lexeme) -> Option:
     if not _OPTION_NAME.fullmatch(token.text):
         raise GrammarError("an option is --name VALUE; to make it text, quote the whole word", token.place)
     return Option(token.text[2:], token.place)
 
 
-def _term(tokens: list[Token], at: int) -> tuple[Term, int]:
+def _term(tokens: list[Lexeme], at: int) -> tuple[Term, int]:
     """Read the term that begins at ``at``; answer it and where it ends."""
     token = tokens[at]
     if token.kind == "open":
@@ -165,7 +165,7 @@ def _term(tokens: list[Token], at: int) -> tuple[Term, int]:
     raise GrammarError(f'"{token.text}" cannot begin a term: quote the whole word', token.place)
 
 
-def _bracketed(tokens: list[Token], at: int) -> tuple[Any, int]:
+def _bracketed(tokens: list[Lexeme], at: int) -> tuple[Any, int]:
     """Build what stands in the bracket at ``at``. The lexer has seen to it that it is closed (X1)."""
     stack = [_start(tokens[at])]
     while True:
@@ -189,7 +189,7 @@ def _bracketed(tokens: list[Token], at: int) -> tuple[Any, int]:
                 stack[-1].take(token.value, token)
 
 
-def _start(opening: Token) -> _Frame:
+def _start(opening: Lexeme) -> _Frame:
     match opening.text:
         case "{":
             return _MapFrame()
@@ -207,7 +207,7 @@ class _Frame:
 
     expected: _Expected = "term"
 
-    def check_term(self, token: Token) -> None:
+    def check_term(self, token: Lexeme) -> None:
         """Refuse ``token`` as the beginning of a term here."""
         if self.expected == "comma":
             glued = token.glued and token.kind != "open"
@@ -218,18 +218,18 @@ class _Frame:
         if self.expected == "key" and token.kind in ("open", "uuid"):
             raise GrammarError('a map\'s key is a string, b"..", number, true, false or null', token.place)
 
-    def take(self, value: Any, token: Token) -> None:
+    def take(self, value: Any, token: Lexeme) -> None:
         raise NotImplementedError
 
-    def comma(self, token: Token) -> None:
+    def comma(self, token: Lexeme) -> None:
         if self.expected != "comma":
             raise GrammarError('there is nothing before this ","', token.place)
         self.expected = "term"
 
-    def colon(self, token: Token) -> None:
+    def colon(self, token: Lexeme) -> None:
         raise GrammarError('":" inside brackets: quote the whole word', token.place)
 
-    def close(self, token: Token) -> Any:
+    def close(self, token: Lexeme) -> Any:
         raise NotImplementedError
 
 
@@ -237,20 +237,20 @@ class _ListFrame(_Frame):
     def __init__(self) -> None:
         self.items: list[Any] = []
 
-    def take(self, value: Any, token: Token) -> None:
+    def take(self, value: Any, token: Lexeme) -> None:
         self.items.append(value)
         self.expected = "comma"
 
-    def close(self, token: Token) -> Any:
+    def close(self, token: Lexeme) -> Any:
         return self.items
 
 
 class _TupleFrame(_ListFrame):
-    def __init__(self, opening: Token) -> None:
+    def __init__(self, opening: Lexeme) -> None:
         super().__init__()
         self.opening = opening
 
-    def close(self, token: Token) -> tuple[Any, ...]:
+    def close(self, token: Lexeme) -> tuple[Any, ...]:
         if len(self.items) == 1 and self.expected == "comma":
             raise GrammarError("a one-element tuple needs a comma", self.opening.place)
         return tuple(self.items)
@@ -263,7 +263,7 @@ class _MapFrame(_Frame):
         self.pairs: dict[Any, Any] = {}
         self.key: Any = None
 
-    def take(self, value: Any, token: Token) -> None:
+    def take(self, value: Any, token: Lexeme) -> None:
         if self.expected == "key":
             if value in self.pairs:  # true and 1 are one key of a Python dict, and one would be lost
                 raise GrammarError("the map has this key already", token.place)
@@ -273,18 +273,18 @@ class _MapFrame(_Frame):
             self.pairs[self.key] = value
             self.expected = "comma"
 
-    def comma(self, token: Token) -> None:
+    def comma(self, token: Lexeme) -> None:
         if self.expected == "colon":
             raise GrammarError('a map is {key: value}: a ":" is missing before this', token.place)
         super().comma(token)
         self.expected = "key"
 
-    def colon(self, token: Token) -> None:
+    def colon(self, token: Lexeme) -> None:
         if self.expected != "colon":
             super().colon(token)
         self.expected = "term"
 
-    def close(self, token: Token) -> dict[Any, Any]:
+    def close(self, token: Lexeme) -> dict[Any, Any]:
         if self.expected in ("colon", "term"):
             raise GrammarError("a map is {key: value}: the value is missing", token.place)
         return self.pairs

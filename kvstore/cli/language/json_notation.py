@@ -40,7 +40,7 @@ def to_json(value: Any) -> str:
     waiting: list[Any] = [value]
     while waiting:
         item = waiting.pop()
-        if type(item) is _Piece:
+        if type(item) is _Rendered:
             pieces.append(item)
         elif isinstance(item, dict | list | tuple):
             waiting.extend(_parts(item))
@@ -63,27 +63,27 @@ def from_json(text: str) -> Any:
         raise ValueError(f"not JSON at character {error.pos + 1}: {error.msg}") from None
 
 
-class _Piece(str):
+class _Rendered(str):
     """Text that is already what it should be, among values that are not text yet."""
 
     __slots__ = ()
 
 
-_COMMA: Final = _Piece(", ")
-_COLON: Final = _Piece(": ")
+_COMMA: Final = _Rendered(", ")
+_COLON: Final = _Rendered(": ")
 
 
 def _parts(container: Any) -> list[Any]:
     """A container's pieces and items, last one first: they wait on a stack."""
     if isinstance(container, tuple):
-        return [_Piece("}"), list(container), _Piece('{"$tuple": ')]
+        return [_Rendered("}"), list(container), _Rendered('{"$tuple": ')]
     if isinstance(container, list):
         flat = [part for item in container for part in (_COMMA, item)][1:]
-        return [_Piece("]"), *reversed(flat), _Piece("[")]
+        return [_Rendered("]"), *reversed(flat), _Rendered("[")]
     if not _is_plain(container):
-        return [_Piece("}"), [list(pair) for pair in container.items()], _Piece('{"$map": ')]
+        return [_Rendered("}"), [list(pair) for pair in container.items()], _Rendered('{"$map": ')]
     flat = [part for pair in container.items() for part in (_COMMA, pair[0], _COLON, pair[1])][1:]
-    return [_Piece("}"), *reversed(flat), _Piece("{")]
+    return [_Rendered("}"), *reversed(flat), _Rendered("{")]
 
 
 def _is_plain(mapping: dict[Any, Any]) -> bool:

@@ -25,30 +25,30 @@ STATEMENT_CHARS_MAX: Final = 80 << 20
 """Characters until a bracket or quote must be closed: the largest value, 16 MiB, printed as ``\\xHH``."""
 SNIPPET_CHARS_MAX: Final = 40
 
-Kind: TypeAlias = Literal["bare", "string", "bytes", "uuid", "open", "close", ",", ":", ";"]
+TokenKind: TypeAlias = Literal["bare", "string", "bytes", "uuid", "open", "close", ",", ":", ";"]
 
 
-class Place(NamedTuple):
+class TextPosition(NamedTuple):
     """Where a token stands, both counted from 1."""
 
     line: int
     column: int
 
 
-class Token(NamedTuple):
+class Lexeme(NamedTuple):
     """``text`` is what was typed for a bare word or sign; ``glued``: no blank before it."""
 
-    kind: Kind
+    kind: TokenKind
     value: Any
     text: str
-    place: Place
+    place: TextPosition
     glued: bool
 
 
 class GrammarError(Exception):
     """The text is not in the shell's grammar; the message is one sentence, ``place`` says where."""
 
-    def __init__(self, message: str, place: Place) -> None:
+    def __init__(self, message: str, place: TextPosition) -> None:
         super().__init__(message)
         self.place = place
 
@@ -73,26 +73,26 @@ _WORDS: Final = {
     "true": True, "True": True, "false": False, "False": False, "null": None, "None": None,
     "inf": math.inf, "-inf": -math.inf, "nan": math.nan,
 }  # fmt: skip
-_SIGNS: Final[dict[str, Kind]] = {",": ",", ":": ":", ";": ";"}
-_STRING_KINDS: Final[dict[str, Kind]] = {"": "string", "b": "bytes", "uuid": "uuid"}
+_SIGNS: Final[dict[str, TokenKind]] = {",": ",", ":": ":", ";": ";"}
+_STRING_KINDS: Final[dict[str, TokenKind]] = {"": "string", "b": "bytes", "uuid": "uuid"}
 
 
 class Lexer:
     """Collects the tokens of one statement line, which may span several lines of text."""
 
     def __init__(self, *, line: int = 0) -> None:
-        self.tokens: list[Token] = []
+        self.tokens: list[Lexeme] = []
         self.line = line
         """The number of the line fed last."""
-        self.comment: Place | None = None
+        self.comment: TextPosition | None = None
         """Where the last comment, which is no token, was left out."""
-        self._brackets: list[Token] = []
+        self._brackets: list[Lexeme] = []
         self._string: _String | None = None
         self._chars = 0
         self._glued = False
 
     @property
-    def open_since(self) -> Token | None:
+    def open_since(self) -> Lexeme | None:
         """The innermost bracket or quote that is still open, if any."""
         if self._string is not None:
             return self._string.opening
@@ -119,7 +119,7 @@ class Lexer:
             self._glued = False
             return blanks.end()
         if first == "#":
-            self.comment = Place(self.line, at + 1)
+            self.comment = TextPosition(self.line, at + 1)
             return len(line)
         if first in "\"'":
             return self._string_start(line, at, at)
@@ -170,8 +170,8 @@ class Lexer:
         kind = _STRING_KINDS.get(line[start:quote])
         if kind is None:
             raise self._word_error(line, start, quote)
-        place = Place(self.line, start + 1)
-        self._string = _String(Token(kind, None, line[quote], place, self._glued))
+        place = TextPosition(self.line, start + 1)
+        self._string = _String(Lexeme(kind, None, line[quote], place, self._glued))
         return self._string_rest(self._string, line, quote + 1)
 
     def _string_rest(self, string: _String, line: str, at: int) -> int:
@@ -219,14 +219,14 @@ class Lexer:
         self._glued = True
         return at
 
-    def _add(self, kind: Kind, value: Any, text: str, at: int) -> Token:
-        token = Token(kind, value, text, Place(self.line, at + 1), self._glued)
+    def _add(self, kind: TokenKind, value: Any, text: str, at: int) -> Lexeme:
+        token = Lexeme(kind, value, text, TextPosition(self.line, at + 1), self._glued)
         self.tokens.append(token)
         self._glued = True
         return token
 
     def _error(self, at: int, message: str) -> GrammarError:
-        return GrammarError(message, Place(self.line, at + 1))
+        return GrammarError(message, TextPosition(self.line, at + 1))
 
     def _word_error(self, line: str, start: int, at: int) -> GrammarError:
         rest = _REST_OF_WORD.match(line, at)
@@ -239,7 +239,7 @@ class _String:
 
     __slots__ = ("chunks", "opening")
 
-    def __init__(self, opening: Token) -> None:
+    def __init__(self, opening: Lexeme) -> None:
         self.opening = opening
         self.chunks: list[str] = []
 

@@ -10,7 +10,7 @@ import msgspec
 from kvstore.engine.host import MANIFEST_KEY
 from kvstore.engine.manifest import Manifest, encode
 from kvstore.engine.store import Store
-from kvstore.engine.store_directory import FolderHome, MemoryHome, naming
+from kvstore.engine.store_directory import FolderDirectory, MemoryDirectory, naming
 from kvstore.eris.shard_state import HOST_TABLE
 from kvstore.errors import NotAStore, UsageError
 
@@ -27,45 +27,45 @@ def write(store: Store, path: str | os.PathLike[str]) -> None:
         DiskFull, Failed: the disk refuses.
     """
     target = os.path.abspath(path)
-    if os.fspath(path) == MemoryHome.path or target == store.home.path:
+    if os.fspath(path) == MemoryDirectory.path or target == store.directory.path:
         raise UsageError(f"a backup is a folder of its own, not {os.fspath(path)}")
-    if os.path.dirname(target) == store.home.path:
+    if os.path.dirname(target) == store.directory.path:
         raise UsageError(f"{target} is inside the store; a backup there would not outlive it")
     with naming(target, "cannot be written"):
         _write(store, target)
 
 
 def _write(store: Store, target: str) -> None:
-    home = FolderHome(target)
-    if home.prepare(create=True, readonly=False):
-        home.release()
+    directory = FolderDirectory(target)
+    if directory.prepare(create=True, readonly=False):
+        directory.release()
         message = f"{target} holds a store already; a backup never overwrites one"
         raise NotAStore(message, path=target, hint="give the path of a new folder")
     try:
         manifest = msgspec.structs.replace(store.manifest, uuid=str(uuid.uuid4()))
-        home.begin_creation()
+        directory.begin_creation()
         with store.readers.reading() as environment:
-            home.rebuild(0, environment, manifest)
-        _make_replicas(home, manifest)
-        home.end_creation()
+            directory.rebuild(0, environment, manifest)
+        _make_replicas(directory, manifest)
+        directory.end_creation()
     except BaseException:
-        home.abandon_creation()
+        directory.abandon_creation()
         raise
     finally:
-        home.release()
+        directory.release()
 
 
-def _make_replicas(home: FolderHome, manifest: Manifest) -> None:
+def _make_replicas(directory: FolderDirectory, manifest: Manifest) -> None:
     """Give the copy its new identity, and make the other replicas from it.
 
     They are all of one moment. A replica copied later may have cut off what an earlier copy lacks.
     """
-    environment = home.open_environment(0, durability="commit", readonly=False, check=False)
+    environment = directory.open_environment(0, durability="commit", readonly=False, check=False)
     try:
         batch = environment.begin()
         environment.table(HOST_TABLE).put(MANIFEST_KEY, encode(manifest))
         batch.commit()
         for number in range(1, manifest.replicas):
-            home.rebuild(number, environment, manifest)
+            directory.rebuild(number, environment, manifest)
     finally:
         environment.close()

@@ -30,7 +30,7 @@ def compact(store: WritingStore) -> dict[str, Any]:
 
 
 def _compact_all(store: WritingStore, sizes: dict[str, dict[str, int]]) -> None:
-    cluster, home = store.cluster, store.home
+    cluster, directory = store.cluster, store.directory
     if cluster.failure is not None:
         raise Failed(f"the store failed earlier: {cluster.failure}") from cluster.failure
     cluster.pause()
@@ -39,7 +39,7 @@ def _compact_all(store: WritingStore, sizes: dict[str, dict[str, int]]) -> None:
             if host.environment.failure is not None:
                 continue
             before = host.environment.size_bytes()
-            environment = home.compact(number, host.environment, durability=store.options.durability)
+            environment = directory.compact(number, host.environment, durability=store.options.durability)
             if environment is not host.environment:
                 if host is cluster.learner:
                     store.readers.replace(environment)

@@ -14,7 +14,7 @@ def status(store: Store) -> dict[str, Any]:
     """A dict that can be written as JSON. ``healthy`` sums it up."""
     manifest, record = store.manifest, store.record
     found: dict[str, Any] = {
-        "path": store.home.path,
+        "path": store.directory.path,
         "healthy": True,
         "readonly": not isinstance(store, WritingStore),
         "uuid": manifest.uuid,
@@ -61,7 +61,7 @@ def _writing(store: WritingStore) -> dict[str, Any]:
     cluster = store.cluster
     problems = [
         f"replica {number} failed: {why}; replica {cluster.learner.number} is the learner now"
-        for number, why in cluster.given_up.items()
+        for number, why in cluster.failed_learners.items()
     ]
     problems += [
         f"replica {follower.host.number} failed: {follower.failure}"

@@ -21,8 +21,8 @@ from kvstore.execution.operations import (
     Add,
     Credit,
     Delete,
-    Effect,
     Grant,
+    KeyEffect,
     Put,
     SetAdd,
     SetRemove,
@@ -31,7 +31,7 @@ from kvstore.execution.operations import (
 from kvstore.types import RegionId, Slot
 
 
-class Node:
+class WritingNode:
     """The node that changes something: where it stands, and what it had seen.
 
     ``seen``: of each other region, how far it had imported its chain of this shard; None for a node of the
@@ -51,7 +51,7 @@ class Node:
         return other.index <= self.seen.get(other.region, 0)
 
 
-def resolve(cell: Cell, effect: Effect, node: Node) -> Cell:
+def resolve(cell: Cell, effect: KeyEffect, node: WritingNode) -> Cell:
     """The record after the node changed it so."""
     match effect:
         case Put(_, value):
@@ -74,11 +74,11 @@ def resolve(cell: Cell, effect: Effect, node: Node) -> Cell:
             assert_never(effect)
 
 
-def _unseen(tags: tuple[Origin, ...], node: Node) -> tuple[Origin, ...]:
+def _unseen(tags: tuple[Origin, ...], node: WritingNode) -> tuple[Origin, ...]:
     return tuple(tag for tag in tags if not node.has_seen(tag))
 
 
-def _written(cell: Cell, value: bytes | None, node: Node) -> Cell:
+def _written(cell: Cell, value: bytes | None, node: WritingNode) -> Cell:
     """The register keeps the writes that are not seen by any other; the latest is shown."""
     unseen = [write for write in cell.register if not node.has_seen(write.origin)]
     assert all(
@@ -90,7 +90,7 @@ def _written(cell: Cell, value: bytes | None, node: Node) -> Cell:
     return msgspec.structs.replace(cell, register=tuple(writes))
 
 
-def _counted(cell: Cell, amount: bytes, node: Node) -> Cell:
+def _counted(cell: Cell, amount: bytes, node: WritingNode) -> Cell:
     """A sum that could not be stored is not made, here as everywhere (contracts C1)."""
     region = node.origin.region
     before = cell.counter.get(region)
@@ -100,7 +100,7 @@ def _counted(cell: Cell, amount: bytes, node: Node) -> Cell:
     return msgspec.structs.replace(cell, counter={**cell.counter, region: Tally(total, node.origin)})
 
 
-def _removed(cell: Cell, member: bytes, node: Node) -> Cell:
+def _removed(cell: Cell, member: bytes, node: WritingNode) -> Cell:
     if member not in cell.members:
         return cell
     members = dict(cell.members)

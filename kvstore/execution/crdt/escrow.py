@@ -61,7 +61,7 @@ def funds(cell: Cell, region: RegionId) -> Funds:
     return Funds(0, 0) if escrow is None else Funds(rights(escrow, region), balance(escrow))
 
 
-def refusal(cell: Cell, debit: Spend | Grant, region: RegionId) -> Unaffordable | None:
+def shortfall(cell: Cell, debit: Spend | Grant, region: RegionId) -> Unaffordable | None:
     """Judge a debit of this region where it begins, and nowhere else (contracts D5)."""
     found = funds(cell, region)
     if found.rights >= debit.amount:

@@ -20,11 +20,11 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from kvstore.execution.applied import Applied, Changes, changes_of, effect_of
+from kvstore.execution.applied import Applied, ValueChanges, changes_of, effect_of
 from kvstore.execution.crdt import cells, region_procedure
 from kvstore.execution.crdt.cells import NOTHING, Cell, Origin
-from kvstore.execution.crdt.conflict_resolution import Node, resolve
-from kvstore.execution.crdt.escrow import encode_unaffordable, refusal
+from kvstore.execution.crdt.conflict_resolution import WritingNode, resolve
+from kvstore.execution.crdt.escrow import encode_unaffordable, shortfall
 from kvstore.execution.execute import plain_effects
 from kvstore.execution.operations import (
     DONE,
@@ -33,9 +33,9 @@ from kvstore.execution.operations import (
     Add,
     Call,
     Delete,
-    Effect,
     Grant,
     Import,
+    KeyEffect,
     Marker,
     Operation,
     Outcome,
@@ -73,7 +73,7 @@ class RegionShard:
         if changed is not None:
             return Applied(Outcome(refused=True, results=(changed,)), {}, ())
         staged = Staged(self._state, self._hidden)
-        node = Node(Origin(time, self.region, slot), None)
+        node = WritingNode(Origin(time, self.region, slot), None)
         results: list[bytes | bool] = []
         for operation in operations:
             refused = self._refused(operation, staged, slot)
@@ -101,15 +101,15 @@ class RegionShard:
         if type(operation) is PutIf and staged.version(operation.key, slot) != operation.version:
             return REFUSED
         if type(operation) is Spend or type(operation) is Grant:
-            short = refusal(staged.cell(operation.key), operation, self.region)
+            short = shortfall(staged.cell(operation.key), operation, self.region)
             if short is not None:
                 return Outcome(refused=True, unaffordable=encode_unaffordable(short))
         return None
 
-    def judge(self, operations: Iterable[Operation]) -> Outcome | None:
+    def check_debits(self, operations: Iterable[Operation]) -> Outcome | None:
         """The refusal of a debit among these, if one is to be; they are all locked (section 7)."""
         staged = Staged(self._state, self._hidden)
-        node = Node(Origin(Timestamp(0), self.region, Slot(0)), None)
+        node = WritingNode(Origin(Timestamp(0), self.region, Slot(0)), None)
         for operation in operations:
             if isinstance(operation, ESCROW):
                 refused = self._refused(operation, staged, Slot(0))
@@ -120,7 +120,7 @@ class RegionShard:
 
     # -- what comes from others ----------------------------------------------------------------
 
-    def _import(self, segments: tuple[Segment, ...], slot: Slot) -> Changes:
+    def _import(self, segments: tuple[Segment, ...], slot: Slot) -> ValueChanges:
         """Carry out the pieces by their times, so that none comes before what it has seen (contracts D8)."""
         arrived = [found for segment in segments for found in self._copy(segment, slot)]
         staged = Staged(self._state, self._hidden)
@@ -129,7 +129,7 @@ class RegionShard:
                 staged.resolve(effect, node)
         return staged.write(slot)
 
-    def _copy(self, segment: Segment, slot: Slot) -> Iterator[tuple[Node, tuple[Effect, ...]]]:
+    def _copy(self, segment: Segment, slot: Slot) -> Iterator[tuple[WritingNode, tuple[KeyEffect, ...]]]:
         """What is here already is skipped; what is next is carried out; nothing may be missing between."""
         region, last = segment.region, copied(self._chains, segment.region)
         if segment.last <= last:
@@ -143,7 +143,7 @@ class RegionShard:
                 newer = {other: max(end, seen.get(other, end)) for other, end in item.chains.items()}
                 seen = {**seen, **newer}
             elif type(item) is Piece:
-                yield Node(Origin(item.time, region, item.last), seen), item.effects
+                yield WritingNode(Origin(item.time, region, item.last), seen), item.effects
         self._chains.put(_seen_key(region), _encode(seen))
         self._chains.put(copy_key(region, segment.last), slot.to_bytes(8, "big"))
 
@@ -182,12 +182,12 @@ class Staged:
             return version
         return slot if cell.kind else None
 
-    def resolve(self, effect: Effect, node: Node) -> None:
+    def resolve(self, effect: KeyEffect, node: WritingNode) -> None:
         self._cells[effect.key] = resolve(self.cell(effect.key), effect, node)
 
-    def write(self, slot: Slot) -> Changes:
+    def write(self, slot: Slot) -> ValueChanges:
         """Write the records; return what is shown now where that is not what was."""
-        changes: Changes = {}
+        changes: ValueChanges = {}
         for key, cell in self._cells.items():
             before, version = self._before[key]
             if cell is before:
@@ -212,7 +212,7 @@ class Staged:
         return all(self._cells[key].kind in (None, "register") for key in keys)
 
 
-def _is_plain(operations: tuple[Operation, ...], changes: Changes, staged: Staged) -> bool:
+def _is_plain(operations: tuple[Operation, ...], changes: ValueChanges, staged: Staged) -> bool:
     """Whether a reader of the log sees the changes in the operations."""
     if any(type(operation) in (Add, SetAdd, SetRemove, PutIf) for operation in operations):
         return False

@@ -70,7 +70,7 @@ def judged_at_playback() -> Iterator[None]:
         return before if type(effect) is Spend and not covered else moved(before, effect, origin)
 
     with (
-        mock.patch.object(region_shard, "refusal", return_value=None),
+        mock.patch.object(region_shard, "shortfall", return_value=None),
         mock.patch.object(escrow, "rights", return_value=0),
         mock.patch.object(escrow, "moved", judged),
     ):

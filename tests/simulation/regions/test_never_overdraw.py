@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 from kvstore import keys
 from kvstore.database.routing import Routing
-from kvstore.engine.group_commit import Pending
+from kvstore.engine.group_commit import PendingRequest
 from kvstore.execution.crdt import cells
 from kvstore.execution.crdt.cells import balance
-from kvstore.execution.operations import Credit, Effect, Grant, Marker, Operations, Piece, Spend
+from kvstore.execution.operations import Credit, Grant, KeyEffect, Marker, Operations, Piece, Spend
 from kvstore.simulation.simulated_region import RegionSimulator, SimulatedRegion
 from kvstore.types import RegionId, ShardId, Slot
 from tests.simulation.regions.run import NAMES, check_convergence, check_rights, records
@@ -46,11 +46,11 @@ class Bank:
             region.syncs_at_once = True
             region.start()
 
-    def do(self, region: SimulatedRegion, effect: Effect) -> bool:
+    def do(self, region: SimulatedRegion, effect: KeyEffect) -> bool:
         """Carry it out; return whether it was not refused."""
         shard = self.routing.shard_of_encoded(effect.key)
         operations: Operations = {shard: (effect,)}
-        pending = Pending(operations, 0, 1)
+        pending = PendingRequest(operations, 0, 1)
         region.process([pending])
         assert pending.answer is not None
         refused = pending.answer.outcomes[shard].refused

@@ -8,7 +8,7 @@ import pytest
 
 from kvstore import keys, values
 from kvstore.database.routing import Routing
-from kvstore.engine.group_commit import Pending
+from kvstore.engine.group_commit import PendingRequest
 from kvstore.eris.client import SecondHalf
 from kvstore.eris.effects import Send
 from kvstore.eris.messages import Stamped
@@ -69,14 +69,14 @@ def world() -> World:
     return World()
 
 
-def pending(*writes: Operation) -> Pending:
+def pending(*writes: Operation) -> PendingRequest:
     """A request of these operations, each of which has a key."""
     routing = Routing(2, None)
     operations: Operations = {}
     for write in writes:
         shard = routing.shard_of_encoded(write.key)  # type: ignore[union-attr]  # puts and adds
         operations[shard] = (*operations.get(shard, ()), write)
-    return Pending(operations, 0, 1)
+    return PendingRequest(operations, 0, 1)
 
 
 def put(key: bytes, value: object) -> Put:
@@ -100,7 +100,7 @@ class TestA1:
     def test_two_shards_never_tell_two_orders(self, world: World) -> None:
         """G holds a1; T of a1 and b1 waits; U of a2 and b2 overtakes it. Both chains tell the same order."""
         a1, a2, b1, b2 = world.key(A), world.key(A), world.key(B), world.key(B)
-        holding = Pending({A: (Check(a1, NEVER),)}, 0, 1)
+        holding = PendingRequest({A: (Check(a1, NEVER),)}, 0, 1)
         holding.second_half = SecondHalf({A: (put(a1, "G"),)}, keeps_locks=True)
         world.eu.process([holding])
         assert holding.answer is not None
@@ -115,7 +115,7 @@ class TestA1:
         assert shown(world.eu, b2) == "U"
         assert shown(world.us, b2) is None, "a chain is shipped only up to what is resolved"
 
-        ending = Pending({A: (put(a1, "G"),)}, 0, 1)
+        ending = PendingRequest({A: (put(a1, "G"),)}, 0, 1)
         ending.concludes = holding.answer.request
         world.eu.process([ending])
         world.go_on()
@@ -126,12 +126,12 @@ class TestA1:
 
     def test_a_general_transaction_stands_where_its_first_half_does(self, world: World) -> None:
         key, other = world.key(A), world.key(A)
-        holding = Pending({A: (Check(key, NEVER),)}, 0, 1)
+        holding = PendingRequest({A: (Check(key, NEVER),)}, 0, 1)
         holding.second_half = SecondHalf({A: (put(key, 1),)}, keeps_locks=True)
         world.eu.process([holding])
         world.eu.process([pending(put(other, 2))])
         assert holding.answer is not None
-        ending = Pending({A: (put(key, 1),)}, 0, 1)
+        ending = PendingRequest({A: (put(key, 1),)}, 0, 1)
         ending.concludes = holding.answer.request
         world.eu.process([ending])
         world.go_on()
@@ -239,7 +239,7 @@ class TestD3:
         segments = dict(world.us.log().read(RegionId(1), (Slot(0), Slot(0)), EVERYTHING))
         operations: Operations = {shard: (Import((segment,)),) for shard, segment in segments.items()}
         for _ in range(2):
-            again = Pending(operations, 0, 1)
+            again = PendingRequest(operations, 0, 1)
             again.after = max(item.time for item in segments[A].items if isinstance(item, Piece))
             world.eu.process([again])
 
@@ -252,7 +252,7 @@ class TestD3:
         key = world.key(A)
         world.us.process([pending(put(key, "first"))])
         segments = dict(world.us.log().read(RegionId(1), (Slot(0), Slot(0)), EVERYTHING))
-        old = Pending({A: (Import((segments[A],)),)}, 0, 1)
+        old = PendingRequest({A: (Import((segments[A],)),)}, 0, 1)
         old.after = Timestamp(1)
         world.us.process([pending(put(key, "second"))])
         world.go_on()
@@ -266,7 +266,7 @@ class TestD3:
         for value in range(2):
             world.us.process([pending(put(world.key(A), value))])
         (whole,) = (part for _, part in world.us.log().read(RegionId(1), (Slot(0), Slot(0)), EVERYTHING))
-        gap = Pending({A: (Import((Segment(RegionId(1), Slot(2), whole.items[1:]),)),)}, 0, 1)
+        gap = PendingRequest({A: (Import((Segment(RegionId(1), Slot(2), whole.items[1:]),)),)}, 0, 1)
         with pytest.raises(Failed, match="N2"):
             world.eu.process([gap])
 

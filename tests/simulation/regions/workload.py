@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from kvstore import keys, values
 from kvstore.database.routing import Routing
-from kvstore.engine.group_commit import Pending
+from kvstore.engine.group_commit import PendingRequest
 from kvstore.eris.client import SecondHalf
 from kvstore.eris.shard_state import REGISTERS, table_name
 from kvstore.execution.operations import (
@@ -22,8 +22,8 @@ from kvstore.execution.operations import (
     Check,
     Credit,
     Delete,
-    Effect,
     Grant,
+    KeyEffect,
     Operation,
     Operations,
     Put,
@@ -74,7 +74,7 @@ class Workload:
         self.read_only = {region.number for region in simulator.regions if chance.random() < 0.15}
         self._value = 0
         self._processes = 0
-        self._groups: dict[RegionId, list[Pending]] = {}
+        self._groups: dict[RegionId, list[PendingRequest]] = {}
         self.sessions = [
             self._session(region) for region in simulator.regions for _ in range(chance.randint(1, 3))
         ]
@@ -140,14 +140,19 @@ class Workload:
         return self.routing.shard_of_encoded(encoded), encoded
 
     def _submit(
-        self, session: Session, effects: list[tuple[ShardId, Effect]], done: Callable[[Pending], None]
+        self,
+        session: Session,
+        effects: list[tuple[ShardId, KeyEffect]],
+        done: Callable[[PendingRequest], None],
     ) -> None:
         operations: Operations = {}
         for shard, effect in effects:
             operations[shard] = (*operations.get(shard, ()), effect)
-        self._send(session, Pending(operations, 0, 1), done)
+        self._send(session, PendingRequest(operations, 0, 1), done)
 
-    def _send(self, session: Session, pending: Pending, done: Callable[[Pending], None]) -> None:
+    def _send(
+        self, session: Session, pending: PendingRequest, done: Callable[[PendingRequest], None]
+    ) -> None:
         """With whatever others of the region send at about the same time."""
         session.busy = True
         life = session.region.life
@@ -190,7 +195,7 @@ class Workload:
     def _transact(self, session: Session) -> None:
         """Reads of one moment, and writes that are committed together."""
         seen = self._reads(session, self.chance.randint(0, 3))
-        effects: dict[bytes, tuple[ShardId, Effect]] = {}
+        effects: dict[bytes, tuple[ShardId, KeyEffect]] = {}
         written: list[Seen] = []
         for _ in range(self.chance.randint(1, 3)):
             shard, key = self._key("register", REGISTER_KEYS)
@@ -211,12 +216,12 @@ class Workload:
         value = values.encode(self._value)
         writes: dict[ShardId, list[Operation]] = {shard: []}
         writes.setdefault(other, []).append(Put(second, value))
-        pending = Pending({at: tuple(part) for at, part in locked.items()}, 0, 1)
+        pending = PendingRequest({at: tuple(part) for at, part in locked.items()}, 0, 1)
         ends = {at: tuple(part) for at, part in writes.items()}
         pending.second_half = SecondHalf(ends, keeps_locks=True)
         self._send(session, pending, lambda held: self._conclude(session, held, ends))
 
-    def _conclude(self, session: Session, held: Pending, writes: Operations) -> None:
+    def _conclude(self, session: Session, held: PendingRequest, writes: Operations) -> None:
         if held.answer is None or held.answer.committed is not None:
             return
         session.busy = True
@@ -226,7 +231,7 @@ class Workload:
         def conclude() -> None:
             if life == session.region.life:
                 session.busy = False
-                pending = Pending(writes if commits else {}, 0, 1)
+                pending = PendingRequest(writes if commits else {}, 0, 1)
                 pending.concludes, pending.aborts = preliminary, not commits
                 self.counts["held"] += 1
                 self._send(session, pending, lambda _: None)
@@ -244,7 +249,7 @@ class Workload:
         shard, key = self._key("set", SET_KEYS)
         member = values.encode(self.chance.randrange(4))
         adds = self.chance.random() < 0.7
-        effects: list[tuple[ShardId, Effect]] = [
+        effects: list[tuple[ShardId, KeyEffect]] = [
             (shard, SetAdd(key, member) if adds else SetRemove(key, member))
         ]
         if self.chance.random() < 0.2:
@@ -260,7 +265,7 @@ class Workload:
         operations: Operations = {
             ShardId(color): (Append(b"payload" if color == lowest else None),) for color in sorted(colors)
         }
-        self._send(session, Pending(operations, 0, 1), lambda _: None)
+        self._send(session, PendingRequest(operations, 0, 1), lambda _: None)
 
     # -- money ---------------------------------------------------------------------------------
 
@@ -283,8 +288,8 @@ class Workload:
                 if second != key:
                     self._move(session, (shard, key), (other, second), amount)
 
-    def _debit(self, session: Session, effects: list[tuple[ShardId, Effect]]) -> None:
-        def done(pending: Pending) -> None:
+    def _debit(self, session: Session, effects: list[tuple[ShardId, KeyEffect]]) -> None:
+        def done(pending: PendingRequest) -> None:
             assert pending.answer is not None
             refused = any(outcome.refused for outcome in pending.answer.outcomes.values())
             self.counts["refused" if refused else "paid"] += 1
@@ -300,10 +305,10 @@ class Workload:
             self._debit(session, [(source[0], spend), (target[0], credit)])
             return
         locked: Operations = {source[0]: (Reserve(source[1]), spend), target[0]: (Reserve(target[1]),)}
-        pending = Pending(locked, 0, 1)
+        pending = PendingRequest(locked, 0, 1)
         pending.second_half = SecondHalf({source[0]: (spend,), target[0]: (credit,)})
 
-        def done(pending: Pending) -> None:
+        def done(pending: PendingRequest) -> None:
             assert pending.answer is not None
             self.counts["moved" if pending.answer.committed else "refused"] += 1
 

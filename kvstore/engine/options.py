@@ -1,0 +1,31 @@
+"""How a store is opened, and the shape it gets when it is created."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kvstore import storage
+from kvstore.engine.manifest import RegionIdentity
+from kvstore.execution.procedure_context import Owns
+
+Durability = storage.Durability
+
+SHARDS_DEFAULT, REPLICAS_DEFAULT = 4, 1
+IDEMPOTENCY_DAYS_DEFAULT = 7
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How a store is opened. ``None`` for a shape means: as stored, or the default when created."""
+
+    shards: int | None = None
+    replicas: int | None = None
+    placement: int | None = None
+    idempotency_days: float = IDEMPOTENCY_DAYS_DEFAULT
+    durability: Durability = "commit"
+    create: bool = True
+    watch_retention: int = 64 << 20
+    region: RegionIdentity | None = None
+    owner: Callable[[int, int | None], Owns]
+    """Given the number of shards and the placement, what says which key belongs to which shard."""

@@ -20,11 +20,11 @@ FORMAT, version 1
     30        UUID          16 bytes
 
 INVARIANTS
-    K1  encode(a) < encode(b) exactly when a sorts before b: bare keys before tuples, then by the
+    KEYS-1  encode(a) < encode(b) exactly when a sorts before b: bare keys before tuples, then by the
         type of the first element that differs (in the order of the table), then by its value.
         Strs go by code points, and -0.0 before 0.0: two keys, though Python calls them equal.
-    K2  decode(encode(key)) == key, with the same types throughout; decode takes no other bytes.
-    K3  An encoded key has at most KEY_BYTES_MAX bytes, in every mode.
+    KEYS-2  decode(encode(key)) == key, with the same types throughout; decode takes no other bytes.
+    KEYS-3  An encoded key has at most KEY_BYTES_MAX bytes, in every mode.
 """
 
 from __future__ import annotations

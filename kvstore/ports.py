@@ -5,11 +5,11 @@ commit, and one fsync, covers all of them. Two implementations keep this contrac
 ``memory``; ``tests/storage/test_conformance.py`` holds both to it.
 
 THE DURABILITY CONTRACT
-    D1  What a batch wrote is visible to the batch at once, and to views only after its commit.
-    D2  A commit is all or nothing, also over a crash; when it returns it is as durable as the
+    PORT-1  What a batch wrote is visible to the batch at once, and to views only after its commit.
+    PORT-2  A commit is all or nothing, also over a crash; when it returns it is as durable as the
         environment's ``durability`` says.
-    D3  A view shows one commit for as long as it is open.
-    D4  A record that was changed by anything but this port raises ``Corrupt``; a missing answer is
+    PORT-3  A view shows one commit for as long as it is open.
+    PORT-4  A record that was changed by anything but this port raises ``Corrupt``; a missing answer is
         given only when the neighbours of the gap prove it (contracts B4).
 
 Names of logs and tables are exactly ``NAME_BYTES`` long, so that no two overlap.

@@ -12,6 +12,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,7 +27,7 @@ FENCE = re.compile(r"^```(\w*)")
 LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)")
 SOURCE = re.compile(r"\b(?:kvstore|tests|docs|benchmarks|demo)/[\w/.-]*\w\.(?:py|md|txt)\b")
 MACHINE_PATH = re.compile(r"(?<![\w.])(?:/(?:home|root|Users|work|mnt|private)/|[A-Z]:\\|file://)")
-INVARIANT = re.compile(r"^\| ([A-Z]\d) +\|.*\| `([\w/.]+)` +\|$", re.MULTILINE)
+INVARIANT = re.compile(r"^\| ([A-Z]+-\d) +\|.*\| `([\w/.]+)` +\|$", re.MULTILINE)
 
 CHECK = (
     "def _check(found, expected):"
@@ -248,6 +249,18 @@ def test_every_named_invariant_of_the_index_is_in_its_module() -> None:
 
     assert len(index) > 20
     assert wrong == []
+
+
+def test_every_label_of_an_invariant_names_one_rule() -> None:
+    """Each is defined in the head of one module only, and stands in the index."""
+    defined = re.compile(r"^ *(?:INVARIANT )?([A-Z]+-\d)(?:  |: )", re.MULTILINE)
+    found = [
+        label for path in (ROOT / "kvstore").rglob("*.py") for label in defined.findall(path.read_text())
+    ]
+    index = {name for name, _ in INVARIANT.findall((DOCS / "architecture.md").read_text(encoding="utf-8"))}
+
+    assert [label for label, count in Counter(found).items() if count > 1] == []
+    assert set(found) == index
 
 
 def test_every_variable_that_tests_ask_for_is_in_testing_md() -> None:

@@ -17,8 +17,8 @@ A host that fails in this is lost as well. While a majority lives it begins agai
 nothing is decided by less.
 
 INVARIANT
-    L1  Whatever the new learner shows was committed by a majority that the lost hosts are not counted in:
-        all who live had committed every slot before the first step.
+    FAILOVER-1  Whatever the new learner shows was committed by a majority that the lost hosts are not
+        counted in: all who live had committed every slot before the first step.
 """
 
 from __future__ import annotations

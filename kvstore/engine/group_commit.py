@@ -8,9 +8,10 @@ submitted without waiting are led by a writer thread, which starts with the firs
 futures are completed on a thread of its own, so callbacks may use the store.
 
 INVARIANTS
-    G1  Only the holder of ``_leading`` processes, finishes or wakes.
-    G2  A request that is queued is led by a thread: whoever leaves the lead wakes the first in the queue.
-    G3  SIGINT never interrupts a group: on the main thread it is kept until the group has ended.
+    GROUP-1  Only the holder of ``_leading`` processes, finishes or wakes.
+    GROUP-2  A request that is queued is led by a thread: whoever leaves the lead wakes the first in the
+        queue.
+    GROUP-3  SIGINT never interrupts a group: on the main thread it is kept until the group has ended.
 """
 
 from __future__ import annotations
@@ -129,7 +130,7 @@ class GroupCommit:
         self._handed_over = False
         """Whether the last leader woke a thread that is to lead next."""
         self.woken_by_timer = 0
-        """Sleepers that only their timer woke to what should have woken them: 0, unless G2 is broken."""
+        """Sleepers that only their timer woke to what should have woken them: 0, unless GROUP-2 is broken."""
         self._closed = False
         self._ended = False
         self._submitted = threading.Event()
@@ -213,7 +214,7 @@ class GroupCommit:
                 self._leave()
 
     def _leave(self) -> None:
-        """Let go of the lead and wake the first in the queue, also one that came a moment ago (G2)."""
+        """Let go of the lead and wake the first in the queue, also one that came a moment ago (GROUP-2)."""
         queue = self._queue
         while queue and queue[0].done:
             queue.popleft()
@@ -287,7 +288,7 @@ class GroupCommit:
                     self._room.wait(ROOM_S)
 
     def _queue_if_room(self, pending: PendingRequest) -> bool:
-        """Count and queue the request in one step, which no interrupt divides (G3)."""
+        """Count and queue the request in one step, which no interrupt divides (GROUP-3)."""
         with uninterrupted():
             with self._room:
                 if self._closed:

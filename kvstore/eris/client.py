@@ -9,10 +9,10 @@ voted that all is as it was read, the Commit follows at once, and carries the wr
 Abort follows, or the votes are answered and the caller says later how it ends: the locks wait for that.
 
 INVARIANTS
-    C1  A request is never given up: its id is answered or outstanding, for ever (eris.md, 2.4). A
+    CLIENT-1  A request is never given up: its id is answered or outstanding, for ever (eris.md, 2.4). A
         preliminary is outstanding until it is concluded.
-    C2  What a request says is ``answered`` names only ids whose answers went to the caller.
-    C3  The "retry" timer is armed exactly while requests are outstanding.
+    CLIENT-2  What a request says is ``answered`` names only ids whose answers went to the caller.
+    CLIENT-3  The "retry" timer is armed exactly while requests are outstanding.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ class ClientWindow(msgspec.Struct, array_like=True):
     ``answered``, ``unanswered``: the latest word of the client: it has the answers of all ids up to
     ``answered``, except those in the ranges ``unanswered``. ``newest``: the highest id executed.
 
-    INVARIANT W1: no id in ``outcomes`` or ``tombstones`` is answered.
+    INVARIANT WINDOW-1: no id in ``outcomes`` or ``tombstones`` is answered.
     """
 
     answered: RequestId = RequestId(0)

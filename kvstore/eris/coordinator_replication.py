@@ -12,8 +12,8 @@ That is Paxos with the epoch as its ballot. A coordinator that begins always beg
 has to guess what the last one was about to say: logs tell.
 
 INVARIANTS
-    Q1  Nobody hears of a record that is not at a majority.
-    Q2  Of two coordinators, the one of the higher epoch knows all that the other one ever said.
+    MAJORITY-1  Nobody hears of a record that is not at a majority.
+    MAJORITY-2  Of two coordinators, the one of the higher epoch knows all that the other one ever said.
 """
 
 from __future__ import annotations

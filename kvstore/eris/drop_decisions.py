@@ -9,7 +9,7 @@
 A decision is part of the coordinator's record, durable before anybody hears of it. It is forgotten when the
 next epoch begins, whose logs have it.
 
-INVARIANT F4: no name is both found and dropped.
+INVARIANT DECISION-1: no name is both found and dropped.
 """
 
 from __future__ import annotations

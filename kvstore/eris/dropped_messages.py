@@ -11,11 +11,11 @@ a drop is about every transaction that has *any* of its names: looked for in all
 where a transaction enters the log.
 
 INVARIANTS
-    M1  After a promise about any of its names, a transaction enters the log only when it was found.
-    M2  What has a dropped name never enters a log, and leaves it where it had.
-    M3  Promises are made in normal status only.
-    M4  What was cut from a log is never promised away: the host has it as another participant's, or a
-        majority there does (``state_transfer.py``, I3).
+    LOSS-1  After a promise about any of its names, a transaction enters the log only when it was found.
+    LOSS-2  What has a dropped name never enters a log, and leaves it where it had.
+    LOSS-3  Promises are made in normal status only.
+    LOSS-4  What was cut from a log is never promised away: the host has it as another participant's, or a
+        majority there does (``state_transfer.py``, IMAGE-3).
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def drain(replica: ReplicaState) -> list[Effect]:
             effects += replica.take(None)
         elif stamped.stamp.matches(record.temp_drops) and not stamped.stamp.matches(record.un_drops):
             replica.held[number] = stamped
-            return effects + _ask(replica, coordinator=True)  # M1
+            return effects + _ask(replica, coordinator=True)  # LOSS-1
         else:
             effects += replica.take(stamped)
 
@@ -178,7 +178,7 @@ def on_slot_answer(replica: ReplicaState, answer: SlotAnswer) -> list[Effect]:
 
 
 def on_transaction_request(replica: ReplicaState, request: TransactionRequest) -> list[Effect]:
-    """Show it, or promise to do nothing with it until it is decided (M1, M3)."""
+    """Show it, or promise to do nothing with it until it is decided (LOSS-1, LOSS-3)."""
     record, (shard, own) = replica.record, replica.address
     if request.id.epoch != record.epoch or replica.status is Status.EPOCH_CHANGE:
         return [Dropped(request, f"of epoch {request.id.epoch}, this is epoch {record.epoch}")]
@@ -206,7 +206,8 @@ def _find(replica: ReplicaState, name: TransactionId) -> Stamped | None:
 
 
 def _named_here(replica: ReplicaState, name: TransactionId) -> Shard | None:
-    """This host's replica of the shard that a name is of; a host that executes as one answers as one (M4)."""
+    """This host's replica of the shard that a name is of; a host that executes as one answers as one
+    (LOSS-4)."""
     named = replica.executor.replicas.get(name.shard)
     return named if named is not None and named.record.last_normal_epoch == name.epoch else None
 
@@ -242,7 +243,7 @@ def on_transaction_found(replica: ReplicaState, found: TransactionFound) -> list
 
 
 def on_transaction_dropped(replica: ReplicaState, dropped: TransactionDropped) -> list[Effect]:
-    """It never happens; where it stands in the log already, a NO-OP takes its place (M2)."""
+    """It never happens; where it stands in the log already, a NO-OP takes its place (LOSS-2)."""
     record = replica.record
     if dropped.epoch != record.epoch or replica.status is Status.EPOCH_CHANGE:
         return [Dropped(dropped, f"of epoch {dropped.epoch}, this is epoch {record.epoch}")]
@@ -251,7 +252,7 @@ def on_transaction_dropped(replica: ReplicaState, dropped: TransactionDropped) -
 
 
 def drop(replica: ReplicaState, names: Iterable[TransactionId]) -> None:
-    """Remember what is dropped, and take it out of the log (M2)."""
+    """Remember what is dropped, and take it out of the log (LOSS-2)."""
     record = replica.record
     fresh = set(names) - record.perm_drops
     if not fresh:

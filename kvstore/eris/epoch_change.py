@@ -9,8 +9,8 @@
 What the coordinator makes of the logs is in ``failure_coordinator.py``.
 
 INVARIANTS
-    E1  After EPOCH-CHANGE nothing of a lower epoch is processed, also after a crash.
-    E2  All replicas of a shard begin an epoch with the same log. One that cannot needs an image.
+    EPOCH-1  After EPOCH-CHANGE nothing of a lower epoch is processed, also after a crash.
+    EPOCH-2  All replicas of a shard begin an epoch with the same log. One that cannot needs an image.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def on_silence(replica: ReplicaState) -> list[Effect]:
 
 
 def on_epoch_change(replica: ReplicaState, message: EpochChange) -> list[Effect]:
-    """Step 2: from here on this replica never processes a lower epoch (E1)."""
+    """Step 2: from here on this replica never processes a lower epoch (EPOCH-1)."""
     record = replica.record
     begins_again = message.epoch == record.epoch and replica.status is Status.EPOCH_CHANGE
     if message.epoch <= record.epoch and not begins_again:

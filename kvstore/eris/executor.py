@@ -8,10 +8,10 @@ overtake. The slots of what is not resolved are kept with each shard's record (c
 rest is rebuilt from the log.
 
 INVARIANTS
-    H1  A transaction is executed on all hosted participants in one step, or on none; but for those whose
-        part came with an image (``state_transfer.py``).
-    H2  Two transactions that conflict are executed in the order of the log.
-    H3  Nothing is claimed, and no lock looked at, while nothing stands in anybody's way.
+    EXECUTOR-1  A transaction is executed on all hosted participants in one step, or on none; but for those
+        whose part came with an image (``state_transfer.py``).
+    EXECUTOR-2  Two transactions that conflict are executed in the order of the log.
+    EXECUTOR-3  Nothing is claimed, and no lock looked at, while nothing stands in anybody's way.
 """
 
 from __future__ import annotations

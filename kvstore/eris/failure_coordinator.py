@@ -6,9 +6,10 @@ sees to that, over a network ``coordinator_replication.py`` does. Its part in si
 6.3) is in ``drop_decisions.py``.
 
 INVARIANTS
-    F1  An epoch is started at most once, and with one meaning: START-EPOCH is saved first.
-    F2  A transaction that any consulted replica of any shard holds is given to all its participants.
-    F3  A transaction that a client saw committed is in every epoch that follows: it stood at a
+    COORDINATOR-1  An epoch is started at most once, and with one meaning: START-EPOCH is saved first.
+    COORDINATOR-2  A transaction that any consulted replica of any shard holds is given to all its
+        participants.
+    COORDINATOR-3  A transaction that a client saw committed is in every epoch that follows: it stood at a
         majority, and a majority of every shard is consulted.
 """
 
@@ -212,7 +213,8 @@ class FailureCoordinator(CoordinatorState):
         return min(stable, max(oldest, self.since.get(shard, stable)))
 
     def _decided(self, current: list[EpochChangeAck], shard: ShardId) -> dict[SequenceNumber, Stamped]:
-        """This shard's transactions by number, without those that were dropped (F2, F4)."""
+        """This shard's transactions by number, without those that were dropped (COORDINATOR-2, DECISION-1).
+        This shard's transactions by number, without those that were dropped (COORDINATOR-2, DECISION-1)."""
         return {
             stamped.stamp.numbers[shard]: stamped
             for stamped in self._known(current)

@@ -5,10 +5,10 @@ The phases of the protocol are functions over this state: lost messages (``dropp
 (``synchronization.py``). Which message leads into which phase is in ``replica.py``.
 
 INVARIANTS
-    R1  Slot ``base + k`` holds exactly the transaction with number k of the current epoch, or NO-OP.
-    R2  executed <= last slot; executed <= stable but on a learner that is ahead of its quorum. At most f
-        replicas of a shard may be, so the tables of a majority are never to be taken back.
-    R3  The clock rises with the slots (contracts D1).
+    REPLICA-1  Slot ``base + k`` holds exactly the transaction with number k of the current epoch, or NO-OP.
+    REPLICA-2  executed <= last slot; executed <= stable but on a learner that is ahead of its quorum. At
+        most f replicas of a shard may be, so the tables of a majority are never to be taken back.
+    REPLICA-3  The clock rises with the slots (contracts D1).
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class ReplicaState(Shard):
 
     def take(self, stamped: Stamped | None) -> list[Effect]:
         """Write the next slot: a transaction, or the NO-OP in place of one that was dropped."""
-        assert stamped is None or stamped.stamp.clock > self.record.clock, "R3"
+        assert stamped is None or stamped.stamp.clock > self.record.clock, "REPLICA-3"
         slot = self.append(stamped)
         if self.is_learner:
             return self.executor.arrive(self, slot, stamped) if self.is_ahead else []

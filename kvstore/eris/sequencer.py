@@ -6,8 +6,8 @@ to a replica that missed it; and when it is idle it says how far it has come, so
 last message is noticed (Hydra, NSDI 2023).
 
 INVARIANTS
-    S1  Within an epoch each shard's numbers are 1, 2, 3, ... without gap or repeat.
-    S2  The clock is unique and rises with every stamp, above every time in any log (contracts D1).
+    SEQUENCER-1  Within an epoch each shard's numbers are 1, 2, 3, ... without gap or repeat.
+    SEQUENCER-2  The clock is unique and rises with every stamp, above every time in any log (contracts D1).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ The replica of the shard (``replica.py``) decides which slots may be executed; t
 (``executor.py``) decides when. Execution stages the effects of a transaction and writes them to the tables
 only when all of it succeeded (contracts A5).
 
-INVARIANT R4: a request is executed at most once; its copies get the outcome of the first (contracts C4).
+INVARIANT SHARD-1: a request is executed at most once; its copies get the outcome of the first (contracts C4).
 """
 
 from __future__ import annotations

@@ -11,9 +11,9 @@ over. It takes part in nothing until it has an image of an epoch that began afte
 B2); then nothing that it may have said before counts.
 
 INVARIANTS
-    I1  With its image, a replica's log has every slot of the current epoch that it had before.
-    I2  What an image has executed is stable at all participants: nobody needs it from whoever gets it.
-    I3  What may have been cut from the log of an image is not promised away.
+    IMAGE-1  With its image, a replica's log has every slot of the current epoch that it had before.
+    IMAGE-2  What an image has executed is stable at all participants: nobody needs it from whoever gets it.
+    IMAGE-3  What may have been cut from the log of an image is not promised away.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Rows = tuple[tuple[bytes, bytes], ...]
 
 
 def on_image_request(replica: ReplicaState, request: ImageRequest) -> list[Effect]:
-    """Give what is here, if it can help, and nothing of it may still be dropped anywhere (I2)."""
+    """Give what is here, if it can help, and nothing of it may still be dropped anywhere (IMAGE-2)."""
     record = replica.record
     if request.epoch > record.last_normal_epoch:
         return [Dropped(request, "of a later epoch")]
@@ -73,7 +73,7 @@ def _cut_clock(replica: ReplicaState, entries: Iterable[LogEntry]) -> Timestamp:
 
 
 def on_image(replica: ReplicaState, image: Image) -> list[Effect]:
-    """Put it in the place of what is here, and carry over what was said to others (I1)."""
+    """Put it in the place of what is here, and carry over what was said to others (IMAGE-1)."""
     theirs, own = decode_record(image.record), replica.record
     if not replica.needs_image:
         return [Dropped(image, "no image is needed")]

@@ -13,7 +13,7 @@ The longest log is enough, because a slot holds the transaction of its number or
 decided by the coordinator. A follower that has more than the new learner keeps it: it is what the learner
 will ask for. An old learner that executed what is dropped afterwards has diverged; it must be made anew.
 
-INVARIANT V1: views of an epoch never go back, and a view begins with all that was committed before it.
+INVARIANT VIEW-1: views of an epoch never go back, and a view begins with all that was committed before it.
 """
 
 from __future__ import annotations

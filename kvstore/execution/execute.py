@@ -1,9 +1,9 @@
 """Running one shard's part of a transaction: staged first, written only when all of it succeeded.
 
 INVARIANTS
-    X1  Executing is a function of the table, the operations and the slot: no clock, no chance.
-    X2  A part that refuses or raises has no effect (contracts A5).
-    X3  The version of a record is the slot of the transaction that wrote it, so it only rises.
+    EXECUTE-1  Executing is a function of the table, the operations and the slot: no clock, no chance.
+    EXECUTE-2  A part that refuses or raises has no effect (contracts A5).
+    EXECUTE-3  The version of a record is the slot of the transaction that wrote it, so it only rises.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ A call is an independent transaction over the shards of the keys it declares (Er
 log holds the name, the arguments and the declared keys; replicas, and recovery, run the body again.
 
 INVARIANTS
-    P1  A body is a function of its arguments, its part and the transaction's time.
-    P2  A body that raises has no effect on that shard; the others do not hear of it (contracts C1).
+    PROCEDURE-1  A body is a function of its arguments, its part and the transaction's time.
+    PROCEDURE-2  A body that raises has no effect on that shard; the others do not hear of it (contracts C1).
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def run(
     except (MemoryError, UnknownProcedure):
         raise  # not the body's doing: another replica may fare otherwise
     except BaseException as error:
-        # Whatever it is, SystemExit too: the shard goes on, as all its replicas do (P2).
+        # Whatever it is, SystemExit too: the shard goes on, as all its replicas do (PROCEDURE-2).
         return Executed({}, Outcome(failure=failure_of(error)), plain=False)
     finally:
         part.give_up()

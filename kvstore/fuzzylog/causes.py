@@ -6,8 +6,8 @@ chains, nor by what stands there already. What came from other regions is implie
 slots.
 
 INVARIANTS
-    D4  An edge leads to a slot that was executed, so it is stamped earlier: the graph has no circle. What is
-        taken as implied stands in the chain for good, because it was committed before.
+    CAUSES-1  An edge leads to a slot that was executed, so it is stamped earlier: the graph has no circle.
+        What is taken as implied stands in the chain for good, because it was committed before.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ passed behind the last such node is only noted, and goes with the next run. Else
 each other's imports for ever.
 
 INVARIANTS
-    D3  Whatever is imported is closed: causes first, whole nodes, no slot of a chain left out.
-    D1  A node more than ``skew`` ahead of the clock waits, and all that comes behind it.
+    IMPORT-1  Whatever is imported is closed: causes first, whole nodes, no slot of a chain left out.
+    IMPORT-2  A node more than ``skew`` ahead of the clock waits, and all that comes behind it.
 """
 
 from __future__ import annotations

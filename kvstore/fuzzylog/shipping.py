@@ -4,8 +4,8 @@ A region ships copies as it has them: of its own chains up to what nothing can t
 D2), of the others' up to what it imported. Where they come from is behind ``Copies``.
 
 INVARIANTS
-    D2  What is shipped is executed, has a quorum, and is on disk; it never happens otherwise.
-    I3  All copies of a chain are beginnings of one sequence.
+    SHIP-1  What is shipped is executed, has a quorum, and is on disk; it never happens otherwise.
+    SHIP-2  All copies of a chain are beginnings of one sequence.
 """
 
 from __future__ import annotations

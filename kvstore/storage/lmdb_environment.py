@@ -1,11 +1,11 @@
 """The durable environment: one LMDB 0.9 file per host (architecture, section 4; contracts A5, B3, B4).
 
 INVARIANTS
-    E1  One batch is open at a time, and only on the thread that began it.
-    E2  After a failed commit nothing is written until the environment is opened again.
-    E3  With ``interval`` no page of the last synced root is overwritten before the next one is
+    LMDB-1  One batch is open at a time, and only on the thread that began it.
+    LMDB-2  After a failed commit nothing is written until the environment is opened again.
+    LMDB-3  With ``interval`` no page of the last synced root is overwritten before the next one is
         safe: a read transaction pins it, and the side file holds its meta page.
-    E4  The count record names its own transaction, so a root that is not the last one shows.
+    LMDB-4  The count record names its own transaction, so a root that is not the last one shows.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ class LmdbEnvironment:
     def begin(self) -> LmdbBatch:
         if self.failure is not None:
             raise Failed(f"{self.location} failed earlier: {self.failure}") from self.failure
-        assert self.raw is None, "E1"
+        assert self.raw is None, "LMDB-1"
         self.raw = self._batch
         return self._batch
 
@@ -229,7 +229,7 @@ class LmdbEnvironment:
     def _pin_synced_root(self) -> None:
         pin = self._lmdb.begin()
         meta = data_file.newest_meta(self.folder / DATA_FILE)
-        assert meta.transaction == pin.id() or pin.id() == 0, "E3: a commit ran during the sync"
+        assert meta.transaction == pin.id() or pin.id() == 0, "LMDB-3: a commit ran during the sync"
         root = {"boot": data_file.boot_id(), "meta": meta.raw.hex()}
         side_file.write(self.folder / SYNCED_ROOT, root)
         if self._pin is not None:
@@ -251,7 +251,7 @@ class LmdbEnvironment:
             copy = open_lmdb(Path(folder), sync=True, readonly=False)
             try:
                 with copy.begin(write=True) as txn:
-                    # A compact copy counts its commits anew, and the count record names one (E4).
+                    # A compact copy counts its commits anew, and the count record names one (LMDB-4).
                     stored: Any = txn.get(COUNT_KEY)
                     txn.put(COUNT_KEY, count_record(int.from_bytes(stored[:8], "big"), txn.id()))
             finally:

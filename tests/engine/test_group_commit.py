@@ -1,4 +1,4 @@
-"""Every way out of the lead wakes the first in the queue (G2): no caller waits for a timer."""
+"""Every way out of the lead wakes the first in the queue (GROUP-2): no caller waits for a timer."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 """Hosts fail at any batch, and openings are cut off anywhere: what a client was answered is in every epoch
-that follows, once, and any other transaction is at all of its participants or at none (F2, F3, R4)."""
+that follows, once, and any other transaction is at all of its participants or at none (COORDINATOR-2,
+COORDINATOR-3, SHARD-1)."""
 
 from __future__ import annotations
 
@@ -145,7 +146,7 @@ class Story:
                 slots, others = cluster.slots(host, shard), cluster.slots(next(iter(hosts)), shard)
                 assert all(slots[at] == others[at] for at in slots.keys() & others.keys())
                 clocks = [entry.stamp.clock for entry in slots.values() if entry is not None]
-                assert all(before < after for before, after in pairwise(clocks)), "R3"
+                assert all(before < after for before, after in pairwise(clocks)), "REPLICA-3"
         # A transaction that is not there now never will be.
         anywhere = {name for shard in range(SHARDS) for name in cluster.values(next(iter(hosts)), shard)}
         self.asked = {name: shards for name, shards in self.asked.items() if name in anywhere}

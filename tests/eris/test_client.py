@@ -1,4 +1,5 @@
-"""The client: what counts as a quorum (Eris, SOSP 2017, section 6.2), C1 to C3, and nothing given up."""
+"""The client: what counts as a quorum (Eris, SOSP 2017, section 6.2), CLIENT-1 to CLIENT-3, and nothing
+given up."""
 
 from __future__ import annotations
 
@@ -208,7 +209,7 @@ class TestARequest:
 
 class TestARetry:
     def test_sends_everything_outstanding_again_as_it_was(self) -> None:
-        """C1"""
+        """CLIENT-1"""
         client = a_client()
         first, second, third = (submit(client, shard)[0] for shard in (0, 1, 0))
         handle_all(client, reply(0, shard=1, request=2), reply(1, shard=1, request=2))
@@ -244,7 +245,7 @@ class TestARetry:
         assert client.on_timer("retry") == []
 
     def test_timer_is_armed_exactly_while_requests_are_outstanding(self) -> None:
-        """C3"""
+        """CLIENT-3"""
         client = a_client()
         arm, disarm = SetTimer("retry", RETRY_MS), CancelTimer("retry")
 
@@ -257,7 +258,7 @@ class TestARetry:
 
 @given(st.lists(st.integers(0, 3), max_size=30))
 def test_a_request_says_what_is_answered_and_never_more(steps: list[int]) -> None:
-    """C2: 0 submits; another number answers the request that is so many places after the oldest."""
+    """CLIENT-2: 0 submits; another number answers the request that is so many places after the oldest."""
     client = a_client()
     outstanding: list[int] = []
     last = 0

@@ -1,4 +1,4 @@
-"""W1: what a shard remembers of a client's requests is above what the client has the answers of."""
+"""WINDOW-1: what a shard remembers of a client's requests is above what the client has the answers of."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_w1_holds_whatever_comes_in_whatever_order(arrivals: list[tuple[int, int
             record(window, request, answered=answered)
             said = max(said, answered)
 
-        assert all(number > window.answered for number in window.outcomes), "W1"
+        assert all(number > window.answered for number in window.outcomes), "WINDOW-1"
         assert window.answered == said
 
     assert len(executed) == len(set(executed)), "nothing twice"

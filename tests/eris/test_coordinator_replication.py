@@ -1,4 +1,5 @@
-"""The coordinator's record at the hosts (contracts B1): Q1, Q2, and coordinators that come, pause and go."""
+"""The coordinator's record at the hosts (contracts B1): MAJORITY-1, MAJORITY-2, and coordinators that come,
+pause and go."""
 
 from __future__ import annotations
 
@@ -239,7 +240,7 @@ class TestACoordinatorThatBegins:
 
 
 class TestNobodyHearsOfARecord:
-    """Q1"""
+    """MAJORITY-1"""
 
     def test_of_an_epoch_before_a_majority_keeps_its_number(self) -> None:
         world = World()
@@ -314,7 +315,7 @@ class TestNobodyHearsOfARecord:
 
 
 class TestAPausedCoordinator:
-    """Q2"""
+    """MAJORITY-2"""
 
     def test_says_nothing_when_it_wakes_after_another_one_began(self) -> None:
         world = World()
@@ -557,7 +558,7 @@ class Story:
         for epoch, log in self.logs.items():
             names = {one for stamped in log if stamped is not None for one in stamped.stamp.ids()}
             assert not names & self.dropped
-            assert {one for one in self.found if one.epoch < epoch} <= names, "Q2"
+            assert {one for one in self.found if one.epoch < epoch} <= names, "MAJORITY-2"
 
 
 verbs = ["deliver"] * 5 + ["ack", "adopt", "has", "promise", "prepare", "lose", "repeat", "timers"]

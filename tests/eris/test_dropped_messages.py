@@ -208,7 +208,7 @@ class TestTheCoordinator:
         assert record.perm_drops == {name(1, 9)}
 
     def test_found_is_never_dropped_and_dropped_never_found(self) -> None:
-        """F4: a HAS-TXN that comes after the drop of another of its names drops all of them."""
+        """DECISION-1: a HAS-TXN that comes after the drop of another of its names drops all of them."""
         cluster = Cluster(shards=2)
         stamp(cluster, 0, 1)
         stamped = cluster.on_wire(Stamped)[0].message

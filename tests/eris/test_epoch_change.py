@@ -327,7 +327,7 @@ class TestTheWholeChange:
         assert [len(cluster.log(host)) for host in range(3)] == [1, 1, 1]
 
     def test_completes_on_all_shards_what_one_shard_has(self) -> None:
-        """F2"""
+        """COORDINATOR-2"""
         cluster = Cluster(shards=3)
         cluster.submit({0: [put("a", 1)], 2: [put("c", 1)]})
         cluster.step()
@@ -516,7 +516,7 @@ class TestACrashInTheMiddle:
 
     @pytest.mark.parametrize("adopting", [(), (0,), (1,), (2,), (0, 2), (1, 2)])
     def test_delivers_the_saved_start_again(self, adopting: tuple[int, ...]) -> None:
-        """F1: the epoch was started, with one meaning, and nobody forgets it."""
+        """COORDINATOR-1: the epoch was started, with one meaning, and nobody forgets it."""
         cluster = self.half_done(*adopting)
         saved = cluster.newest_record()
         assert saved.last_started == saved.epoch == 2

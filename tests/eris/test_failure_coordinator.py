@@ -1,4 +1,5 @@
-"""The failure coordinator in an epoch change: F1 to F3 (Eris, SOSP 2017, section 6.5; contracts B1)."""
+"""The failure coordinator in an epoch change: COORDINATOR-1 to COORDINATOR-3 (Eris, SOSP 2017, section 6.5;
+contracts B1)."""
 
 from __future__ import annotations
 
@@ -152,7 +153,7 @@ class TestStarting:
         assert len(coordinator.handle(ack(2, shard=1))) == 4
 
     def test_is_saved_before_it_is_sent(self) -> None:
-        """F1: the driver writes the record before it carries out the sends."""
+        """COORDINATOR-1: the driver writes the record before it carries out the sends."""
         coordinator = a_coordinator()
 
         messages = started(coordinator, ack(0), ack(1), ack(2))
@@ -163,7 +164,7 @@ class TestStarting:
         assert decode_record(encode_record(record)) == record
 
     def test_happens_once(self) -> None:
-        """F1"""
+        """COORDINATOR-1"""
         coordinator = a_coordinator()
         started(coordinator, ack(0), ack(1), ack(2))
         record = coordinator.record
@@ -223,7 +224,7 @@ class TestTheCombinedLog:
         assert (messages[0].stable, messages[0].entries) == (40, ())
 
     def test_has_what_any_consulted_replica_has(self) -> None:
-        """F2"""
+        """COORDINATOR-2"""
         one, two = a_transaction(1, s0=1), a_transaction(2, s0=2)
 
         messages = started(a_coordinator(), ack(0), ack(1, one, two), ack(2, one))
@@ -231,7 +232,7 @@ class TestTheCombinedLog:
         assert decided(messages[0]) == {11: one, 12: two}
 
     def test_has_at_every_participant_what_one_of_them_has(self) -> None:
-        """F2"""
+        """COORDINATOR-2"""
         both = a_transaction(1, s0=1, s1=1)
 
         messages = started(

@@ -1,4 +1,4 @@
-"""A replica in the normal case (Eris, SOSP 2017, section 6.2): R1 to R4."""
+"""A replica in the normal case (Eris, SOSP 2017, section 6.2): REPLICA-1 to REPLICA-3, and SHARD-1."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class TestTheNextTransaction:
         assert cluster.record(FOLLOWER).executed == 0
 
     def test_stands_in_the_slot_of_its_number(self) -> None:
-        """R1"""
+        """REPLICA-1"""
         cluster = Cluster()
         for number in range(1, 6):
             cluster.give(LEARNER, transaction(number))
@@ -84,7 +84,7 @@ class TestTheNextTransaction:
         assert cluster.log(LEARNER) == [transaction(number) for number in range(1, 6)]
 
     def test_counts_on_from_the_end_of_the_epoch_before(self) -> None:
-        """R1: slot = base + number."""
+        """REPLICA-1: slot = base + number."""
         cluster = Cluster()
         for number in (1, 2, 3):
             for host in range(3):
@@ -129,7 +129,7 @@ class TestOutOfOrder:
         assert cluster.log(LEARNER) == []
 
     def test_the_clock_rises_with_the_slots(self) -> None:
-        """R3: a sequencer that goes back in time breaks an invariant, not the log."""
+        """REPLICA-3: a sequencer that goes back in time breaks an invariant, not the log."""
         cluster = Cluster()
         cluster.give(LEARNER, transaction(1))
         older = transaction(2)

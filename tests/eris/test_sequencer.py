@@ -1,4 +1,4 @@
-"""The sequencer: S1 (numbers without gap or repeat) and S2 (a clock that only rises)."""
+"""The sequencer: SEQUENCER-1 (numbers without gap or repeat) and SEQUENCER-2 (a clock that only rises)."""
 
 from __future__ import annotations
 
@@ -87,9 +87,9 @@ def test_s1_and_s2_hold_for_any_requests_at_any_times(
 
     for shard in range(SHARDS):
         numbers = [stamp.numbers[ShardId(shard)] for stamp in stamps if shard in stamp.numbers]
-        assert numbers == list(range(1, len(numbers) + 1)), "S1"
+        assert numbers == list(range(1, len(numbers) + 1)), "SEQUENCER-1"
     clocks = [clock, *(stamp.clock for stamp in stamps)]
-    assert all(before < later for before, later in pairwise(clocks)), "S2"
+    assert all(before < later for before, later in pairwise(clocks)), "SEQUENCER-2"
     for stamp, (shards, _, _) in zip(stamps, wanted, strict=True):
         assert stamp.numbers.keys() == shards
         assert stamp.epoch == 1

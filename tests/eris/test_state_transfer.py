@@ -1,4 +1,5 @@
-"""Images (section 6.4: "application state transfer"): who needs one, who may give it, and I1 to I3."""
+"""Images (section 6.4: "application state transfer"): who needs one, who may give it, and IMAGE-1 to
+IMAGE-3."""
 
 from __future__ import annotations
 
@@ -140,7 +141,7 @@ class TestWhoNeedsOne:
 
 class TestWhoGivesOne:
     def test_nobody_who_executed_what_is_not_stable(self) -> None:
-        """I2: it may be dropped yet, and whoever got it could not take it back."""
+        """IMAGE-2: it may be dropped yet, and whoever got it could not take it back."""
         cluster = Cluster()
         stamp(cluster, 0)
         cluster.deliver(0)
@@ -150,7 +151,8 @@ class TestWhoGivesOne:
         assert "not stable" in effect.reason
 
     def test_nor_on_another_shard_of_its_host(self) -> None:
-        """I2: a transaction over both is stable on this one, and may be dropped for the other one's sake."""
+        """IMAGE-2: a transaction over both is stable on this one, and may be dropped for the other one's
+        sake."""
         cluster = Cluster(shards=2)
         stamp(cluster, 1)
         cluster.deliver(0)
@@ -193,7 +195,7 @@ class TestWhoGivesOne:
 
 
 class TestWhatWasSaidIsKept:
-    """I1"""
+    """IMAGE-1"""
 
     def test_what_was_logged_above_the_end_of_the_image(self) -> None:
         """It acknowledged the second transaction, which may rest on that."""
@@ -273,7 +275,8 @@ class TestWhatWasSaidIsKept:
 class TestWhatMayHaveBeenCut:
     @pytest.mark.usefixtures("short_logs")
     def test_is_not_promised_away(self) -> None:
-        """I3: shard 1 lacks it, and in the image of shard 0 it was executed, and is gone from the log."""
+        """IMAGE-3: shard 1 lacks it, and in the image of shard 0 it was executed, and is gone from the log.
+        IMAGE-3: shard 1 lacks it, and in the image of shard 0 it was executed, and is gone from the log."""
         cluster = Cluster(shards=2, retention=0)
         for _ in range(20):
             stamp(cluster, 0, 1)

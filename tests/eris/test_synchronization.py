@@ -224,7 +224,7 @@ def check(cluster: Cluster, shard: int) -> None:
     for host in range(3):
         record = cluster.record(host, shard)
         assert record.stable <= len(logs[host])
-        assert record.executed <= (len(logs[host]) if host == 0 else record.stable), "R2"
+        assert record.executed <= (len(logs[host]) if host == 0 else record.stable), "REPLICA-2"
         holders = [log for log in logs if len(log) >= record.stable]
         assert len(holders) >= 2, "stable is at a quorum"
         heads: list[list[Stamped | None]] = [log[: record.stable] for log in holders]

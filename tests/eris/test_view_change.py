@@ -1,4 +1,5 @@
-"""A shard goes on under another learner (section 6.4): V1, promises over views, learners that come back."""
+"""A shard goes on under another learner (section 6.4): VIEW-1, promises over views, learners that come
+back."""
 
 from __future__ import annotations
 
@@ -333,7 +334,7 @@ def test_whatever_happens_to_views_what_is_acknowledged_stays(steps: list[tuple[
         }
         for slots in acknowledged.values():
             if shard in slots:
-                assert logs[0][slots[shard] - 1] is not None, "V1: an acknowledged transaction is gone"
+                assert logs[0][slots[shard] - 1] is not None, "VIEW-1: an acknowledged transaction is gone"
         wanted = sum(
             1 for kind, what in steps if kind == "submit" and isinstance(what, list) and shard in what
         )

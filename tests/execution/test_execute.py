@@ -1,4 +1,5 @@
-"""What a transaction does to data: X1 (a function), X2 (no half effects), X3 (versions are slots)."""
+"""What a transaction does to data: EXECUTE-1 (a function), EXECUTE-2 (no half effects), EXECUTE-3 (versions
+are slots)."""
 
 from __future__ import annotations
 
@@ -72,7 +73,7 @@ def results(*found: Any) -> Outcome:
 
 class TestPut:
     def test_sets_the_value_and_the_version(self) -> None:
-        """X3"""
+        """EXECUTE-3"""
         table = holding("old", version=3)
 
         assert run(table, put("new"), slot=9) == DONE
@@ -236,7 +237,7 @@ class TestPutIf:
         assert run(Cells(), put_if("new", 4)) == REFUSED
 
     def test_that_refuses_undoes_the_whole_part(self) -> None:
-        """X2"""
+        """EXECUTE-2"""
         table = holding("old", version=4)
         table[b"other"] = cell(1, 2)
         before = dict(table)
@@ -268,7 +269,7 @@ class TestAnyPart:
         assert shown(table) == {K: (1, 1)}
 
     def test_that_raises_has_no_effect(self) -> None:
-        """X2"""
+        """EXECUTE-2"""
         table = holding(1)
         table[b"bad"] = bytes(VERSION_BYTES) + b"\xc1"  # never written by msgpack
         before = dict(table)
@@ -300,7 +301,7 @@ class TestAnyPart:
 
     @given(st.lists(operations, max_size=6))
     def test_is_a_function_of_table_operations_and_slot(self, parts: list[list[Operation]]) -> None:
-        """X1, X2 and X3 against the plainest model there is."""
+        """EXECUTE-1, EXECUTE-2 and EXECUTE-3 against the plainest model there is."""
         first, second, model = Cells(), Cells(), dict[bytes, tuple[Any, int]]()
         for slot, part in enumerate(parts, 1):
             outcomes = {run(table, *part, slot=slot).refused for table in (first, second)}
@@ -310,7 +311,7 @@ class TestAnyPart:
             model = model if expected is None else expected
             assert first == second
             assert shown(first) == model
-            assert all(version <= slot for _, version in model.values()), "X3"
+            assert all(version <= slot for _, version in model.values()), "EXECUTE-3"
 
 
 def model_of(

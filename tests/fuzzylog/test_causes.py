@@ -1,4 +1,5 @@
-"""Edges: everything a transaction comes behind is implied by its chains or named, and nothing twice (D4)."""
+"""Edges: everything a transaction comes behind is implied by its chains or named, and nothing twice
+(CAUSES-1)."""
 
 from __future__ import annotations
 

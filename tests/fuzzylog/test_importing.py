@@ -1,4 +1,5 @@
-"""What may be imported next, piece by piece: causes first, whole nodes, chains in their order (D3, D1)."""
+"""What may be imported next, piece by piece: causes first, whole nodes, chains in their order (IMPORT-1,
+IMPORT-2)."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from tests.support.media import Medium
 
 class TestABatch:
     def test_sees_at_once_what_it_wrote(self, environment: Environment) -> None:
-        """D1"""
+        """PORT-1"""
         write(environment, old="1")
         batch = environment.begin()
         table = environment.table(T)
@@ -33,7 +33,7 @@ class TestABatch:
         batch.abort()
 
     def test_sees_at_once_what_it_removed(self, environment: Environment) -> None:
-        """D1"""
+        """PORT-1"""
         write(environment, a="1", b="2", c="3")
         batch = environment.begin()
         table = environment.table(T)
@@ -51,7 +51,7 @@ class TestABatch:
         assert items(environment) == [(b"a", b"1"), (b"b", b"4"), (b"c", b"3")]
 
     def test_is_seen_by_nobody_before_its_commit(self, environment: Environment) -> None:
-        """D1"""
+        """PORT-1"""
         write(environment, a="1")
         batch = environment.begin()
         environment.table(T).put(b"a", b"2")
@@ -66,7 +66,7 @@ class TestABatch:
         assert environment.read(T, b"b") == b"2"
 
     def test_that_is_aborted_leaves_nothing(self, environment: Environment) -> None:
-        """D2"""
+        """PORT-2"""
         write(environment, a="1", b="2")
         batch = environment.begin()
         environment.table(T).put(b"a", b"9")
@@ -88,7 +88,7 @@ class TestABatch:
         assert items(environment) == [(b"a", b"1")]
 
     def test_covers_all_logs_and_tables(self, environment: Environment) -> None:
-        """D2"""
+        """PORT-2"""
         batch = environment.begin()
         environment.table(BELOW).put(b"k", b"1")
         environment.table(ABOVE).put(b"k", b"2")
@@ -103,7 +103,7 @@ class TestABatch:
 
 class TestAView:
     def test_keeps_showing_one_commit(self, environment: Environment) -> None:
-        """D3"""
+        """PORT-3"""
         write(environment, a="1", b="1")
         head = append(environment, EMPTY, b"one")
         view = environment.view()
@@ -232,7 +232,7 @@ class TestATable:
 
 class TestReopening:
     def test_finds_what_was_committed(self, medium: Medium) -> None:
-        """D2"""
+        """PORT-2"""
         environment = medium.open()
         write(environment, a="1")
         head = append(environment, EMPTY, b"one", b"two")
@@ -290,7 +290,7 @@ class TestAFailedCommit:
         return environment
 
     def test_is_all_or_nothing(self, failed: Environment) -> None:
-        """D2"""
+        """PORT-2"""
         assert items(failed) in ([(b"a", b"1")], [(b"a", b"2"), (b"b", b"2")])
 
     def test_is_the_last_one(self, failed: Environment) -> None:
@@ -333,7 +333,7 @@ class TestAFullDisk:
 
 
 class TestDamage:
-    """D4: what was changed by anything but the port is never taken for an answer."""
+    """PORT-4: what was changed by anything but the port is never taken for an answer."""
 
     KEY, VALUE = TABLE + T + b"b", b"two"
 

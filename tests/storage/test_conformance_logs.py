@@ -66,7 +66,7 @@ class TestALog:
         batch.abort()
 
     def test_shows_its_own_batch_what_was_appended(self, environment: Environment, head: Head) -> None:
-        """D1"""
+        """PORT-1"""
         batch = environment.begin()
         log = environment.log(T, head)
         log.append(11, b"new")
@@ -124,7 +124,7 @@ class TestALog:
         batch = environment.begin()
         log = environment.log(T, head)
         log.replace_from(index, others)
-        assert log.read(1, ALL) == list(enumerate(kept := records_up_to(index - 1) + others, 1)), "D1"
+        assert log.read(1, ALL) == list(enumerate(kept := records_up_to(index - 1) + others, 1)), "PORT-1"
         log.check_end()
         batch.commit()
 
@@ -150,7 +150,7 @@ class TestALog:
     def test_is_as_it_was_when_the_batch_that_replaced_it_is_aborted(
         self, environment: Environment, head: Head
     ) -> None:
-        """D2"""
+        """PORT-2"""
         batch = environment.begin()
         environment.log(T, head).replace_from(2, [b"x"])
         batch.abort()

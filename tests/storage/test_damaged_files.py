@@ -245,7 +245,7 @@ class TestAnotherProgram:
         environment.close()
 
     def test_that_cut_the_root_away_from_its_count_is_noticed(self, killed: Path) -> None:
-        """E4: an unclean end hides no foreign commit either."""
+        """LMDB-4: an unclean end hides no foreign commit either."""
         with raw_lmdb(killed) as env, env.begin(write=True) as txn:
             assert txn.delete(TABLE + T + b"0070")
 

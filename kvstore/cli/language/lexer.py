@@ -4,9 +4,10 @@ Lines come one at a time, as an open bracket or quote continues on the next one;
 at once, however many lines a term has.
 
 INVARIANTS
-    X1  Brackets in ``tokens`` are balanced whenever ``open_since`` is None, and never closed by another kind.
-    X2  At most NESTING_MAX brackets are open at once, so nobody behind the lexer meets a deeper term.
-    X3  Whatever the text, ``feed`` returns or raises GrammarError.
+    LEXER-1  Brackets in ``tokens`` are balanced whenever ``open_since`` is None, and never closed by
+        another kind.
+    LEXER-2  At most NESTING_MAX brackets are open at once, so nobody behind the lexer meets a deeper term.
+    LEXER-3  Whatever the text, ``feed`` returns or raises GrammarError.
 """
 
 from __future__ import annotations
@@ -131,7 +132,7 @@ class Lexer:
 
     def _bare(self, line: str, at: int) -> int:
         word = (_BARE_INSIDE if self._brackets else _BARE_OUTSIDE).match(line, at)
-        assert word is not None, f"X3: nothing reads {line[at]!r}"
+        assert word is not None, f"LEXER-3: nothing reads {line[at]!r}"
         if line[word.end() : word.end() + 1] in ('"', "'"):
             return self._string_start(line, at, word.end())
         try:

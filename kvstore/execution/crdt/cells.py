@@ -12,8 +12,9 @@ an extension type of its own, and is read wherever values are: ``values.decode``
     bounded     rights to spend, by who gave them to whom (``kvstore.execution.crdt.escrow``)
 
 INVARIANTS
-    V1  A record is a function of the *set* of the nodes that it was made of, if that set is closed downwards.
-    V2  The write that is shown is later than all that it has seen (contracts D1).
+    CELLS-1  A record is a function of the *set* of the nodes that it was made of, if that set is closed
+        downwards.
+    CELLS-2  The write that is shown is later than all that it has seen (contracts D1).
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ def _written(cell: Cell, value: bytes | None, node: WritingNode) -> Cell:
         write.origin.time < node.origin.time or write.origin == node.origin
         for write in cell.register
         if node.has_seen(write.origin)
-    ), "V2"
+    ), "CELLS-2"
     writes = sorted([*unseen, Write(node.origin, value)], key=lambda write: write.origin)
     return msgspec.structs.replace(cell, register=tuple(writes))
 

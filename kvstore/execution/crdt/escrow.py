@@ -5,8 +5,9 @@ region spends and gives away only its own, and it alone does so. So its own view
 high, and what it decides is decided for good: others are told of the effect, and never judge again.
 
 INVARIANTS
-    E1  rights(region) >= 0 after every node, for every region, in every region.
-    E2  balance = the sum of all rights + what is granted and not arrived; so it is never below zero either.
+    ESCROW-1  rights(region) >= 0 after every node, for every region, in every region.
+    ESCROW-2  balance = the sum of all rights + what is granted and not arrived; so it is never below zero
+        either.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def moved(escrow: Escrow | None, effect: Credit | Spend | Grant, origin: Origin)
         case Spend(_, amount):
             changes["spent"] = _raised(before.spent, region, amount)
     after = msgspec.structs.replace(before, **changes)
-    assert rights(after, region) >= 0, "E1"
+    assert rights(after, region) >= 0, "ESCROW-1"
     return after
 
 

@@ -10,8 +10,8 @@ import: a run of pieces of their chains, each of which is carried out as of its 
               "seen", region -> how far that region had imported, by region, at the end of what is copied
 
 INVARIANTS
-    N1  A part that refuses has no effect (contracts A5).
-    N2  A piece is carried out once, and only behind its predecessor in its chain (contracts D3).
+    REGION-1  A part that refuses has no effect (contracts A5).
+    REGION-2  A piece is carried out once, and only behind its predecessor in its chain (contracts D3).
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class RegionShard:
         region, last = segment.region, copied(self._chains, segment.region)
         if segment.last <= last:
             return
-        assert segment.first <= last + 1, "N2"
+        assert segment.first <= last + 1, "REGION-2"
         seen = seen_by(self._chains, region)
         for item in segment.items:
             if item.last <= last:

@@ -1,5 +1,5 @@
-"""Dropped: who knows that any name of a transaction is dropped has nothing of it in its log (M2). One that
-has executed it has diverged, and is made anew."""
+"""Dropped: who knows that any name of a transaction is dropped has nothing of it in its log (LOSS-2). One
+that has executed it has diverged, and is made anew."""
 
 from __future__ import annotations
 

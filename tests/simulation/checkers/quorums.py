@@ -1,5 +1,5 @@
 """Quorums: what a client is told, and what counts as stable, stands on the disks of a majority; and what a
-coordinator says, its record there says too (Q1)."""
+coordinator says, its record there says too (MAJORITY-1)."""
 
 from __future__ import annotations
 

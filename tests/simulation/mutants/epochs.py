@@ -12,7 +12,7 @@ from tests.simulation.mutants.planting import Change, mutant
 AT_REPLICAS = [
     mutant(
         "epoch-promise-broken",
-        "after EPOCH-CHANGE a replica goes on in the old epoch (E1)",
+        "after EPOCH-CHANGE a replica goes on in the old epoch (EPOCH-1)",
         "roles",
         Change(
             epoch_change,
@@ -29,7 +29,7 @@ AT_REPLICAS = [
     ),
     mutant(
         "epoch-promise-not-durable",
-        "after EPOCH-CHANGE and a crash a replica goes on in the old epoch (E1)",
+        "after EPOCH-CHANGE and a crash a replica goes on in the old epoch (EPOCH-1)",
         "losses",
         Change(
             ShardTables,
@@ -55,7 +55,7 @@ AT_REPLICAS = [
 AT_COORDINATORS = [
     mutant(
         "epoch-of-own-shard",
-        "a shard begins with what its own replicas showed, not with what those of others did (F2)",
+        "a shard begins with what its own replicas showed, not with what those of others did (COORDINATOR-2)",
         "all",
         Change(
             FailureCoordinator,
@@ -78,7 +78,7 @@ AT_COORDINATORS = [
     ),
     mutant(
         "unsaved-spoken",
-        "a coordinator speaks before its record is saved (P1)",
+        "a coordinator speaks before its record is saved (MAJORITY-1)",
         "roles",
         Change(
             ReplicatedCoordinator,
@@ -89,7 +89,7 @@ AT_COORDINATORS = [
     ),
     mutant(
         "saved-by-minority",
-        "a record counts as saved when one host keeps it (P1)",
+        "a record counts as saved when one host keeps it (MAJORITY-1)",
         "roles",
         Change(ReplicatedCoordinator, "_saved_by_majority", "self.hosts // 2 + 1", "1"),
     ),
@@ -104,13 +104,13 @@ AT_COORDINATORS = [
 AT_SEQUENCERS = [
     mutant(
         "clock-goes-back",
-        "the clock follows its machine's, wherever that goes (S2)",
+        "the clock follows its machine's, wherever that goes (SEQUENCER-2)",
         "roles",
         Change(Sequencer, "handle", "max(now, self.clock + 1, request.after + 1)", "now"),
     ),
     mutant(
         "number-twice",
-        "now and then a number is given a second time (S1)",
+        "now and then a number is given a second time (SEQUENCER-1)",
         "calm",
         Change(Sequencer, "handle", "assigned[shard] + 1)", "assigned[shard] + (clock // 1000 % 97 != 0))"),
     ),

@@ -118,7 +118,7 @@ EXECUTION = [
     ),
     mutant(
         "piece-by-piece",
-        "a part of a transaction is executed before the others are here (H1)",
+        "a part of a transaction is executed before the others are here (EXECUTOR-1)",
         "network",
         Change(Executor, "_begin", "self._missing(stamped, here)", "0"),
     ),
@@ -127,7 +127,7 @@ EXECUTION = [
 CLIENTS = [
     mutant(
         "answered-too-much",
-        "a client says that it has the answers of requests that are under way (C2)",
+        "a client says that it has the answers of requests that are under way (CLIENT-2)",
         "network",
         Change(
             Client,

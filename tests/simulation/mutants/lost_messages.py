@@ -13,7 +13,7 @@ SAVE = "encode_record(record)"
 AT_REPLICAS = [
     mutant(
         "promise-not-kept",
-        "what was promised away enters the log when it comes after all (M1)",
+        "what was promised away enters the log when it comes after all (LOSS-1)",
         "losses",
         Change(
             dropped_messages,
@@ -24,7 +24,7 @@ AT_REPLICAS = [
     ),
     mutant(
         "promise-of-own-name",
-        "a promise counts for the name of the own shard only (M1)",
+        "a promise counts for the name of the own shard only (LOSS-1)",
         "losses",
         Change(
             dropped_messages,
@@ -47,13 +47,13 @@ AT_REPLICAS = [
     ),
     mutant(
         "drop-stays-in-log",
-        "what is dropped stays where it stands in a log already (M2)",
+        "what is dropped stays where it stands in a log already (LOSS-2)",
         "losses",
         Change(dropped_messages, "drop", "replica.log.replace(slot, None)", "pass"),
     ),
     mutant(
         "drop-of-own-name",
-        "a drop counts for the name of the own shard only (M2)",
+        "a drop counts for the name of the own shard only (LOSS-2)",
         "losses",
         Change(dropped_messages, "drain", "elif stamped.stamp.matches(record.perm_drops):", "elif False:"),
         Change(
@@ -119,7 +119,7 @@ AT_COORDINATORS = [
     ),
     mutant(
         "found-after-dropped",
-        "who has it makes it happen, though it was dropped (F4)",
+        "who has it makes it happen, though it was dropped (DECISION-1)",
         "losses",
         Change(
             drop_decisions, "_on_has", "if stamped.stamp.matches(coordinator.record.dropped):", "if False:"
@@ -127,7 +127,7 @@ AT_COORDINATORS = [
     ),
     mutant(
         "dropped-after-found",
-        "promises about what was found are counted on (F4)",
+        "promises about what was found are counted on (DECISION-1)",
         "losses",
         Change(drop_decisions, "_on_has", "coordinator.promises.pop(name, None)", "pass"),
     ),

@@ -154,7 +154,7 @@ VIEW_CHANGES = [
     ),
     mutant(
         "view-goes-back",
-        "a view begins though a later one was joined (V1)",
+        "a view begins though a later one was joined (VIEW-1)",
         "losses",
         Change(
             view_change,
@@ -168,7 +168,7 @@ VIEW_CHANGES = [
 IMAGES = [
     mutant(
         "image-forgets-promises",
-        "who gets an image forgets what it promised (I1)",
+        "who gets an image forgets what it promised (IMAGE-1)",
         "losses",
         Change(state_transfer, "_carry_over", "record.temp_drops |= own.temp_drops", "pass"),
     ),

@@ -1,7 +1,7 @@
 """What really happened, seen from outside: the chains as their regions synced them, and who had seen what.
 
-White-box judges of the log (fuzzylog.md, 7.1): every copy is exact (I3) and never ahead of its owner (D2),
-every node comes whole (I5) and behind all that its region had when it was submitted (I13, I18).
+White-box judges of the log (fuzzylog.md, 7.1): every copy is exact (SHIP-2) and never ahead of its owner
+(SHIP-1), every node comes whole (I5) and behind all that its region had when it was submitted (I13, I18).
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Ledger:
             region.on_sync.append(lambda region=region: self._synced(region))  # type: ignore[misc]  # bound
 
     def started(self, region: SimulatedRegion) -> None:
-        """A region has its power back: nobody may have more of it than it has (D2)."""
+        """A region has its power back: nobody may have more of it than it has (SHIP-1)."""
         assert region.cluster is not None
         clock = region.cluster.sequencer.clock
         issued = self.issued[region.number]

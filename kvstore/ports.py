@@ -88,7 +88,7 @@ class Table(ReadableTable, Protocol):
         """Remove the key, if it is there."""
 
 
-class View(Protocol):
+class CommitView(Protocol):
     """What one commit left: closed promptly, because an old view keeps space from being reused."""
 
     def table(self, name: bytes) -> ReadableTable: ...
@@ -158,7 +158,7 @@ class Environment(Protocol):
     def read(self, name: bytes, key: bytes) -> bytes | None:
         """One record of a table as of the last commit. Raises ``Corrupt``."""
 
-    def view(self) -> View:
+    def view(self) -> CommitView:
         """A view of the last commit. Raises ``LimitExceeded`` when too many are open."""
 
     def sync(self) -> None:

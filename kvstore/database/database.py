@@ -53,7 +53,7 @@ from kvstore.execution.operations import (
     PutIf,
 )
 from kvstore.execution.procedures import procedure_named
-from kvstore.execution.reentrancy import place, refuse_body, refuse_nested
+from kvstore.execution.reentrancy import qualified_name, refuse_body, refuse_nested
 from kvstore.execution.stored_value import VERSION_BYTES, stored_version, value_of
 from kvstore.keys import Key
 from kvstore.types import Kind, ShardId, Timestamp
@@ -113,7 +113,7 @@ class Database:
 
     def snapshot(self) -> Snapshot:
         """One moment of the whole store. Close it soon: use it in a ``with``."""
-        return Snapshot(self._readers.cut(self._lifetime), self._routing, self._tables)
+        return Snapshot(self._readers.begin(self._lifetime), self._routing, self._tables)
 
     def get_many(self, keys: Iterable[Key], default: Any = None) -> list[Any]:
         """The values of one moment, in the order of the keys."""
@@ -265,11 +265,11 @@ class Database:
             return {}
 
         def check() -> None:
-            cut = self._readers.cut(self._lifetime)
+            transaction = self._readers.begin(self._lifetime)
             try:
-                check_declared(call, cut, self._routing, Timestamp(time.time_ns()))
+                check_declared(call, transaction, self._routing, Timestamp(time.time_ns()))
             finally:
-                cut.close()
+                transaction.close()
 
         operations: Operations = dict.fromkeys(call.keys, ())
         answer = self._run(operations, size_of(call), idempotency_key, check=check, call=call)
@@ -401,7 +401,7 @@ class Database:
         """
         refuse_body(fn)
         task = task_of(fn, args, {}, MAX_RETRIES, TIMEOUT_S)
-        result: R = self._run_once(task, (place(fn), list(args)), idempotency_key)
+        result: R = self._run_once(task, (qualified_name(fn), list(args)), idempotency_key)
         return result
 
     def general(
@@ -423,7 +423,7 @@ class Database:
             raise UsageError(f"reads is a list of keys, not {type(reads).__name__}")
         expected = tuple(dict.fromkeys(keys.encode(key) for key in reads))
         task = task_of(body, (), {}, max_retries, timeout)._replace(expected=expected)
-        result: R = self._run_once(task, (place(body), list(expected)), idempotency_key)
+        result: R = self._run_once(task, (qualified_name(body), list(expected)), idempotency_key)
         return result
 
     def run_task(self, task: Task) -> Any:

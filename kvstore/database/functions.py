@@ -10,7 +10,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 from kvstore.database.commit import Task
 from kvstore.database.transaction import Transaction
 from kvstore.errors import LimitExceeded, UsageError
-from kvstore.execution.reentrancy import place, refuse_body
+from kvstore.execution.reentrancy import qualified_name, refuse_body
 
 MAX_RETRIES, TIMEOUT_S = 20, 10.0
 RETRIES_MOST = 1_000_000
@@ -89,8 +89,8 @@ def transactional(
             if isinstance(where, Transaction):
                 return body(where, *args, **kwargs)
             if not hasattr(where, "run_task"):
-                name = type(where).__name__
-                raise UsageError(f"{place(body)} takes a database or a transaction first, not {name}")
+                wanted = f"{qualified_name(body)} takes a database or a transaction first"
+                raise UsageError(f"{wanted}, not {type(where).__name__}")
             return where.run_task(task_of(body, args, kwargs, max_retries, timeout))
 
         return call

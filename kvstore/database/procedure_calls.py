@@ -8,7 +8,7 @@ from typing import Any
 from kvstore import keys, values
 from kvstore.database.routing import Routing
 from kvstore.database.transaction import TRANSACTION_BYTES_MAX
-from kvstore.engine.readers import Cut
+from kvstore.engine.readers import ReadTransaction
 from kvstore.eris.shard_state import REGISTERS, table_name
 from kvstore.errors import LimitExceeded, ProcedureFailed, UsageError
 from kvstore.execution.operations import Call, Outcome
@@ -56,30 +56,30 @@ def size_of(call: Call) -> int:
     return len(call.arguments) + sum(len(key) for owned in call.keys.values() for key in owned)
 
 
-def check_declared(call: Call, cut: Cut, routing: Routing, time: Timestamp) -> None:
+def check_declared(call: Call, transaction: ReadTransaction, routing: Routing, time: Timestamp) -> None:
     """Run the body on what a cut shows, for nothing, so that a key that was forgotten costs nothing.
 
     Raises:
         KeyNotDeclared: the body touched it.
     """
     for shard in call.keys:
-        rehearse(call, _CutTable(cut, shard), shard=shard, time=time, owns=routing.owns)
+        rehearse(call, _ReadTable(transaction, shard), shard=shard, time=time, owns=routing.owns)
 
 
-class _CutTable:
+class _ReadTable:
     """A shard's table as a cut shows it."""
 
-    def __init__(self, cut: Cut, shard: ShardId) -> None:
-        self._cut = cut
+    def __init__(self, transaction: ReadTransaction, shard: ShardId) -> None:
+        self._transaction = transaction
         self._name = table_name(shard, REGISTERS)
 
     def get(self, key: bytes) -> bytes | None:
-        return self._cut.get(self._name, key)
+        return self._transaction.get(self._name, key)
 
     def scan(
         self, start: bytes, stop: bytes, *, reverse: bool = False, limit: int
     ) -> list[tuple[bytes, bytes]]:
-        return self._cut.scan(self._name, start, stop, reverse=reverse, limit=limit)
+        return self._transaction.scan(self._name, start, stop, reverse=reverse, limit=limit)
 
 
 def results_of(call: Call, outcomes: Mapping[ShardId, Outcome]) -> dict[int, Any]:

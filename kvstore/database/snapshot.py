@@ -9,7 +9,7 @@ from typing import Any
 
 from kvstore import keys, values
 from kvstore.database.routing import Routing
-from kvstore.engine.readers import Cut
+from kvstore.engine.readers import ReadTransaction
 from kvstore.eris.shard_state import REGISTERS, table_name
 from kvstore.errors import NotFound
 from kvstore.execution.stored_value import VERSION_BYTES, stored_version
@@ -34,15 +34,15 @@ class Snapshot:
 
     __iter__ = None  # not a Mapping: say scan() to walk it
 
-    def __init__(self, cut: Cut, routing: Routing, tables: list[bytes]) -> None:
-        self._cut = cut
+    def __init__(self, transaction: ReadTransaction, routing: Routing, tables: list[bytes]) -> None:
+        self._transaction = transaction
         self._routing = routing
         self._tables = tables
         self._close_after_scan = False
 
     def of_tables(self, tables: list[bytes]) -> Snapshot:
         """The same moment of other tables, one of each shard; it ends with this one."""
-        return Snapshot(self._cut, self._routing, tables)
+        return Snapshot(self._transaction, self._routing, tables)
 
     def get(self, key: Key, default: Any = None) -> Any:
         """The value, or ``default`` when there is none."""
@@ -72,7 +72,7 @@ class Snapshot:
 
     def cell(self, shard: ShardId, encoded: bytes) -> bytes | None:
         """A record by its encoded key: version and encoded value."""
-        return self._cut.get(self._tables[shard], encoded)
+        return self._transaction.get(self._tables[shard], encoded)
 
     def scan(
         self,
@@ -100,11 +100,11 @@ class Snapshot:
             raise
 
     def _decoded(self, chunks: Iterator[list[Row]]) -> Iterator[tuple[Key, Any]]:
-        cut, decode = self._cut, values.decode
+        transaction, decode = self._transaction, values.decode
         for rows in chunks:
             for key, (_, cell) in zip(keys.decode_sorted([key for key, _ in rows]), rows, strict=True):
-                if cut.ended:
-                    cut.check()
+                if transaction.ended:
+                    transaction.check()
                 yield key, decode(cell[VERSION_BYTES:])
         if self._close_after_scan:
             self.close()
@@ -127,7 +127,7 @@ class Snapshot:
         The shards' rows are merged: what lies below every shard's last row is final.
         """
         tables = self._tables if shards is None else [self._tables[shard] for shard in shards]
-        cursors = [_ShardCursor(self._cut, table, low, high, reverse) for table in tables]
+        cursors = [_ShardCursor(self._transaction, table, low, high, reverse) for table in tables]
         left = float("inf") if limit is None else limit
         count = ROWS_FIRST
         while left > 0:
@@ -146,11 +146,11 @@ class Snapshot:
     @property
     def age(self) -> int:
         """Nanoseconds since it was taken."""
-        return self._cut.age
+        return self._transaction.age
 
     def close(self) -> None:
         """Let go of it; a second time is fine."""
-        self._cut.close()
+        self._transaction.close()
 
     def __enter__(self) -> Snapshot:
         return self
@@ -167,10 +167,12 @@ class Snapshot:
 class _ShardCursor:
     """One shard's place in a merge."""
 
-    __slots__ = ("_cut", "_high", "_low", "_more", "_reverse", "_rows", "_table")
+    __slots__ = ("_high", "_low", "_more", "_reverse", "_rows", "_table", "_transaction")
 
-    def __init__(self, cut: Cut, table: bytes, low: bytes, high: bytes, reverse: bool) -> None:
-        self._cut, self._table, self._reverse = cut, table, reverse
+    def __init__(
+        self, transaction: ReadTransaction, table: bytes, low: bytes, high: bytes, reverse: bool
+    ) -> None:
+        self._transaction, self._table, self._reverse = transaction, table, reverse
         self._low, self._high = low, high
         self._rows: list[Row] = []
         self._more = low < high
@@ -178,7 +180,9 @@ class _ShardCursor:
     def fill(self, count: int) -> bytes | None:
         """Have rows if there are any; return the last key, or None when no rows follow these."""
         if not self._rows and self._more:
-            rows = self._cut.scan(self._table, self._low, self._high, reverse=self._reverse, limit=count)
+            rows = self._transaction.scan(
+                self._table, self._low, self._high, reverse=self._reverse, limit=count
+            )
             self._rows = rows
             self._more = len(rows) == count
             if rows and self._reverse:
@@ -191,13 +195,13 @@ class _ShardCursor:
         """Remove and return the rows up to ``bound``; all of them when it is None."""
         rows = self._rows
         if bound is None:
-            cut = len(rows)
+            split = len(rows)
         elif self._reverse:
-            cut = sum(1 for key, _ in rows if key >= bound)
+            split = sum(1 for key, _ in rows if key >= bound)
         else:
-            cut = bisect_right(rows, bound, key=_key)
-        self._rows = rows[cut:]
-        return rows[:cut]
+            split = bisect_right(rows, bound, key=_key)
+        self._rows = rows[split:]
+        return rows[:split]
 
 
 def _key(row: Row) -> bytes:

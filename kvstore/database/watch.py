@@ -22,7 +22,7 @@ from kvstore.eris.log_tail import Committed, Position, committed_after, executed
 from kvstore.errors import Closed, CursorTrimmed, LimitExceeded, UsageError
 from kvstore.execution.stored_value import VERSION_BYTES, stored_version
 from kvstore.keys import Key
-from kvstore.ports import View
+from kvstore.ports import CommitView
 from kvstore.types import Slot
 
 Cursor = dict[int, int | str]
@@ -127,12 +127,12 @@ class Watch:
 
     # -- where it begins ---------------------------------------------------------------------
 
-    def _look(self, work: Callable[[View], T]) -> T:
+    def _look(self, work: Callable[[CommitView], T]) -> T:
         """Return what ``work`` makes of the last commit."""
         with self._readers.viewing() as view:
             return work(view)
 
-    def _begin(self, view: View, since: Cursor | int | None) -> WatchPlace:
+    def _begin(self, view: CommitView, since: Cursor | int | None) -> WatchPlace:
         end = executed(view, self._routing.shards)
         if since is None:
             return WatchPlace(end)
@@ -145,7 +145,7 @@ class Watch:
         kept = oldest(view, self._routing.shards)
         return WatchPlace(kept, older=b"" if any(kept) else None)
 
-    def _check_kept(self, view: View, place: WatchPlace) -> None:
+    def _check_kept(self, view: CommitView, place: WatchPlace) -> None:
         kept = oldest(view, self._routing.shards)
         if any(seen < end for seen, end in zip(place.position, kept, strict=True)):
             message = "the log no longer reaches back to this cursor"
@@ -164,7 +164,7 @@ class Watch:
             if not read and not self._commits.wait(seen, self._deadline):
                 return
 
-    def _read(self, view: View) -> list[tuple[Committed, Position]]:
+    def _read(self, view: CommitView) -> list[tuple[Committed, Position]]:
         """Read transactions ahead, each with the position behind it."""
         self._check_kept(view, self._place)
         position = list(self._place.position)

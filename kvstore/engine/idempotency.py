@@ -98,11 +98,11 @@ class Idempotency:
     def has_expired(self, shard: ShardId, before: int) -> bool:
         """Whether the shard remembers anything from before this time."""
         stop = before.to_bytes(8, "big")
-        cut = self._readers.cut(lifetime=60)
+        transaction = self._readers.begin(lifetime=60)
         try:
-            return bool(cut.scan(table_name(shard, EXPIRY), b"", stop, reverse=False, limit=1))
+            return bool(transaction.scan(table_name(shard, EXPIRY), b"", stop, reverse=False, limit=1))
         finally:
-            cut.close()
+            transaction.close()
 
 
 def digest(request: Call | dict[ShardId, tuple[Operation, ...]]) -> bytes:

@@ -19,11 +19,11 @@ import msgspec
 from kvstore.eris.log import BodyIndex
 from kvstore.eris.replica import Replica
 from kvstore.eris.shard_state import HOST_TABLE
-from kvstore.ports import ReadableTable, Table, View
+from kvstore.ports import CommitView, ReadableTable, Table
 from kvstore.types import ShardId, Slot
 
 MARK_PREFIX = b"mark"
-CUT_KEY = b"cut"
+TRUNCATED_KEY = b"cut"
 """Where the mark stands that the logs were cut at last, or are being cut at: the oldest cursor of a
 watch, because everything after it is there, and whole."""
 MARKS_MAX = 64
@@ -97,7 +97,7 @@ class LogRetention:
             return False
         mark = self._marks.popleft()
         self._table.delete(_key(mark))
-        self._table.put(CUT_KEY, _encode(mark))
+        self._table.put(TRUNCATED_KEY, _encode(mark))
         self._cut = ends
         self._cutting = True
         return True
@@ -118,11 +118,11 @@ class LogRetention:
 
 def kept_after(table: ReadableTable, shards: int) -> list[Slot]:
     """By shard, the slot after which everything is kept; ``table`` is the host's."""
-    cut = table.get(CUT_KEY)
-    return [Slot(0)] * shards if cut is None else _decode(cut).ends
+    stored = table.get(TRUNCATED_KEY)
+    return [Slot(0)] * shards if stored is None else _decode(stored).ends
 
 
-def oldest(view: View, shards: int) -> list[Slot]:
+def oldest(view: CommitView, shards: int) -> list[Slot]:
     """The oldest position after which everything is kept."""
     return kept_after(view.table(HOST_TABLE), shards)
 

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from kvstore.errors import Closed, Error, Failed, LimitExceeded, SnapshotExpired
 from kvstore.execution.reentrancy import refuse_nested
-from kvstore.ports import Environment, View
+from kvstore.ports import CommitView, Environment
 
 EXPIRED = "expired"
 TAKES_OVER_S = 60.0
@@ -45,8 +45,8 @@ class Readers:
         self._active: dict[object, int] = {}
         """Marks, and whose they are: thread idents."""
         self._refusal: Callable[[], Error] | None = None
-        self._cuts: weakref.WeakSet[Cut] = weakref.WeakSet()
-        self._cuts_lock = threading.Lock()
+        self._transactions: weakref.WeakSet[ReadTransaction] = weakref.WeakSet()
+        self._transactions_lock = threading.Lock()
         self._next_expiry = float("inf")
         self._retired: dict[Environment, set[object]] = {}
         """Environments that were replaced, and the marks of reads that may still be in them."""
@@ -99,7 +99,7 @@ class Readers:
             time.sleep(0.0005)
 
     @contextmanager
-    def viewing(self) -> Iterator[View]:
+    def viewing(self) -> Iterator[CommitView]:
         """A view of the last commit, for the length of the block."""
         with self.reading():
             view = self._where_it_goes_on(lambda environment: environment.view())
@@ -131,8 +131,8 @@ class Readers:
 
     def _close_retired(self) -> None:
         for environment, marks in list(self._retired.items()):
-            with self._cuts_lock:
-                in_use = any(cut.environment is environment for cut in self._cuts)
+            with self._transactions_lock:
+                in_use = any(transaction.environment is environment for transaction in self._transactions)
             idle = not in_use and marks.isdisjoint(list(self._active))
             if idle and self._retired.pop(environment, None) is not None:  # one of us closes it
                 _end(environment)
@@ -141,26 +141,28 @@ class Readers:
         """From now on every new read raises this."""
         self._refusal = error
 
-    def cut(self, lifetime: float) -> Cut:
+    def begin(self, lifetime: float) -> ReadTransaction:
         """A view of the last commit, for at most ``lifetime`` seconds.
 
         It counts as long as it is open and somebody has it: one that was lost to an interrupt, too, is
         gone with its last reference.
         """
         with self.reading():
-            if len(self._cuts) >= READERS_MAX:
+            if len(self._transactions) >= READERS_MAX:
                 message = f"{READERS_MAX} snapshots are open already; close some"
                 raise LimitExceeded(message, limit=READERS_MAX)
-            cut = self._where_it_goes_on(lambda environment: Cut(self, environment, lifetime))
-            with self._cuts_lock:
-                self._cuts.add(cut)
-                self._next_expiry = min(self._next_expiry, cut.expiry)
-            return cut
+            transaction = self._where_it_goes_on(
+                lambda environment: ReadTransaction(self, environment, lifetime)
+            )
+            with self._transactions_lock:
+                self._transactions.add(transaction)
+                self._next_expiry = min(self._next_expiry, transaction.expiry)
+            return transaction
 
-    def over(self, cut: Cut) -> None:
+    def over(self, transaction: ReadTransaction) -> None:
         """The cut was closed; it counts no more."""
-        with self._cuts_lock:
-            self._cuts.discard(cut)
+        with self._transactions_lock:
+            self._transactions.discard(transaction)
         if self._retired:
             self._close_retired()
 
@@ -171,14 +173,16 @@ class Readers:
         now = time.monotonic_ns()
         if now < self._next_expiry:
             return
-        for cut in self._open_cuts():
-            cut.expire(now)
-        with self._cuts_lock:
-            self._next_expiry = min((cut.expiry for cut in self._cuts), default=float("inf"))
+        for transaction in self._open_transactions():
+            transaction.expire(now)
+        with self._transactions_lock:
+            self._next_expiry = min(
+                (transaction.expiry for transaction in self._transactions), default=float("inf")
+            )
 
-    def _open_cuts(self) -> list[Cut]:
-        with self._cuts_lock:
-            return list(self._cuts)
+    def _open_transactions(self) -> list[ReadTransaction]:
+        with self._transactions_lock:
+            return list(self._transactions)
 
     def forget(self) -> None:
         """In a forked child: never touch the parent's views again, not even to free them.
@@ -186,26 +190,26 @@ class Readers:
         Ending a view would give its place in LMDB's shared reader table to somebody else, so the
         views are kept alive past the end of the child.
         """
-        for cut in list(self._cuts):
-            cut.forget()
+        for transaction in list(self._transactions):
+            transaction.forget()
 
     @property
     def open_count(self) -> int:
-        return len(self._active) + len(self._cuts)
+        return len(self._active) + len(self._transactions)
 
     @property
     def oldest_age(self) -> int:
         """Nanoseconds; 0 when no cut is open."""
-        return max((cut.age for cut in self._open_cuts()), default=0)
+        return max((transaction.age for transaction in self._open_transactions()), default=0)
 
     def close(self) -> None:
-        """End all cuts with ``Closed``, wait until no read is under way, and let none begin."""
+        """End all read transactions with ``Closed``, wait until no read is under way, and let none begin."""
         self.refuse(lambda: Closed("the database was closed"))
         while True:
             # Looked at first: whoever is active may still add a cut.
             unwatched = set(self._active.values()) <= {threading.get_ident()}
-            for cut in self._open_cuts():
-                cut.close("the database was closed")
+            for transaction in self._open_transactions():
+                transaction.close("the database was closed")
             if unwatched:
                 self._close_retired()
                 return
@@ -227,12 +231,12 @@ def keep_for_ever(thing: object) -> None:
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
 
 
-class Cut:
+class ReadTransaction:
     """One commit held open. Its lock keeps two threads, and its end, from meeting in the view."""
 
     def __init__(self, readers: Readers, environment: Environment, lifetime: float) -> None:
         self.environment = environment
-        self._view: View | None = environment.view()
+        self._view: CommitView | None = environment.view()
         self._readers = readers
         self._lock = threading.Lock()
         self._lifetime = lifetime
@@ -251,7 +255,7 @@ class Cut:
         with self._lock:
             return self._open_view().table(table).scan(start, stop, reverse=reverse, limit=limit)
 
-    def _open_view(self) -> View:
+    def _open_view(self) -> CommitView:
         if self._view is None or time.monotonic_ns() >= self.expiry:
             self._end(EXPIRED)
             self.check()

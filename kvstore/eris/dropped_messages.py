@@ -152,8 +152,8 @@ def on_slot_request(replica: ReplicaState, request: SlotRequest) -> list[Effect]
             return [Dropped(request, "missing here too")]
     else:
         stamped = replica.logged(slot)
-    is_cut = slot < replica.log.first
-    answer = SlotAnswer(request.shard, record.epoch, record.view, slot, stamped, is_cut)
+    is_truncated = slot < replica.log.first
+    answer = SlotAnswer(request.shard, record.epoch, record.view, slot, stamped, is_truncated)
     return [Send(ReplicaAddress(request.shard, request.replica), answer)]
 
 
@@ -164,7 +164,7 @@ def on_slot_answer(replica: ReplicaState, answer: SlotAnswer) -> list[Effect]:
         return [Dropped(answer, "of another epoch or view")]
     if answer.slot <= replica.last_slot:
         return [Dropped(answer, "received before")]
-    if answer.is_cut:
+    if answer.is_truncated:
         return image_request.ask(replica)
     number = SequenceNumber(answer.slot - record.base)
     if answer.stamped is None:
@@ -217,7 +217,7 @@ def _is_resolved(replica: ReplicaState, name: TransactionId) -> bool:
     named = _named_here(replica, name)
     if named is None or named.record.base + name.sequence <= named.last_slot:
         return True
-    return named.record.clock < replica.record.cut_clock  # it may have been cut, with an image
+    return named.record.clock < replica.record.truncated_clock  # it may have been cut, with an image
 
 
 def unsettled(replica: ReplicaState) -> Iterator[tuple[Slot, Stamped]]:

@@ -27,7 +27,7 @@ from kvstore.eris.shard_state import (
 )
 from kvstore.execution.applied import ValueChanges
 from kvstore.execution.execute import plain_effects
-from kvstore.ports import View
+from kvstore.ports import CommitView
 from kvstore.types import ShardId, Slot, Timestamp
 
 READ_BYTES = 256 << 10
@@ -61,27 +61,27 @@ Position = list[Slot]
 """By shard, the last slot that was seen."""
 
 
-def shard_record(view: View, shard: ShardId) -> ShardRecord:
+def shard_record(view: CommitView, shard: ShardId) -> ShardRecord:
     """The learner's record of a shard, as of this view."""
     stored = view.table(HOST_TABLE).get(record_key(shard))
     return ShardRecord() if stored is None else decode_record(stored)
 
 
-def log_record(view: View, shard: ShardId, slot: Slot) -> bytes:
+def log_record(view: CommitView, shard: ShardId, slot: Slot) -> bytes:
     """One slot's record, as it stands in this view."""
     return view.log(log_name(shard), shard_record(view, shard).head).read(slot, 1)[0][1]
 
 
-def executed(view: View, shards: int) -> Position:
+def executed(view: CommitView, shards: int) -> Position:
     """The end of what may be shown of this view: before the first transaction that is not resolved."""
     return _ends(view, _records(view, shards))
 
 
-def _records(view: View, shards: int) -> list[ShardRecord]:
+def _records(view: CommitView, shards: int) -> list[ShardRecord]:
     return [shard_record(view, ShardId(shard)) for shard in range(shards)]
 
 
-def _ends(view: View, records: list[ShardRecord]) -> Position:
+def _ends(view: CommitView, records: list[ShardRecord]) -> Position:
     """Others overtake what is not resolved. What did so on two shards, of which only one has something
     unresolved before it, is shown when it can be shown whole (contracts D8)."""
     unresolved = [
@@ -95,7 +95,7 @@ def _ends(view: View, records: list[ShardRecord]) -> Position:
     return [_last_before(view, ShardId(shard), record, horizon) for shard, record in enumerate(records)]
 
 
-def before(view: View, shards: int, horizon: Timestamp) -> Position:
+def before(view: CommitView, shards: int, horizon: Timestamp) -> Position:
     """By shard, the last slot that was stamped before this time."""
     return [
         _last_before(view, ShardId(shard), record, horizon)
@@ -103,12 +103,12 @@ def before(view: View, shards: int, horizon: Timestamp) -> Position:
     ]
 
 
-def clock_of(view: View, shard: ShardId, slot: Slot) -> Timestamp:
+def clock_of(view: CommitView, shard: ShardId, slot: Slot) -> Timestamp:
     """When a slot was stamped; 0 where there is none."""
     return _clock_at(view, shard, slot, Slot(shard_record(view, shard).head[0]))
 
 
-def _last_before(view: View, shard: ShardId, record: ShardRecord, horizon: Timestamp) -> Slot:
+def _last_before(view: CommitView, shard: ShardId, record: ShardRecord, horizon: Timestamp) -> Slot:
     """The last slot that was stamped before the horizon: clocks rise with the slots."""
     first = record.head[0]
     low, high = first - 1, int(record.executed)
@@ -121,7 +121,7 @@ def _last_before(view: View, shard: ShardId, record: ShardRecord, horizon: Times
     return Slot(low)
 
 
-def _clock_at(view: View, shard: ShardId, slot: Slot, first: Slot) -> Timestamp:
+def _clock_at(view: CommitView, shard: ShardId, slot: Slot, first: Slot) -> Timestamp:
     """When the slot was stamped; a NO-OP goes with what stands before it."""
     while slot >= first:
         stamped = read_body(log_record(view, shard, slot), partial(log_record, view))
@@ -131,7 +131,7 @@ def _clock_at(view: View, shard: ShardId, slot: Slot, first: Slot) -> Timestamp:
     return Timestamp(0)
 
 
-def committed_after(view: View, position: Position) -> Iterator[Committed]:
+def committed_after(view: CommitView, position: Position) -> Iterator[Committed]:
     """Walk the transactions behind ``position``, and move it along: it is behind what was yielded."""
     heads: dict[BodyPlace, Stamped] = {}
     records = _records(view, len(position))
@@ -162,7 +162,7 @@ class _ShardTail:
 
     def __init__(
         self,
-        view: View,
+        view: CommitView,
         shard: ShardId,
         record: ShardRecord,
         position: Position,

@@ -239,7 +239,7 @@ class SlotRequest(msgspec.Struct, frozen=True, array_like=True, tag=13):
 class SlotAnswer(msgspec.Struct, frozen=True, array_like=True, tag=14):
     """Peer -> replica: this does. ``stamped`` is None for a NO-OP, which the coordinator decided.
 
-    With ``is_cut`` it is neither: the slot is resolved, and gone from my log.
+    With ``is_truncated`` it is neither: the slot is resolved, and gone from my log.
     """
 
     shard: ShardId
@@ -247,7 +247,7 @@ class SlotAnswer(msgspec.Struct, frozen=True, array_like=True, tag=14):
     view: ViewNumber
     slot: Slot
     stamped: Stamped | None
-    is_cut: bool = False
+    is_truncated: bool = False
 
 
 class FindTransaction(msgspec.Struct, frozen=True, array_like=True, tag=15):
@@ -351,7 +351,7 @@ class Image(msgspec.Struct, frozen=True, array_like=True, tag=29):
     """Peer -> replica: all that I have of our shard, as of one moment.
 
     ``epoch``: the last that I began. ``record``: my record of the shard, encoded. ``tables``: the rows of
-    each table. ``entries``: my log. ``cut_clock``: up to this time it may have been cut.
+    each table. ``entries``: my log. ``truncated_clock``: up to this time it may have been cut.
     """
 
     shard: ShardId
@@ -359,7 +359,7 @@ class Image(msgspec.Struct, frozen=True, array_like=True, tag=29):
     record: bytes
     tables: tuple[tuple[tuple[bytes, bytes], ...], ...]
     entries: tuple[LogEntry, ...]
-    cut_clock: Timestamp
+    truncated_clock: Timestamp
 
 
 class Prepare(msgspec.Struct, frozen=True, array_like=True, tag=25):

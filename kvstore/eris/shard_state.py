@@ -77,7 +77,7 @@ class ShardRecord(msgspec.Struct, array_like=True):
                         joined, but that may not have begun
     diverged            it executed what was dropped, or has forgotten something
     rejoin              of one that has forgotten: what began before this epoch may be what it has forgotten
-    cut_clock           of one that was made of an image: up to this time the log may have been cut there
+    truncated_clock     of one that was made of an image: up to this time the log may have been truncated
     copies              those of ``waiting`` that are without effect, and wait only for their pieces
     clients_from        clients with lower ids have ended: what still comes of theirs is late, and void
     """
@@ -100,7 +100,7 @@ class ShardRecord(msgspec.Struct, array_like=True):
     clients_from: ClientId = ClientId(0)
     copies: tuple[Slot, ...] = ()
     rejoin: Epoch = Epoch(0)
-    cut_clock: Timestamp = Timestamp(0)
+    truncated_clock: Timestamp = Timestamp(0)
 
     @property
     def resolved_end(self) -> Slot:

@@ -52,7 +52,7 @@ def on_image_request(replica: ReplicaState, request: ImageRequest) -> list[Effec
     tables = tuple(_rows(table) for table in replica.tables.all())
     encoded = encode_record(record)
     image = Image(
-        request.shard, record.last_normal_epoch, encoded, tables, entries, _cut_clock(replica, entries)
+        request.shard, record.last_normal_epoch, encoded, tables, entries, _truncated_clock(replica, entries)
     )
     return [Send(ReplicaAddress(request.shard, request.replica), image)]
 
@@ -61,10 +61,10 @@ def _rows(table: Table) -> Rows:
     return tuple(table.scan(*EVERY_KEY, limit=ROWS_ALL))
 
 
-def _cut_clock(replica: ReplicaState, entries: Iterable[LogEntry]) -> Timestamp:
+def _truncated_clock(replica: ReplicaState, entries: Iterable[LogEntry]) -> Timestamp:
     """Whatever was cut in this epoch is older than the first that is left."""
     if replica.log.first <= replica.record.base + 1:
-        return replica.record.cut_clock
+        return replica.record.truncated_clock
     first = next((entry.stamped for entry in entries if entry.stamped is not None), None)
     return replica.record.clock if first is None else first.stamp.clock
 
@@ -112,7 +112,7 @@ def _install(replica: ReplicaState, image: Image, theirs: ShardRecord) -> list[E
     replica.log.reset(Slot(theirs.head[0]))
     for entry in image.entries:
         replica.log.append(entry.slot, entry.stamped)
-    theirs.cut_clock = image.cut_clock
+    theirs.truncated_clock = image.truncated_clock
     theirs.rejoin = Epoch(0)
     replica.record = theirs
     replica.last_slot = replica.log.last

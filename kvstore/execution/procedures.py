@@ -20,7 +20,7 @@ from kvstore.errors import KeyNotDeclared, NestedCall, UnknownProcedure, UsageEr
 from kvstore.execution.execute import Executed
 from kvstore.execution.operations import Call, Outcome
 from kvstore.execution.procedure_context import Owns, Part
-from kvstore.execution.reentrancy import place, refuse_body, running
+from kvstore.execution.reentrancy import qualified_name, refuse_body, running
 from kvstore.keys import Key
 from kvstore.ports import ReadableTable
 from kvstore.types import ShardId, Slot, Timestamp
@@ -66,8 +66,10 @@ def procedure(name: str, *, keys: Declared, scans: bool | None = None) -> Callab
     def register(body: AnyBody) -> AnyBody:
         refuse_body(body)
         known = _registered.get(name)
-        places = {place(body)} if known is None else {place(known.body), place(body)}
-        if len(places) > 1 and not any("<locals>" in place for place in places):
+        places = (
+            {qualified_name(body)} if known is None else {qualified_name(known.body), qualified_name(body)}
+        )
+        if len(places) > 1 and not any("<locals>" in qualified_name for qualified_name in places):
             raise UsageError(f"the procedure {name!r} is two functions: {' and '.join(sorted(places))}")
         does_scan = _mentions_scan(body) if scans is None else scans
         _registered[name] = Procedure(name, keys, does_scan, body)

@@ -60,7 +60,8 @@ def refuse_body(body: Callable[..., Any]) -> None:
         raise UsageError(f"the body of a transaction is a function, not {type(body).__name__}")
     kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
     if any(is_kind(body) for is_kind in kinds):
-        raise BodyRefused(f"{place(body)} is async or a generator: it would run after its transaction")
+        name = qualified_name(body)
+        raise BodyRefused(f"{name} is async or a generator: it would run after its transaction")
 
 
 def refuse_unfinished(name: str, result: object) -> None:
@@ -71,6 +72,6 @@ def refuse_unfinished(name: str, result: object) -> None:
         raise BodyRefused(f"{name} returned a {type(result).__name__}: it would run after its transaction")
 
 
-def place(body: Callable[..., Any]) -> str:
+def qualified_name(body: Callable[..., Any]) -> str:
     """Where a function was defined."""
     return f"{getattr(body, '__module__', '?')}.{getattr(body, '__qualname__', repr(body))}"

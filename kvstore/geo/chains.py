@@ -33,7 +33,7 @@ from kvstore.execution.operations import (
 )
 from kvstore.fuzzylog.messages import Tails, Vector
 from kvstore.fuzzylog.playback import Frontier, Played, effects_on, play
-from kvstore.ports import View
+from kvstore.ports import CommitView
 from kvstore.types import ChainId, RegionId, ShardId, Slot, Timestamp
 
 ShardSlot = tuple[ShardId, Slot]
@@ -48,7 +48,7 @@ class RegionLog:
     """The chains of all regions, as one commit of a region's learner shows them."""
 
     def __init__(
-        self, view: View, shards: int, own: RegionId, regions: int, synced: Iterable[Slot] | None = None
+        self, view: CommitView, shards: int, own: RegionId, regions: int, synced: Iterable[Slot] | None = None
     ) -> None:
         """``synced``: of the own chains what is on disk, where that is not all that can be seen."""
         self._view = view

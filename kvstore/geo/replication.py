@@ -52,7 +52,7 @@ from kvstore.fuzzylog.messages import (
 from kvstore.fuzzylog.rebalancing import Rebalancing
 from kvstore.fuzzylog.shipping import Shipping
 from kvstore.geo.chains import RegionLog
-from kvstore.ports import Link, View
+from kvstore.ports import CommitView, Link
 from kvstore.types import RegionId, ShardId, Timestamp
 
 PULL_EVERY_S = 0.25
@@ -130,7 +130,7 @@ class ReplicationAgent:
             self._threads.append(thread)
             thread.start()
 
-    def log(self, view: View) -> RegionLog:
+    def log(self, view: CommitView) -> RegionLog:
         """All chains as of this view, the own ones as far as they may leave the region (contracts D2)."""
         return RegionLog(
             view, self.identity.shards, self.own, len(self.identity.names), self._store.synced_end()

@@ -26,7 +26,7 @@ from kvstore.fuzzylog.importing import Importer, Run
 from kvstore.fuzzylog.messages import Identity, LinkMessage, News, Pull, Shipment, decode, encode
 from kvstore.fuzzylog.shipping import Shipping
 from kvstore.geo.chains import RegionLog
-from kvstore.ports import View
+from kvstore.ports import CommitView
 from kvstore.simulation.simulated_network import Endpoint, Micros, SimulatedNetwork
 from kvstore.storage import MemoryDisk
 from kvstore.types import RegionId, RequestId, Slot, Timestamp
@@ -106,7 +106,7 @@ class SimulatedRegion:
     # -- reading -------------------------------------------------------------------------------
 
     @property
-    def view(self) -> View:
+    def view(self) -> CommitView:
         assert self.cluster is not None
         return self.cluster.learner.environment.view()
 

@@ -177,8 +177,8 @@ class StoredTable:
     def scan(self, start: bytes, stop: bytes, *, reverse: bool = False, limit: int) -> list[Row]:
         prefix = self._prefix
         rows = checked_rows(self._owner, prefix + start, prefix + stop, reverse=reverse, limit=limit)
-        cut = len(prefix)
-        return [(key[cut:], value[:-4]) for key, value in rows]
+        length = len(prefix)
+        return [(key[length:], value[:-4]) for key, value in rows]
 
 
 class StoredLog:

@@ -94,7 +94,7 @@ class TestWhoOnlyReads:
         disk, db = a_store(replicas=5)
         db.put("k", 0)
         store = ReadingStore(MemoryDirectory(disk))
-        with_snapshot = store.readers.cut(60)
+        with_snapshot = store.readers.begin(60)
         for number in range(1, 3):
             fail(db, disk)
             db.put("k", number)

@@ -94,7 +94,7 @@ class TestWhoNeedsOne:
         cluster.run()
         cluster.fire(2)
         cluster.run_until(SlotAnswer)
-        assert all(packet.message.is_cut for packet in cluster.on_wire(SlotAnswer))  # type: ignore[attr-defined]
+        assert all(packet.message.is_truncated for packet in cluster.on_wire(SlotAnswer))  # type: ignore[attr-defined]
         cluster.settle()
 
         assert cluster.record(2).head[0] > 1, "it has not got it slot by slot"

@@ -19,7 +19,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from kvstore.ports import Environment, Head, View, WriteBatch
+from kvstore.ports import CommitView, Environment, Head, WriteBatch
 from tests.support.media import KINDS, Medium, make_medium
 
 TABLES = (b"aaa", b"aab", b"\xff\xff\xff")
@@ -64,7 +64,7 @@ class History(RuleBasedStateMachine):
         self.committed = State()
         self.staged: State | None = None
         self.batch: WriteBatch | None = None
-        self.open_views: list[View] = []
+        self.open_views: list[CommitView] = []
 
     def model(self) -> State:
         assert self.staged is not None
@@ -158,13 +158,13 @@ class History(RuleBasedStateMachine):
     # -- views -------------------------------------------------------------------------------
 
     @rule(target=views)
-    def open_view(self) -> tuple[View, State]:
+    def open_view(self) -> tuple[CommitView, State]:
         view = self.environment.view()
         self.open_views.append(view)
         return view, self.committed.copy()
 
     @rule(seen=consumes(views))
-    def look_at_everything_and_close(self, seen: tuple[View, State]) -> None:
+    def look_at_everything_and_close(self, seen: tuple[CommitView, State]) -> None:
         view, state = seen
         if view in self.open_views:
             for name in TABLES:
@@ -177,7 +177,7 @@ class History(RuleBasedStateMachine):
             view.close()
 
     @rule(seen=views, name=tables, key=keys)
-    def get_in_view(self, seen: tuple[View, State], name: bytes, key: bytes) -> None:
+    def get_in_view(self, seen: tuple[CommitView, State], name: bytes, key: bytes) -> None:
         view, state = seen
         if view in self.open_views:
             assert view.table(name).get(key) == state.tables[name].get(key)

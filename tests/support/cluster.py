@@ -62,7 +62,7 @@ from kvstore.eris.shard_state import (
 from kvstore.execution.operations import Add, Check, Delete, IdempotencyToken, Operation, Put, Reserve
 from kvstore.execution.stored_value import decoded_value, stored_version
 from kvstore.keys import Key
-from kvstore.ports import View
+from kvstore.ports import CommitView
 from kvstore.storage import MemoryDisk, MemoryEnvironment
 from kvstore.types import (
     ClientId,
@@ -451,7 +451,7 @@ class Cluster:
 
     # -- what is on the disks ----------------------------------------------------------------
 
-    def _view(self, host: int) -> View:
+    def _view(self, host: int) -> CommitView:
         return MemoryEnvironment(self.disk, str(host)).view()
 
     def record(self, host: int, shard: int = 0) -> ShardRecord:
@@ -490,7 +490,7 @@ class Cluster:
         return verify(environment, manifest, owns=lambda _shard, _key: True)[1]
 
 
-def _record(view: View, shard: ShardId) -> ShardRecord:
+def _record(view: CommitView, shard: ShardId) -> ShardRecord:
     stored = view.table(HOST_TABLE).get(record_key(shard))
     return ShardRecord() if stored is None else decode_record(stored)
 

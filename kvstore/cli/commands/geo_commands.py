@@ -14,7 +14,7 @@ import kvstore
 from kvstore.cli.commands.command import FORMAT, Command, Invocation, Parameter
 from kvstore.cli.failures import Misuse
 from kvstore.cli.formats.graph import graph_lines
-from kvstore.cli.formats.tables import cut, fact_lines, row_lines, value_text
+from kvstore.cli.formats.tables import clip, fact_lines, row_lines, value_text
 from kvstore.cli.language.printing import show, type_name
 
 _KEY: Final = Parameter("KEY", "key")
@@ -209,7 +209,7 @@ class _Beside:
         if self._width is None:
             return text + _done(node, None)
         room = max(1, self._width - before)
-        return cut(text + _done(node, room), room)
+        return clip(text + _done(node, room), room)
 
 
 def _done(node: kvstore.Node, room: int | None) -> str:

@@ -162,7 +162,7 @@ def _tables(
             yield from _blocks(columns, page)
             continue
         for row in page if room is not None else ():
-            whole, row[-1] = row[-1], cut(row[-1], room or 0)
+            whole, row[-1] = row[-1], clip(row[-1], room or 0)
             was_cut = was_cut or row[-1] is not whole
         yield from _simple_table(page, columns)
     if was_cut:
@@ -180,7 +180,7 @@ def _room_for_last(columns: Sequence[str], page: list[list[str]], width: int | N
     return width - sum(_GAP + max(wcswidth(row[at]) for row in [headings, *page]) for at in before)
 
 
-def cut(text: str, room: int) -> str:
+def clip(text: str, room: int) -> str:
     """The text, or as much of its beginning as leaves room for the sign that it was cut."""
     from wcwidth import wcwidth
 

@@ -13,7 +13,7 @@ from kvstore.eris.shard_state import EFFECTS, REGISTERS, ShardRecord, log_name, 
 from kvstore.errors import Damage
 from kvstore.execution.procedure_context import Owns
 from kvstore.execution.stored_value import VERSION_BYTES, stored_version
-from kvstore.ports import Environment, View
+from kvstore.ports import CommitView, Environment
 from kvstore.types import ShardId, Slot
 
 CHUNK = 512
@@ -39,7 +39,7 @@ def verify(environment: Environment, manifest: Manifest, owns: Owns) -> tuple[in
         view.close()
 
 
-def _problems(view: View, manifest: Manifest, location: str, owns: Owns) -> Iterator[str]:
+def _problems(view: CommitView, manifest: Manifest, location: str, owns: Owns) -> Iterator[str]:
     try:
         yield from view.problems()
     except Damage as damage:
@@ -58,7 +58,7 @@ def _problems(view: View, manifest: Manifest, location: str, owns: Owns) -> Iter
             yield f"{where}: {error}"
 
 
-def _log_problems(view: View, shard: ShardId, record: ShardRecord, where: str) -> Iterator[str]:
+def _log_problems(view: CommitView, shard: ShardId, record: ShardRecord, where: str) -> Iterator[str]:
     log = view.log(log_name(shard), record.head)
     log.check_end()
     first = log.first
@@ -71,7 +71,7 @@ def _log_problems(view: View, shard: ShardId, record: ShardRecord, where: str) -
         first += len(entries)
 
 
-def _effects_problems(view: View, shard: ShardId, record: ShardRecord, where: str) -> Iterator[str]:
+def _effects_problems(view: CommitView, shard: ShardId, record: ShardRecord, where: str) -> Iterator[str]:
     table = view.table(table_name(shard, EFFECTS))
     first, last = record.head[0], record.executed
     start = b""
@@ -83,7 +83,9 @@ def _effects_problems(view: View, shard: ShardId, record: ShardRecord, where: st
         start = rows[-1][0] + b"\x00"
 
 
-def _state_problems(view: View, shard: ShardId, record: ShardRecord, owns: Owns, where: str) -> Iterator[str]:
+def _state_problems(
+    view: CommitView, shard: ShardId, record: ShardRecord, owns: Owns, where: str
+) -> Iterator[str]:
     table = view.table(table_name(shard, REGISTERS))
     start = b""
     while rows := table.scan(start, b"\xff", limit=CHUNK):

@@ -100,14 +100,14 @@ def snapshot_during_close(path: str) -> None:
     """A thread is just taking a snapshot when the store is closed, and keeps it."""
     db = kvstore.open(path)
     taking, go_on = threading.Event(), threading.Event()
-    make = readers.Cut.__init__
+    make = readers.ReadTransaction.__init__
 
     def slowly(cut: Any, owner: Any, environment: Environment, lifetime: float) -> None:
         taking.set()
         go_on.wait()
         make(cut, owner, environment, lifetime)
 
-    readers.Cut.__init__ = slowly  # type: ignore[assignment, method-assign]
+    readers.ReadTransaction.__init__ = slowly  # type: ignore[assignment, method-assign]
     kept: list[Any] = []
     thread = in_thread(lambda: kept.append(outcome(db.snapshot)))
     taking.wait()

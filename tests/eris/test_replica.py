@@ -136,7 +136,7 @@ class TestOutOfOrder:
         older = Stamped(msgspec.structs.replace(older.stamp, clock=Timestamp(1)), older.request)
 
         cluster.hosts[LEARNER].begin()
-        with pytest.raises(AssertionError, match="R3"):
+        with pytest.raises(AssertionError, match="REPLICA-3"):
             cluster.replica(LEARNER).handle(older)
         cluster.hosts[LEARNER].abort()
 

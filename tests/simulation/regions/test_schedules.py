@@ -267,7 +267,7 @@ class TestD3:
             world.us.process([pending(put(world.key(A), value))])
         (whole,) = (part for _, part in world.us.log().read(RegionId(1), (Slot(0), Slot(0)), EVERYTHING))
         gap = PendingRequest({A: (Import((Segment(RegionId(1), Slot(2), whole.items[1:]),)),)}, 0, 1)
-        with pytest.raises(Failed, match="N2"):
+        with pytest.raises(Failed, match="REGION-2"):
             world.eu.process([gap])
 
     def test_a_region_goes_on_behind_what_it_imported(self, world: World) -> None:

@@ -20,8 +20,8 @@ from kvstore.database.retry import Backoff
 from kvstore.database.routing import Route, Routing, route_of
 from kvstore.database.snapshot import Snapshot
 from kvstore.database.transaction import Transaction, Written
-from kvstore.engine.group_commit import PendingRequest
 from kvstore.engine.interrupts import uninterrupted
+from kvstore.engine.request import ClientRequest, Conclusion, PendingRequest
 from kvstore.engine.store import WritingStore
 from kvstore.eris.client import SecondHalf
 from kvstore.eris.messages import Answer
@@ -267,8 +267,7 @@ class TransactionRunner:
         """Nothing for what only read; else one request. Raises ``ReadSetChanged``."""
         if not plan.operations:
             return
-        pending = _pending(plan.operations, size=plan.size)
-        pending.token = token
+        pending = _pending(plan.operations, size=plan.size, token=token)
         with uninterrupted() if token else nullcontext():
             self._store.run(pending)
         assert pending.answer is not None, "a request is answered or fails"
@@ -282,8 +281,7 @@ class TransactionRunner:
 
         Raises ``TimedOut`` when it waited for its locks too long.
         """
-        pending = _pending(plan.operations, plan.writes, size=plan.size)
-        pending.second_half = second_half
+        pending = _pending(plan.operations, plan.writes, size=plan.size, second_half=second_half)
         with uninterrupted() if second_half.token else nullcontext():
             if not self._store.run(pending, patience.deadline):
                 self._take_back(pending, patience.timed_out(name))
@@ -292,8 +290,8 @@ class TransactionRunner:
 
     def _take_back(self, pending: PendingRequest, timed_out: TimedOut) -> None:
         """It waited for its locks too long. Raises ``TimedOut``, unless it was committed all the same."""
-        assert pending.request is not None, "it was sent, and waits for locks"
-        ended = self._abort(pending.request, timed_out)
+        assert pending.number is not None, "the request was sent, and waits for locks"
+        ended = self._abort(pending.number, timed_out)
         if pending.answer is not None and pending.answer.committed:
             return
         if not ended and pending.answer is None:
@@ -304,9 +302,8 @@ class TransactionRunner:
     def _conclude(
         self, preliminary: RequestId, writes: Operations, size: int, token: IdempotencyToken | None
     ) -> Answer:
-        pending = _pending(writes, size=size)
-        pending.concludes = preliminary
-        pending.token = token
+        conclusion = Conclusion(preliminary, commits=True)
+        pending = _pending(writes, size=size, conclusion=conclusion, token=token)
         with uninterrupted() if token else nullcontext():
             self._store.run(pending)
         assert pending.answer is not None, "a request is answered or fails"
@@ -315,8 +312,7 @@ class TransactionRunner:
     def _abort(self, preliminary: RequestId, error: BaseException) -> bool:
         """Let go of the locks, because of this error. Where that fails too, the lease will end those that
         are held; return whether it did not fail."""
-        pending = _pending({})
-        pending.concludes, pending.aborts = preliminary, True
+        pending = _pending({}, conclusion=Conclusion(preliminary, commits=False))
         try:
             self._store.run(pending)
         except Error as trouble:
@@ -385,10 +381,17 @@ def _writes_of(transaction: Transaction, shards: Iterable[int]) -> Operations:
     return {shard: tuple(part) for shard, part in writes.items()}
 
 
-def _pending(*halves: Operations, size: int = 0) -> PendingRequest:
+def _pending(
+    *halves: Operations,
+    size: int = 0,
+    second_half: SecondHalf | None = None,
+    conclusion: Conclusion | None = None,
+    token: IdempotencyToken | None = None,
+) -> PendingRequest:
     """``size``: bytes of keys and values that are written; what is checked is small."""
     weight = sum([len(part) for half in halves for part in half.values()])
-    return PendingRequest(halves[0], size + CHECK_BYTES * weight, weight)
+    size += CHECK_BYTES * weight
+    return PendingRequest(ClientRequest(halves[0], size, weight, None, second_half, conclusion, token))
 
 
 def _union(*sets: LockSets) -> LockSets:

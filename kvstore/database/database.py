@@ -13,6 +13,8 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Self, overload
 
+import msgspec
+
 from kvstore import keys, values
 from kvstore.database.batch import Batch, Commit
 from kvstore.database.commit import Task, TransactionRunner
@@ -32,9 +34,9 @@ from kvstore.database.routing import Route, Routing, route_of
 from kvstore.database.snapshot import Snapshot, state_tables
 from kvstore.database.transaction import Transaction
 from kvstore.database.watch import Cursor, Watch
-from kvstore.engine.group_commit import PendingRequest
 from kvstore.engine.idempotency import Claim, digest, digest_of_function, result_of
 from kvstore.engine.interrupts import uninterrupted
+from kvstore.engine.request import ClientRequest, PendingRequest
 from kvstore.engine.store import Store, WritingStore
 from kvstore.engine.upkeep import backup, status
 from kvstore.engine.upkeep.compaction import compact
@@ -43,7 +45,6 @@ from kvstore.errors import Conflict, LimitExceeded, NotFound, ProcedureFailed, R
 from kvstore.execution.numbers import check_amount, check_number
 from kvstore.execution.operations import (
     Add,
-    Call,
     Delete,
     Expire,
     IdempotencyToken,
@@ -72,6 +73,8 @@ class Database:
     """
 
     __iter__ = None  # say scan() to walk it, count() to count it
+    _has_types = False
+    """Whether keys have types that a write is checked against: in regions."""
 
     def __init__(self, store: Store, snapshot_lifetime: float) -> None:
         self._store = store
@@ -200,8 +203,9 @@ class Database:
         conditional = if_absent or if_version is not None
         if conditional:
             operation = _conditional(encoded, payload, if_absent, if_version)
-        size, check = len(encoded) + len(payload), self._type_check(key, "register")
-        answer = self._run({shard: (operation,)}, size, idempotency_key, check=check)
+        request = ClientRequest({shard: (operation,)}, len(encoded) + len(payload), 1)
+        check = self._type_check(key, "register") if self._has_types else None
+        answer = self._send(request, idempotency_key, check)
         if conditional and answer.outcomes[shard].refused:
             wanted = "absent" if if_absent else f"at version {if_version}"
             raise Conflict(f"{key!r} was not {wanted}", key=key, attempts=1)
@@ -214,13 +218,14 @@ class Database:
         encoded = keys.encode(key)
         shard = self._routing.shard(key, encoded)
         check = self._type_check(key, "register", deletes=True)
-        self._run({shard: (Delete(encoded),)}, len(encoded), idempotency_key, check=check)
+        self._send(ClientRequest({shard: (Delete(encoded),)}, len(encoded), 1), idempotency_key, check)
 
     def __delitem__(self, key: Key) -> None:
         encoded = keys.encode(key)
         shard = self._routing.shard(key, encoded)
         check = self._type_check(key, "register", deletes=True)
-        answer = self._run({shard: (Delete(encoded, report=True),)}, len(encoded), None, check=check)
+        request = ClientRequest({shard: (Delete(encoded, report=True),)}, len(encoded), 1)
+        answer = self._send(request, None, check)
         if answer.outcomes[shard].results == (False,):
             raise NotFound(f"no value at {key!r}", key=key)
 
@@ -240,8 +245,8 @@ class Database:
                 check_type()
             check_number(key, value_of(self._read(shard, encoded)), n)
 
-        operations: Operations = {shard: (Add(encoded, amount),)}
-        answer = self._run(operations, len(encoded), idempotency_key, check=check)
+        request = ClientRequest({shard: (Add(encoded, amount),)}, len(encoded), 1)
+        answer = self._send(request, idempotency_key, check)
         total = answer.outcomes[shard].results[0]
         assert isinstance(total, bytes)
         return values.decode(total)
@@ -272,7 +277,7 @@ class Database:
                 transaction.close()
 
         operations: Operations = dict.fromkeys(call.keys, ())
-        answer = self._run(operations, size_of(call), idempotency_key, check=check, call=call)
+        answer = self._send(ClientRequest(operations, size_of(call), 1, call), idempotency_key, check)
         try:
             return results_of(call, answer.outcomes)
         except ProcedureFailed:
@@ -285,13 +290,13 @@ class Database:
         return Batch(self._routing, self._read, self._commit, idempotency_key)
 
     def _commit(self, batch: Batch) -> None:
-        pending = self._pending_of(batch)
-        if pending.operations:
-            self._run_pending(pending, batch.idempotency_key)
+        request = self._request_of(batch)
+        if request.operations:
+            self._send(request, batch.idempotency_key)
 
-    def _pending_of(self, batch: Batch) -> PendingRequest:
+    def _request_of(self, batch: Batch) -> ClientRequest:
         """The batch as a request. Raises ``Finished`` the second time."""
-        return PendingRequest(batch.finish(), batch.size, batch.weight)
+        return ClientRequest(batch.finish(), batch.size, batch.weight)
 
     def submit(self, batch: Batch, *, idempotency_key: Key | None = None) -> Future[Commit]:
         """Send a batch without waiting; the future is done when it is as durable as a put.
@@ -301,51 +306,75 @@ class Database:
         store = self._writing_store()
         if not batch.belongs_to(self._routing):
             raise UsageError("a batch is submitted to the database that made it")
-        pending, route = self._pending_of(batch), batch.route
+        request, route = self._request_of(batch), batch.route
         future: Future[Commit] = Future()
         future.set_running_or_notify_cancel()
-        if not pending.operations:
+        if not request.operations:
             future.set_result(Commit({}, route))
             return future
-        pending.future, pending.route = future, route
+
+        def complete(pending: PendingRequest) -> None:
+            self._complete(future, pending, route)
+
         if idempotency_key is None:
             idempotency_key = batch.idempotency_key
         if idempotency_key is None:
-            store.submit(pending)
+            store.commits.submit(PendingRequest(request, complete))
             return future
-        with uninterrupted(), self._claim(pending, idempotency_key) as claim:
-            answer = store.idempotency.take(claim)
-            if answer is not None:
-                pending.answer = answer
+        request, claim = self._claim(request, idempotency_key)
+        pending = PendingRequest(request, complete)
+        with uninterrupted(), claim:
+            pending.answer = store.idempotency.take(claim)
+            if pending.answer is not None:
                 complete(pending)
                 return future
             pending.on_done = claim.release
-            store.submit(pending)
+            store.commits.submit(pending)
             claim.handed_over = True
         return future
 
-    def _run(
-        self,
-        operations: Operations,
-        size: int,
-        idempotency_key: Key | None,
-        weight: int = 1,
-        *,
-        check: Callable[[], None] | None = None,
-        call: Call | None = None,
-    ) -> Answer:
-        """Return the answer of a request; ``check`` may refuse it, unless it was made before."""
-        return self._run_pending(PendingRequest(operations, size, weight, call), idempotency_key, check)
+    def _complete(self, future: Future[Commit], pending: PendingRequest, route: Route) -> None:
+        """Give the future of a submitted batch its result, or its exception."""
+        error = pending.error
+        if error is None:
+            assert pending.answer is not None, "a request is answered or fails"
+            error = self._refusal(pending.answer)
+        if error is not None:
+            future.set_exception(error)
+        else:
+            assert pending.answer is not None, "a request is answered or fails"
+            future.set_result(_committed(pending.answer, route))
 
-    def _run_pending(
-        self, pending: PendingRequest, idempotency_key: Key | None, check: Callable[[], None] | None = None
+    def _refusal(self, answer: Answer) -> Exception | None:
+        """The error of a batch that the shards refused; only regions have writes that may be refused."""
+        return None
+
+    def _send(
+        self,
+        request: ClientRequest,
+        idempotency_key: Key | None,
+        check: Callable[[], None] | None = None,
     ) -> Answer:
+        """Return the answer of a request; ``check`` may refuse it, unless it was answered before."""
+        if idempotency_key is not None:
+            return self._send_once(request, idempotency_key, check)
+        if check is not None:
+            self._writing_store()
+            check()
+        pending = PendingRequest(request)
+        self._store.run(pending)
+        assert pending.answer is not None, "a request is answered or fails"
+        return pending.answer
+
+    def _send_once(
+        self, request: ClientRequest, idempotency_key: Key, check: Callable[[], None] | None
+    ) -> Answer:
+        """Return the first answer of the requests with this key; send the request if there is none."""
         store = self._writing_store()
-        if idempotency_key is None:
-            return _answer(store, pending, check)
-        with uninterrupted(), self._claim(pending, idempotency_key) as claim:
+        request, claim = self._claim(request, idempotency_key)
+        with uninterrupted(), claim:
             answer = store.idempotency.take(claim)
-            return _answer(store, pending, check) if answer is None else answer
+            return self._send(request, None, check) if answer is None else answer
 
     def _writing_store(self) -> WritingStore:
         refuse_nested()
@@ -448,16 +477,16 @@ class Database:
 
     # -- idempotency keys --------------------------------------------------------------------
 
-    def _claim(self, pending: PendingRequest, idempotency_key: Key) -> Claim:
-        """Give the request its token; the claim to it is still to be taken, and to be released."""
-        half = pending.second_half
-        writes = pending.operations if half is None else half.writes
-        pending.token = token = self._token(idempotency_key, digest(pending.call or writes))
-        for operations in (pending.operations, writes):
-            operations.setdefault(token.record_shard, ())
+    def _claim(self, request: ClientRequest, idempotency_key: Key) -> tuple[ClientRequest, Claim]:
+        """The request with its token, and the claim to the key, which is still to be taken and released."""
+        half = request.second_half
+        writes = request.operations if half is None else half.writes
+        token = self._token(idempotency_key, digest(request.call or writes))
+        operations = _with_participant(request.operations, token.record_shard)
         if half is not None:
-            pending.second_half = half._replace(token=token)
-        return self._store.idempotency.claim(token)
+            half = half._replace(writes=_with_participant(writes, token.record_shard), token=token)
+        request = msgspec.structs.replace(request, operations=operations, second_half=half, token=token)
+        return request, self._store.idempotency.claim(token)
 
     def _token(self, idempotency_key: Key, digest: bytes) -> IdempotencyToken:
         self._tokens_used += 1
@@ -478,7 +507,7 @@ class Database:
             ]
             if not shards:
                 return
-            self._run({shard: (Expire(before),) for shard in shards}, 0, None)
+            self._send(ClientRequest({shard: (Expire(before),) for shard in shards}, 0, 1), None)
 
     # -- looking at it -----------------------------------------------------------------------
 
@@ -531,12 +560,8 @@ class Database:
         return f"<kvstore.Database {self._store.directory.path!r}>"
 
 
-def _answer(store: WritingStore, pending: PendingRequest, check: Callable[[], None] | None) -> Answer:
-    if check is not None:
-        check()
-    store.run(pending)
-    assert pending.answer is not None, "a request is answered or fails"
-    return pending.answer
+def _with_participant(operations: Operations, shard: ShardId) -> Operations:
+    return {**operations, shard: operations.get(shard, ())}
 
 
 def _conditional(key: bytes, value: bytes, if_absent: bool, if_version: int | None) -> PutIf:
@@ -549,19 +574,3 @@ def _conditional(key: bytes, value: bytes, if_absent: bool, if_version: int | No
 
 def _committed(answer: Answer, route: Route) -> Commit:
     return Commit({int(shard): int(slot) for shard, slot in sorted(answer.slots.items())}, route)
-
-
-def complete(pending: PendingRequest) -> None:
-    """Give a submitted request's future its result."""
-    future = pending.future
-    assert future is not None
-    error = pending.error
-    if error is None and pending.refusal is not None:
-        assert pending.answer is not None, "a request is answered or fails"
-        error = pending.refusal(pending.answer)
-    if error is not None:
-        future.set_exception(error)
-    else:
-        assert pending.answer is not None, "a request is answered or fails"
-        assert pending.route is not None
-        future.set_result(_committed(pending.answer, pending.route))

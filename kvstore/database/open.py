@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from types import ModuleType
 from typing import get_args
 
-from kvstore.database.database import Database, complete
+from kvstore.database.database import Database
 from kvstore.database.routing import SHARDS_MAX, Routing
 from kvstore.engine.options import Durability, Options
 from kvstore.engine.store import AnyPath, ReadingStore, Store, WritingStore, directory_at, open_store
@@ -94,7 +94,7 @@ def open_at(
 
     def make(directory: StoreDirectory) -> Store:
         if not readonly:
-            return WritingStore(directory, options, sync_interval_ms=sync_interval_ms, finish=complete)
+            return WritingStore(directory, options, sync_interval_ms=sync_interval_ms)
         store = ReadingStore(directory)
         try:
             store.manifest.check_shape(

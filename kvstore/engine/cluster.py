@@ -29,10 +29,10 @@ from typing import TYPE_CHECKING
 
 from kvstore.engine.failover import Failover
 from kvstore.engine.follower import Follower
-from kvstore.engine.group_commit import PendingRequest
 from kvstore.engine.host import Host, Inbox
 from kvstore.engine.leases import Leases
 from kvstore.engine.recovery import Opened
+from kvstore.engine.request import PendingRequest
 from kvstore.eris.client import NO_EDGES, Client
 from kvstore.eris.effects import Effect, GroupAddress, ReplicaAddress, Send
 from kvstore.eris.messages import (
@@ -62,7 +62,7 @@ class Cluster:
         """``expire`` is called from another thread when ``end_leases`` has something to do."""
         manifest, epoch = opened.found.manifest, opened.record.epoch
         self.opened = opened
-        self._now = now or _machine_time
+        self._now = now
         self.learner: Host = opened.learner
         self.replicas = manifest.replicas
         self.failure: BaseException | None = None
@@ -89,6 +89,8 @@ class Cluster:
         """What the learner sends to followers with the next group."""
         self.followers = self._start_followers()
         self._given = 0
+        self.groups = 0
+        """Groups that were committed, or that failed, since the store was opened."""
 
     def _start_followers(self) -> list[Follower]:
         others = (host for host in self.opened.hosts.values() if host is not self.learner)
@@ -108,7 +110,8 @@ class Cluster:
         done: list[PendingRequest] = []
         try:
             done += self._deliver(self._commit_group(group))
-            self._commit_rest(done)
+            if self._effects:
+                self._commit_rest(done)
         except Exception as error:
             # The roles' memory is ahead of the disk now: they are rebuilt by the next opening (A5).
             self.failure = error
@@ -168,8 +171,8 @@ class Cluster:
         """Raise ``DiskFull``, before anything is stamped, where there is no room for the group."""
         size = weight = 0
         for pending in group:
-            size += pending.size
-            weight += pending.weight
+            size += pending.request.size
+            weight += pending.request.weight
         # A body goes into the log, and its values into the tables.
         size, records = 2 * size, 2 * weight + 2 * self.sequencer.shards
         self.learner.environment.expect(size, records)
@@ -179,13 +182,15 @@ class Cluster:
 
     def _commit_group(self, group: list[PendingRequest]) -> list[Send]:
         """Return the answers for callers, which may leave now."""
+        self.groups += 1
         answers: list[Send] = []
         may_grow = bool(self._effects)
         if self._causes is not None:
             self._causes.observe(replica.record.executed for replica in self.learner.replicas)
         for pending in group:
             self._effects += self._ask(pending)
-            may_grow |= pending.second_half is not None or pending.concludes is not None
+            request = pending.request
+            may_grow |= request.second_half is not None or request.conclusion is not None
         inbox = self._stamp(answers)
         given = self._given
         try:
@@ -221,29 +226,30 @@ class Cluster:
 
     def _ask(self, pending: PendingRequest) -> list[Effect]:
         """Have the client send what a caller asks for."""
-        client = self.client
-        if pending.concludes is not None:
-            self.leases.end(pending.concludes)
-            self._waiting[pending.concludes] = pending
-            writes = None if pending.aborts else pending.operations
-            return client.conclude(pending.concludes, writes, pending.token)
+        client, request = self.client, pending.request
+        if request.conclusion is not None:
+            preliminary, commits = request.conclusion
+            self.leases.end(preliminary)
+            self._waiting[preliminary] = pending
+            return client.conclude(preliminary, request.operations if commits else None, request.token)
         edges = NO_EDGES
-        if self._causes is not None and not pending.after:  # an import is no node of this region
-            edges = self._causes.edges(pending.operations.keys())
-        if pending.second_half is not None:
-            effects = client.submit_general(pending.operations, pending.second_half, edges)
+        if self._causes is not None and not request.after:  # an import is no node of this region
+            edges = self._causes.edges(request.operations.keys())
+        if request.second_half is not None:
+            effects = client.submit_general(request.operations, request.second_half, edges)
         else:
             effects = client.submit(
-                pending.operations, pending.token, pending.call, after=pending.after, edges=edges
+                request.operations, request.token, request.call, after=request.after, edges=edges
             )
-        pending.request = client.last_request
-        self._waiting[pending.request] = pending
+        pending.number = client.last_request
+        self._waiting[pending.number] = pending
         return effects
 
     def _stamp(self, answers: list[Send]) -> Inbox:
         """Have the sequencer stamp what the client sends; what it sends to callers is for later."""
         inbox: Inbox = []
         effects, self._effects = self._effects, []
+        now = Timestamp(time.time_ns() if self._now is None else self._now())
         for effect in effects:
             if type(effect) is not Send:
                 continue  # no message is lost, so there is nothing to time
@@ -251,7 +257,7 @@ class Cluster:
                 answers.append(effect)
                 continue
             assert type(effect.message) is Request
-            for send in self.sequencer.handle(effect.message, Timestamp(self._now())):
+            for send in self.sequencer.handle(effect.message, now):
                 assert type(send) is Send
                 assert type(send.to) is GroupAddress
                 assert type(send.message) is Stamped
@@ -355,7 +361,7 @@ class Cluster:
             pending = self._waiting.pop(answer.request, None)
             if pending is None:
                 continue
-            if pending.second_half is not None and answer.committed is None:
+            if pending.request.second_half is not None and answer.committed is None:
                 self.leases.begin(answer.request)
             pending.answer = answer
             done.append(pending)
@@ -487,10 +493,6 @@ def _causes(shards: int) -> Causes:
     from kvstore.fuzzylog.causes import Causes  # a plain store never loads it
 
     return Causes(shards)
-
-
-def _machine_time() -> int:
-    return time.time_ns()  # looked up at each call, as a test may set the clock
 
 
 def _refused(group: list[PendingRequest], error: Exception) -> list[PendingRequest]:

@@ -16,21 +16,21 @@ INVARIANTS
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from contextlib import contextmanager
 from queue import SimpleQueue
-from typing import Any
 
-from kvstore.engine.interrupts import MAIN_THREAD, Deferred, uninterrupted
-from kvstore.eris.client import SecondHalf
-from kvstore.eris.messages import Answer
-from kvstore.errors import Closed
-from kvstore.execution.operations import Call, IdempotencyToken, Operation
-from kvstore.types import RequestId, ShardId, Timestamp
+from kvstore.engine.cluster import Cluster
+from kvstore.engine.commit_signal import CommitSignal
+from kvstore.engine.interrupts import run_uninterrupted, uninterrupted
+from kvstore.engine.readers import Readers
+from kvstore.engine.request import PendingRequest
+from kvstore.errors import Closed, Error, Failed
+from kvstore.execution.reentrancy import function_running, refuse_nested
 
 GROUP_BYTES_MAX = 8 << 20
 GROUP_OPERATIONS_MAX = 2000
@@ -44,94 +44,27 @@ WAKE_S = 1.0
 """A safety net: a sleeper looks again after so long. Where that was needed, ``woken_by_timer`` counts it."""
 
 
-class PendingRequest:
-    """One request on its way: what it asks, and then its answer or its error."""
-
-    __slots__ = (
-        "aborts",
-        "after",
-        "answer",
-        "call",
-        "concludes",
-        "done",
-        "error",
-        "future",
-        "on_done",
-        "operations",
-        "refusal",
-        "request",
-        "route",
-        "second_half",
-        "sent",
-        "size",
-        "token",
-        "wake",
-        "weight",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        operations: dict[ShardId, tuple[Operation, ...]],
-        size: int,
-        weight: int,
-        call: Call | None = None,
-    ) -> None:
-        """``size`` in bytes of keys and values, ``weight`` in operations."""
-        self.operations = operations
-        self.size = size
-        self.weight = weight
-        self.call = call
-        self.second_half: SecondHalf | None = None
-        """Of a general transaction, whose ``operations`` are those of its preliminary."""
-        self.concludes: RequestId | None = None
-        """The preliminary that it ends: by writing ``operations``, or without any if ``aborts``."""
-        self.aborts = False
-        self.request: RequestId | None = None
-        """Its id, once it was sent."""
-        self.token: IdempotencyToken | None = None
-        self.after = Timestamp(0)
-        """Of an import, the latest time in it (contracts D1)."""
-        self.future: Future[Any] | None = None
-        self.route: Any = None
-        """What the future's result says of the path; only for the one who submitted."""
-        self.refusal: Callable[[Answer], Exception | None] | None = None
-        """What the future's exception is where the answer refuses something."""
-        self.on_done: Callable[[], None] | None = None
-        self.answer: Answer | None = None
-        self.error: BaseException | None = None
-        self.sent = False
-        """Whether it left the queue: it is answered, or waits for locks, until it is done."""
-        self.done = False
-        self.wake: threading.Lock | None = None
-
-    def finish(self) -> None:
-        """Mark it done; whoever waits for that is still to be woken."""
-        self.done = True
-        if self.on_done is not None:
-            self.on_done()
+_log = logging.getLogger("kvstore")
 
 
 class GroupCommit:
-    """The queue in front of a cluster.
+    """The queue in front of a cluster, which it owns: it hands the cluster a group at a time.
 
-    ``process`` takes the requests of a group and returns those that are done, of earlier groups too: a
-    request that waits for locks is done later. It never raises.
+    ``Cluster.process`` returns the requests that are done, of earlier groups too: a request that waits for
+    locks is done later.
     """
 
-    def __init__(
-        self,
-        process: Callable[[list[PendingRequest]], list[PendingRequest]],
-        finish: Callable[[PendingRequest], None],
-    ) -> None:
-        self._process = process
-        self._finish_future = finish
+    def __init__(self, cluster: Cluster, readers: Readers, committed: CommitSignal) -> None:
+        self._cluster = cluster
+        self._readers = readers
+        self._committed = committed
+        self._refusal: Callable[[], Error] | None = None
         self._queue: deque[PendingRequest] = deque()
         self._leading = threading.Lock()
         self._handed_over = False
         """Whether the last leader woke a thread that is to lead next."""
         self.woken_by_timer = 0
         """Sleepers that only their timer woke to what should have woken them: 0, unless GROUP-2 is broken."""
-        self._closed = False
         self._ended = False
         self._submitted = threading.Event()
         self._room = threading.Condition()
@@ -144,15 +77,23 @@ class GroupCommit:
     # -- callers that wait -------------------------------------------------------------------
 
     def run(self, pending: PendingRequest, deadline: float | None = None) -> bool:
-        """Return when the request is done: answered, or failed with ``pending.error``.
+        """Return when the request is done: answered, or failed, and then its error is raised.
 
-        Returns False when it was sent and is not done at the deadline, by ``time.monotonic``.
+        Returns False when the request was sent and still waits for locks at the deadline, a time of
+        ``time.monotonic``.
         """
-        if self._closed:
-            raise Closed("the database was closed")
-        queued = self._lead(pending)
-        if pending.done:
-            return True
+        if function_running() is not None:
+            refuse_nested()
+        if self._refusal is not None:
+            raise self._refusal()
+        queued = run_uninterrupted(self._lead, pending)
+        done = pending.done or self._sleep(pending, queued, deadline)
+        if pending.error is not None:
+            raise pending.error
+        return done
+
+    def _sleep(self, pending: PendingRequest, queued: bool, deadline: float | None) -> bool:
+        """Wait until the request is done, or its deadline; lead whenever the lead is free."""
         pending.wake = threading.Lock()
         pending.wake.acquire()
         if not queued:
@@ -171,7 +112,7 @@ class GroupCommit:
                 nap = min(WAKE_S, deadline - time.monotonic())
                 if nap <= 0:
                     return False
-            if not self._lead(None, by_timer=by_timer) or pending.sent:
+            if not run_uninterrupted(self._lead, None, by_timer) or pending.sent:
                 by_timer = not wake.acquire(timeout=nap) and nap == WAKE_S
         if by_timer and not wake.acquire(timeout=WAKE_S):  # its wake-up may be a moment behind its answer
             self.woken_by_timer += 1
@@ -183,14 +124,8 @@ class GroupCommit:
             if not pending.done:
                 pending.finish()  # no group is under way: it is queued and will be passed over, or is sent
 
-    def _lead(self, own: PendingRequest | None, *, by_timer: bool = False) -> bool:
+    def _lead(self, own: PendingRequest | None, by_timer: bool = False) -> bool:
         """Lead one group, with ``own`` queued before it; return False where another thread leads."""
-        if threading.get_ident() != MAIN_THREAD:
-            return self._lead_group(own, by_timer)
-        with Deferred():
-            return self._lead_group(own, by_timer)
-
-    def _lead_group(self, own: PendingRequest | None, by_timer: bool) -> bool:
         if not self._leading.acquire(blocking=False):
             return False
         try:
@@ -234,44 +169,62 @@ class GroupCommit:
             self._poke(wake)
 
     def _one_group(self) -> None:
-        group = self._take()
-        if group:
-            self._finish(self._refuse(group) if self._ended else self._process(group))
-
-    @staticmethod
-    def _refuse(group: list[PendingRequest]) -> list[PendingRequest]:
-        for pending in group:
-            pending.error = Closed("the database was closed")
-        return group
-
-    def _take(self) -> list[PendingRequest]:
         queue, group = self._queue, []
         size = weight = 0
         while queue and size < GROUP_BYTES_MAX and weight < GROUP_OPERATIONS_MAX:
             pending = queue.popleft()
             if not pending.done:
-                size += pending.size
-                weight += pending.weight
+                size += pending.request.size
+                weight += pending.request.weight
                 pending.sent = True
                 group.append(pending)
-        return group
+        if group and self._ended:
+            for pending in group:
+                pending.error = Closed("the database was closed")
+            self._finish(group)
+        elif group:
+            self._finish(self._publish(self._cluster.process(group)))
+
+    def _publish(self, done: list[PendingRequest]) -> list[PendingRequest]:
+        """Show readers and watchers what was committed, before the callers are woken; return ``done``."""
+        cluster, readers = self._cluster, self._readers
+        if cluster.learner_failed:
+            failure = cluster.failure
+            readers.refuse(lambda: Failed(f"the store failed: {failure}"))
+        if readers.environment is not cluster.learner.environment:
+            self.follow_learner()
+        readers.expire()
+        self._committed.announce()
+        return done
+
+    def follow_learner(self) -> None:
+        """Read from the learner's environment from now on; open snapshots stay where they are."""
+        cluster = self._cluster
+        if self._readers.environment is not cluster.learner.environment:
+            self._readers.replace(cluster.learner.environment)
+            number, why = list(cluster.failed_learners.items())[-1]
+            message = "%s: replica %d failed: %s; replica %d is the learner now"
+            _log.warning(message, cluster.opened.directory.path, number, why, cluster.learner.number)
 
     def _finish(self, group: list[PendingRequest]) -> None:
-        futures = []
+        """Mark the requests done, wake their callers, and hand over those with a completion."""
+        completed = []
         for pending in group:
             if pending.done:
                 continue  # its caller was interrupted, and is gone
-            pending.finish()
-            if pending.future is not None:
-                futures.append(pending)
+            pending.done = True
+            if pending.on_done is not None:
+                pending.on_done()
+            if pending.completion is not None:
+                completed.append(pending)
             elif pending.wake is not None:
                 self._poke(pending.wake)
-        if futures:
+        if completed:
             with self._room:  # before their callbacks, which may want to submit
-                self._outstanding -= len(futures)
-                self._outstanding_bytes -= sum(pending.size for pending in futures)
+                self._outstanding -= len(completed)
+                self._outstanding_bytes -= sum(pending.request.size for pending in completed)
                 self._room.notify_all()
-            self._completed.put(futures)
+            self._completed.put(completed)
 
     @staticmethod
     def _poke(wake: threading.Lock) -> None:
@@ -284,20 +237,20 @@ class GroupCommit:
         """Queue the request for the writer thread; its future completes when it is done."""
         while not self._queue_if_room(pending):
             with uninterrupted(), self._room:
-                if self._is_full() and not self._closed:
+                if self._is_full() and self._refusal is None:
                     self._room.wait(ROOM_S)
 
     def _queue_if_room(self, pending: PendingRequest) -> bool:
         """Count and queue the request in one step, which no interrupt divides (GROUP-3)."""
         with uninterrupted():
             with self._room:
-                if self._closed:
-                    raise Closed("the database was closed")
+                if self._refusal is not None:
+                    raise self._refusal()
                 if self._is_full():
                     return False
                 self._start_threads()
                 self._outstanding += 1
-                self._outstanding_bytes += pending.size
+                self._outstanding_bytes += pending.request.size
                 self._queue.append(pending)
             if not self._submitted.is_set():
                 self._submitted.set()
@@ -316,7 +269,7 @@ class GroupCommit:
             self._writer.start()
 
     def _write(self) -> None:
-        while not self._closed:
+        while self._refusal is None:
             self._submitted.wait()
             self._submitted.clear()
             while self._queue:
@@ -326,35 +279,35 @@ class GroupCommit:
     def _complete(self) -> None:
         while (group := self._completed.get()) is not None:
             for pending in group:
-                self._finish_future(pending)
+                assert pending.completion is not None, "only requests with a completion come here"
+                pending.completion(pending)
 
     # -- the end -----------------------------------------------------------------------------
 
-    def exclusively(self, work: Callable[[], None]) -> None:
+    def exclusively(self, work: Callable[[], object]) -> None:
         """Run ``work`` between two groups."""
         with self._lead_between_groups():
             work()
 
     def without_requests(self, work: Callable[[], list[PendingRequest]]) -> None:
-        """Lead a group that nobody asked for; ``work`` returns the requests that it finished."""
-
-        def lead() -> None:
+        """Lead a group of no requests; ``work`` returns the requests that it finished."""
+        with self._lead_between_groups():
             if not self._ended:
-                self._finish(work())
+                self._finish(self._publish(work()))
 
-        self.exclusively(lead)
+    def refuse(self, error: Callable[[], Error]) -> None:
+        """Refuse every new request with this error: the store is closed, or belongs to another process."""
+        self._refusal = error
 
-    def close(self, settle: Callable[[], list[PendingRequest]]) -> None:
-        """Refuse new requests, finish what is queued and sent, and stop the threads.
-
-        ``settle`` ends what waits, and returns it.
-        """
+    def close(self) -> None:
+        """Refuse new requests, finish what is queued and sent, and stop the threads."""
         with self._room:
-            self._closed = True
+            self.refuse(lambda: Closed("the database was closed"))
             self._room.notify_all()
         while self._queue:
             self.exclusively(self._one_group)
-        self.without_requests(settle)
+        with self._lead_between_groups():
+            self._finish(self._cluster.settle())
         self.exclusively(self._end)
         self._submitted.set()
         self._completed.put(None)

@@ -150,8 +150,9 @@ class Host:
         executor = self.executor
         if executor.behind:
             outbox += (effect for effect in executor.catch_up() if type(effect) is Send)
-        executor.settle_arriving()
-        outbox += (effect for effect in executor.run_ready() if type(effect) is Send)
+        if executor.arriving is not None or executor.ready:
+            executor.settle_arriving()
+            outbox += (effect for effect in executor.run_ready() if type(effect) is Send)
         if executor.touched:
             self._touched |= executor.touched
             executor.touched.clear()
@@ -161,10 +162,9 @@ class Host:
         self._retention.trim(self._touched)
         for shard in self._touched:
             replica = self.replicas[shard]
-            for effect in replica.on_timer("sync"):
+            for effect in replica.end_batch():
                 assert type(effect) is Send
                 outbox.append(effect)
-            replica.save()
         self._touched.clear()
         self._bodies.forget()
         return outbox

@@ -5,9 +5,12 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]  # the functions behind signal's, ten times as fast
 import signal
 import threading
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 MAIN_THREAD = threading.main_thread().ident
 """Python runs signal handlers on this thread only, so no other thread is ever interrupted."""
@@ -34,6 +37,21 @@ class Deferred:
             _signal.signal(_SIGINT, self._handler)
             if self._pending:
                 self._handler(_SIGINT, self._frame)
+
+
+def run_uninterrupted(work: Callable[..., T], *args: Any) -> T:
+    """Call ``work(*args)``; on the main thread, keep SIGINT until it has returned."""
+    handler: Any = _signal.getsignal(_SIGINT) if threading.get_ident() == MAIN_THREAD else None
+    if not callable(handler):
+        return work(*args)
+    kept: list[FrameType | None] = []
+    _signal.signal(_SIGINT, lambda _number, frame: kept.append(frame))
+    try:
+        return work(*args)
+    finally:
+        _signal.signal(_SIGINT, handler)
+        if kept:
+            handler(_SIGINT, kept[-1])
 
 
 def uninterrupted() -> AbstractContextManager[None]:

@@ -67,8 +67,10 @@ class LogRetention:
         """At the end of a batch: mark the logs when they have grown enough, and cut a chunk."""
         if self._bodies.is_displaced:
             self._forget_marks()
-        size, records = self._bodies.take_appended()
-        self._appended += size
+        bodies = self._bodies
+        self._appended += bodies.appended_bytes
+        records = bodies.appended_records
+        bodies.appended_bytes = bodies.appended_records = 0
         if self._appended >= self._next_mark:
             self._mark()
             self._next_mark = self._appended + self._mark_bytes

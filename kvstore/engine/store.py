@@ -15,7 +15,7 @@ from typing import Any
 
 from kvstore.engine.cluster import Cluster
 from kvstore.engine.commit_signal import CommitSignal
-from kvstore.engine.group_commit import GroupCommit, PendingRequest
+from kvstore.engine.group_commit import GroupCommit
 from kvstore.engine.idempotency import Idempotency
 from kvstore.engine.interrupts import uninterrupted
 from kvstore.engine.manifest import Manifest
@@ -23,13 +23,14 @@ from kvstore.engine.open_replicas import find_manifest, stored_manifest
 from kvstore.engine.options import Options
 from kvstore.engine.readers import Readers, keep_for_ever
 from kvstore.engine.recovery import open_for_writing
+from kvstore.engine.request import PendingRequest
 from kvstore.engine.store_directory import FolderDirectory, MemoryDirectory, StoreDirectory
 from kvstore.eris.coordinator_replication import RECORD_KEY
 from kvstore.eris.coordinator_state import CoordinatorRecord, decode_record
 from kvstore.eris.log_tail import executed
 from kvstore.eris.shard_state import HOST_TABLE, ShardRecord, record_key
 from kvstore.eris.shard_state import decode_record as decode_shard
-from kvstore.errors import AlreadyOpen, Corrupt, Damage, Error, Failed, Forked, UsageError
+from kvstore.errors import AlreadyOpen, Corrupt, Damage, Error, Forked, ReadOnly, UsageError
 from kvstore.execution.reentrancy import refuse_nested
 from kvstore.ports import Environment
 from kvstore.types import ShardId, Slot
@@ -101,10 +102,18 @@ class Store:
             message = f"{path} was opened by process {pid}, before the fork"
             return Forked(message, path=path, pid=pid)
 
-        self.readers.refuse(forked)
+        self._refuse(forked)
         self.readers.forget()
         self.directory.forget()
         keep_for_ever(self)
+
+    def _refuse(self, error: Callable[[], Error]) -> None:
+        self.readers.refuse(error)
+
+    def run(self, pending: PendingRequest, deadline: float | None = None) -> bool:
+        """Return when the request is done, and raise its error; ``GroupCommit.run`` says more."""
+        message = f"{self.directory.path} was opened with readonly=True"
+        raise ReadOnly(message, path=self.directory.path)
 
 
 class ReadingStore(Store):
@@ -240,7 +249,6 @@ class WritingStore(Store):
         options: Options,
         *,
         sync_interval_ms: int,
-        finish: Callable[[PendingRequest], None],
     ) -> None:
         super().__init__(directory)
         opened = open_for_writing(directory, options)
@@ -251,19 +259,20 @@ class WritingStore(Store):
             _log.warning("%s: %s", directory.path, sentence)
         self.cluster = Cluster(opened, self._end_leases)
         self.readers = Readers(opened.learner.environment)
+        self.commits_seen = CommitSignal(announced=True)
+        self.commits = GroupCommit(self.cluster, self.readers, self.commits_seen)
+        self.run = self.commits.run  # type: ignore[method-assign]  # a put has one call less to make
         try:
             self.cluster.release_dead()
-            self._follow_learner()
+            self.commits.follow_learner()
         except BaseException:
             self.readers.close()
             self.cluster.close()
             raise
         self.idempotency = Idempotency(self.readers)
-        self.commits = GroupCommit(self._process, finish)
-        self.commits_seen = CommitSignal(announced=True)
         self.procedures_failed = 0
         """Calls of this opening that had a part which raised."""
-        self._dirty = False
+        self._synced_groups = self.cluster.groups
         self._synced_end = self._end() if options.durability == "interval" else None
         self._stop_syncing = threading.Event()
         self._syncer: threading.Thread | None = None
@@ -278,49 +287,12 @@ class WritingStore(Store):
     def environments(self) -> dict[int, Environment]:  # type: ignore[override]  # a failed host may go
         return {number: host.environment for number, host in self.cluster.opened.hosts.items()}
 
-    def run(self, pending: PendingRequest, deadline: float | None = None) -> bool:
-        """Process one request and return its answer in ``pending``, or raise its error.
-
-        Returns False when it was sent and still waits for locks at the deadline (``time.monotonic``).
-        """
-        if self.forked:
-            self.readers.check()
-        done = self.commits.run(pending, deadline)
-        if pending.error is not None:
-            raise pending.error
-        return done
-
-    def submit(self, pending: PendingRequest) -> None:
-        if self.forked:
-            self.readers.check()
-        self.commits.submit(pending)
-
-    def _process(self, group: list[PendingRequest]) -> list[PendingRequest]:
-        return self._after(self.cluster.process(group))
-
     def _end_leases(self) -> None:
-        self.commits.without_requests(lambda: self._after(self.cluster.end_leases()))
+        self.commits.without_requests(self.cluster.end_leases)
 
-    def _after(self, done: list[PendingRequest]) -> list[PendingRequest]:
-        """What every group is followed by, before its callers are woken."""
-        cluster = self.cluster
-        self._dirty = True
-        if cluster.learner_failed:
-            failure = cluster.failure
-            self.readers.refuse(lambda: Failed(f"the store failed: {failure}"))
-        self._follow_learner()
-        self.readers.expire()
-        self.commits_seen.announce()
-        return done
-
-    def _follow_learner(self) -> None:
-        """Read where the learner is now; snapshots that are open stay where they are."""
-        learner = self.cluster.learner
-        if self.readers.environment is not learner.environment:
-            self.readers.replace(learner.environment)
-            number, why = list(self.cluster.failed_learners.items())[-1]
-            message = "%s: replica %d failed: %s; replica %d is the learner now"
-            _log.warning(message, self.directory.path, number, why, learner.number)
+    def _refuse(self, error: Callable[[], Error]) -> None:
+        super()._refuse(error)
+        self.commits.refuse(error)
 
     def _start_syncer(self, seconds: float) -> None:
         # Holds the store weakly, so that one that was forgotten can be collected and closed.
@@ -339,16 +311,14 @@ class WritingStore(Store):
         self._syncer.start()
 
     def sync(self) -> None:
-        """Make what was committed durable, unless nothing was since the last time."""
-        if self._dirty:
+        """Make every commit durable, unless nothing was committed since the last time."""
+        if self._synced_groups != self.cluster.groups:
             self.commits.without_requests(self._sync)
 
     def _sync(self) -> list[PendingRequest]:
-        end = self._end()
-        done = self._after(self.cluster.sync())
-        self._dirty = False
-        self._synced_end = end
-        self.commits_seen.announce()
+        groups, end = self.cluster.groups, self._end()
+        done = self.cluster.sync()
+        self._synced_groups, self._synced_end = groups, end
         return done
 
     def _end(self) -> list[Slot]:
@@ -364,7 +334,7 @@ class WritingStore(Store):
         self._stop_syncing.set()
         if self._syncer is not None:
             self._syncer.join()
-        self.commits.close(self.cluster.settle)
+        self.commits.close()
         self.readers.close()
         self.commits_seen.announce()
         self.cluster.close()

@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import NamedTuple
 
+import msgspec
+
 from kvstore.eris.client_window import IdRange
 from kvstore.eris.effects import CALLER, SEQUENCER, CancelTimer, Effect, Send, SetTimer
 from kvstore.eris.general import ABORTED
@@ -49,23 +51,23 @@ class SecondHalf(NamedTuple):
     keeps_locks: bool = False
 
 
-class Outstanding:
-    """A request and the replies to it so far."""
+class Outstanding(msgspec.Struct):
+    """A request and the replies to it so far.
 
-    __slots__ = ("concluded_by", "concludes", "outcomes", "replies", "request", "second_half", "slots")
+    Attributes:
+        replies: replies of shards without a quorum yet; a shard of one replica never has any.
+        second_half: of a preliminary, what follows once its locks are held.
+        concluded_by: of a preliminary, the id of its conclusory when that is under way.
+        concludes: of a conclusory of this client, the id of its preliminary.
+    """
 
-    def __init__(self, request: Request) -> None:
-        self.request = request
-        self.replies: dict[ShardId, list[Reply]] | None = None
-        """Replies of shards without a quorum yet; a shard of one replica never has any."""
-        self.slots: dict[ShardId, Slot] = {}
-        self.outcomes: dict[ShardId, Outcome] = {}
-        self.second_half: SecondHalf | None = None
-        """Of a preliminary."""
-        self.concluded_by: RequestId | None = None
-        """Of a preliminary whose conclusory is under way."""
-        self.concludes: RequestId | None = None
-        """Of a conclusory of this client's own."""
+    request: Request
+    replies: dict[ShardId, list[Reply]] | None = None
+    slots: dict[ShardId, Slot] = {}
+    outcomes: dict[ShardId, Outcome] = {}
+    second_half: SecondHalf | None = None
+    concluded_by: RequestId | None = None
+    concludes: RequestId | None = None
 
     def is_complete(self) -> bool:
         return len(self.slots) == len(self.request.operations)
@@ -152,7 +154,7 @@ class Client:
 
     def handle(self, reply: Reply) -> list[Effect]:
         """Count the reply; when it was the last one needed, go on or answer the caller."""
-        waiting = self._find(reply.request)
+        waiting = self.outstanding.get(reply.request) or self.parked.get(reply.request)
         if waiting is None or reply.client != self.client or reply.shard in waiting.slots:
             return []
         outcome = reply.outcome if self.replicas == 1 else self._quorum_outcome(waiting, reply)
@@ -175,7 +177,7 @@ class Client:
         """A shard has answered; when it was the last one, go on."""
         waiting.slots[reply.shard] = reply.slot
         waiting.outcomes[reply.shard] = outcome
-        if not waiting.is_complete():
+        if len(waiting.slots) < len(waiting.request.operations):
             return []
         if waiting.second_half is not None:
             return self._on_votes(waiting, waiting.second_half)

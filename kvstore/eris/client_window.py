@@ -76,6 +76,8 @@ class ClientWindow(msgspec.Struct, array_like=True):
         self.outcomes[request] = outcome
 
     def _kept(self, memory: dict[RequestId, Kept]) -> dict[RequestId, Kept]:
+        if not self.unanswered and max(memory) <= self.answered:
+            return {}
         return {number: kept for number, kept in memory.items() if not self._is_answered(number)}
 
     def conclude(self, preliminary: RequestId, vote: Outcome, *, committed: bool) -> None:

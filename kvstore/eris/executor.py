@@ -86,11 +86,11 @@ class Executor:
         """Of the shards where something is claimed."""
         self._copies: dict[Timestamp, dict[ShardId, Slot]] = {}
         """Of copies that miss pieces, those that came."""
-        self._arriving: Unresolved | None = None
+        self.arriving: Unresolved | None = None
         """Its pieces are coming just now, and nothing else came since: nobody needs to know of it yet."""
         self._unclaimed: list[Unresolved] = []
         """Those that nothing came after that could get past them: they have no claims yet."""
-        self._ready: list[tuple[Timestamp, Unresolved]] = []
+        self.ready: list[tuple[Timestamp, Unresolved]] = []
         self._is_restoring = False
 
     # -- what comes ----------------------------------------------------------------------------
@@ -100,9 +100,9 @@ class Executor:
         replica.record.executed = slot
         if stamped is None:
             return []
-        if self._arriving is not None:
-            if self._arriving.clock == stamped.stamp.clock:
-                return self._next_piece(self._arriving, replica, slot)
+        if self.arriving is not None:
+            if self.arriving.clock == stamped.stamp.clock:
+                return self._next_piece(self.arriving, replica, slot)
             self.settle_arriving()
         request = stamped.request
         known = replica.known_outcome(stamped)
@@ -117,8 +117,12 @@ class Executor:
                 self._claim_all()
             if first is not None:
                 return self._late_piece(first, replica, slot)
-        if request.half is None and len(request.operations) == 1 and not self._blockers(replica, request):
-            return replica.reply(request, slot, replica.execute(stamped, slot))
+        if (
+            request.half is None
+            and len(request.operations) == 1
+            and not (self._locks and self._blockers(replica, request))
+        ):
+            return replica.execute(stamped, slot)
         return self._next_piece(self._begin(stamped, {replica.address.shard}), replica, slot)
 
     def _pass_over(self, replica: Shard, slot: Slot, stamped: Stamped) -> None:
@@ -176,7 +180,7 @@ class Executor:
     def _begin(self, stamped: Stamped, here: Set[ShardId]) -> Unresolved:
         """These pieces have come, others are to come; but those that an image brought are over."""
         hosted = len(here) + self._missing(stamped, here)
-        self._arriving = transaction = Unresolved(stamped, hosted)
+        self.arriving = transaction = Unresolved(stamped, hosted)
         return transaction
 
     def _next_piece(self, transaction: Unresolved, replica: Shard, slot: Slot) -> list[Effect]:
@@ -185,7 +189,7 @@ class Executor:
         transaction.missing -= 1
         if transaction.missing:
             return []
-        self._arriving = None
+        self.arriving = None
         if not self._unresolved and transaction.stamped.request.half is None:
             return self._execute(transaction)
         self._register(transaction)
@@ -212,9 +216,9 @@ class Executor:
 
     def settle_arriving(self) -> None:
         """Something else came, or the batch ends: what misses pieces is one of those that wait."""
-        if self._arriving is not None:
-            self._register(self._arriving)
-            self._arriving = None
+        if self.arriving is not None:
+            self._register(self.arriving)
+            self.arriving = None
 
     def _register(self, transaction: Unresolved) -> None:
         request = transaction.stamped.request
@@ -268,13 +272,13 @@ class Executor:
     # -- what is executed ----------------------------------------------------------------------
 
     def _put_ready(self, transaction: Unresolved) -> None:
-        heappush(self._ready, (transaction.clock, transaction))
+        heappush(self.ready, (transaction.clock, transaction))
 
     def run_ready(self) -> list[Effect]:
         """Execute what waits for nobody, in the order of the stamps."""
         replies: list[Effect] = []
-        while self._ready:
-            transaction = heappop(self._ready)[1]
+        while self.ready:
+            transaction = heappop(self.ready)[1]
             match transaction.stamped.request.half:
                 case None:
                     replies += self._execute(transaction)
@@ -290,7 +294,7 @@ class Executor:
         stamped = transaction.stamped
         for shard, slot in transaction.slots.items():
             replica = self.replicas[shard]
-            replies += replica.reply(stamped.request, slot, replica.execute(stamped, slot))
+            replies += replica.execute(stamped, slot)
         return replies
 
     def _vote(self, transaction: Unresolved) -> list[Effect]:
@@ -401,7 +405,7 @@ class Executor:
         for memory in (self._unresolved, self._requests, self._locks, self._copies):
             memory.clear()
         self._unclaimed.clear()
-        self._ready.clear()
+        self.ready.clear()
         self.restore()
         self.touched.update(self.replicas)
         return self.run_ready()

@@ -43,13 +43,8 @@ class BodyIndex:
         self.is_displaced = False
         """Whether marks that were made of the logs' ends say nothing any more."""
         self.appended_bytes = 0
+        """Bytes appended to all logs since the host last looked."""
         self.appended_records = 0
-
-    def take_appended(self) -> tuple[int, int]:
-        """Bytes and records appended to all logs since the last call."""
-        taken = self.appended_bytes, self.appended_records
-        self.appended_bytes = self.appended_records = 0
-        return taken
 
     def displace(self, shard: ShardId) -> None:
         """Nothing stands any more where it did in this shard's log."""
@@ -65,34 +60,33 @@ class BodyIndex:
 class TransactionLog:
     """One shard's slots. Index of the stored log = slot."""
 
-    __slots__ = ("_bodies", "_effects", "_log", "_shard")
+    __slots__ = ("_bodies", "_effects", "_shard", "stored")
 
     def __init__(self, shard: ShardId, log: ports.RecordLog, effects: ports.Table, bodies: BodyIndex) -> None:
         self._shard = shard
-        self._log = log
+        self.stored = log
         self._effects = effects
         self._bodies = bodies
         bodies.logs[shard] = log
 
     @property
     def first(self) -> Slot:
-        return Slot(self._log.first)
+        return Slot(self.stored.first)
 
     @property
     def last(self) -> Slot:
-        return Slot(self._log.last)
-
-    @property
-    def head(self) -> ports.Head:
-        return self._log.head
+        return Slot(self.stored.last)
 
     def append(self, slot: Slot, stamped: Stamped | None) -> None:
         """Write the transaction, or a NO-OP, into the next slot."""
-        record = self._record(slot, stamped)
+        if stamped is not None and len(stamped.stamp.numbers) == 1:
+            record = BODY + encode(stamped)
+        else:
+            record = self._record(slot, stamped)
         bodies = self._bodies
         bodies.appended_bytes += len(record)
         bodies.appended_records += 1
-        self._log.append(slot, record)
+        self.stored.append(slot, record)
 
     def note_effects(self, slot: Slot, effects: StagedWrites) -> None:
         """Keep what an executed slot changed, because its operations do not tell."""
@@ -106,17 +100,17 @@ class TransactionLog:
 
     def replace(self, slot: Slot, stamped: Stamped | None) -> None:
         """Overwrite a slot by what an epoch change decided."""
-        self._log.replace(slot, self._record(slot, stamped))
+        self.stored.replace(slot, self._record(slot, stamped))
 
     def inline_bodies_from(self, shard: ShardId) -> bool:
         """Hold the bodies that stand in another shard's log, which is about to be replaced; return whether
         there are any."""
-        records = self._log.read(self.first, self.last + 1 - self.first)
+        records = self.stored.read(self.first, self.last + 1 - self.first)
         away = [slot for slot, record in records if _is_in(record, shard)]
         if not away:
             return False
         tail = (record for slot, record in records if slot >= away[0])
-        self._log.replace_from(away[0], [self._body_of(record, shard) for record in tail])
+        self.stored.replace_from(away[0], [self._body_of(record, shard) for record in tail])
         return True
 
     def _body_of(self, record: bytes, shard: ShardId) -> bytes:
@@ -126,12 +120,12 @@ class TransactionLog:
     def reset(self, first: Slot) -> None:
         """Forget everything; the next slot is this one."""
         self._bodies.displace(self._shard)
-        self._log.reset(first)
+        self.stored.reset(first)
 
     def shorten(self, end: Slot) -> None:
         """Forget what stands behind this slot."""
         self._bodies.displace(self._shard)
-        self._log.replace_from(end + 1, [])
+        self.stored.replace_from(end + 1, [])
 
     def _record(self, slot: Slot, stamped: Stamped | None) -> bytes:
         if stamped is None:
@@ -144,7 +138,7 @@ class TransactionLog:
 
     def read(self, first: Slot, count_max: int) -> list[LogEntry]:
         """Return up to ``count_max`` entries from ``first`` on. Raises ``Corrupt``."""
-        records = self._log.read(first, count_max)
+        records = self.stored.read(first, count_max)
         return [LogEntry(Slot(slot), read_body(record, self._referred)) for slot, record in records]
 
     def walk(self, first: Slot, last: Slot) -> Iterator[LogEntry]:
@@ -162,7 +156,7 @@ class TransactionLog:
 
     def truncate_before(self, slot: Slot, count_max: int) -> int:
         """Forget up to ``count_max`` slots below ``slot``, and their effects; return how many went."""
-        count = self._log.truncate_before(slot, count_max)
+        count = self.stored.truncate_before(slot, count_max)
         for key, _ in self._effects.scan(b"", effects_key(self.first), limit=count_max):
             self._effects.delete(key)
         return count

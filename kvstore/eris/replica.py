@@ -113,7 +113,6 @@ class Replica(ReplicaState):
     def on_timer(self, name: str) -> list[Effect]:
         """What is to be done when a timer runs out, or the driver says so.
 
-        sync        the batch is about to be committed: a follower says how far its log reaches
         gap         nobody answered who was asked for a missing transaction
         heartbeat   a learner says that it is there
         suspect     nothing was heard of the learner for long
@@ -125,8 +124,6 @@ class Replica(ReplicaState):
         if self.has_diverged() and name != "image":
             return []
         match name:
-            case "sync":
-                return synchronization.on_batch_end(self)
             case "silence":
                 return epoch_change.on_silence(self)
             case "epoch":
@@ -144,10 +141,12 @@ class Replica(ReplicaState):
             case _:
                 raise AssertionError(name)
 
-    def save(self) -> None:
-        """Write the durable record; the host calls it before each commit."""
-        self.record.head = self.log.head
+    def end_batch(self) -> list[Effect]:
+        """Say how far the log reaches, and write the durable record; the host calls it before each commit."""
+        effects = [] if self.status is Status.DIVERGED else synchronization.on_batch_end(self)
+        self.record.head = self.log.stored.head
         self.tables.save(self.record)
+        return effects
 
     def _on_stamped(self, stamped: Stamped) -> list[Effect]:
         record, stamp = self.record, stamped.stamp

@@ -20,7 +20,7 @@ from kvstore.eris.shard_state import ShardRecord, ShardTables, Status
 from kvstore.execution import operations, procedures
 from kvstore.execution.applied import RegionExecution, encode_effects
 from kvstore.execution.execute import Executed, apply, execute
-from kvstore.execution.operations import Call, Check, CheckRange, Expire, IdempotencyToken, Operation, Outcome
+from kvstore.execution.operations import Call, Check, CheckRange, Expire, IdempotencyToken, Outcome
 from kvstore.execution.outcomes import OutcomeRecord, expire, remember
 from kvstore.execution.procedure_context import Owns
 from kvstore.execution.validation import execute_validated
@@ -68,30 +68,27 @@ class Shard:
         slot = Slot(record.base + stamp.numbers[self.address.shard])
         return slot <= record.executed and slot not in record.waiting
 
-    def execute(self, stamped: Stamped, slot: Slot) -> Outcome:
-        """Carry out this shard's part of an independent transaction."""
+    def execute(self, stamped: Stamped, slot: Slot) -> list[Effect]:
+        """Carry out this shard's part of an independent transaction; return the learner's reply."""
         request, state = stamped.request, self.tables.state
         operations = request.operations[self.address.shard]
         if self.region is not None:
             outcome = self._execute_in_region(self.region, stamped, slot)
-            self.remember(stamped, slot, outcome)
-            return outcome
-        if request.call is not None and self.address.shard in request.call.keys:
-            effects, outcome, plain = self._run_procedure(request.call, stamped, slot)
-        elif operations and type(operations[0]) in (Check, CheckRange):
-            effects, outcome, plain = execute_validated(operations, state, slot)
         else:
-            effects, outcome, plain = execute(operations, state, slot)
-        apply(effects, state)
-        if not plain:
-            self.log.note_effects(slot, effects)
-        self._expire(operations)
-        self.remember(stamped, slot, outcome)
-        return outcome
-
-    def _expire(self, operations: tuple[Operation, ...]) -> None:
+            if request.call is not None and self.address.shard in request.call.keys:
+                effects, outcome, plain = self._run_procedure(request.call, stamped, slot)
+            elif operations and type(operations[0]) in (Check, CheckRange):
+                effects, outcome, plain = execute_validated(operations, state, slot)
+            else:
+                effects, outcome, plain = execute(operations, state, slot)
+            apply(effects, state)
+            if not plain:
+                self.log.note_effects(slot, effects)
         if operations and type(operations[0]) is Expire:
             expire(operations[0].before, outcomes=self.tables.outcomes, expiry=self.tables.expiry)
+        reply = self.reply(request, slot, outcome)
+        self.remember(stamped, slot, outcome)
+        return reply
 
     def _execute_in_region(self, region: RegionExecution, stamped: Stamped, slot: Slot) -> Outcome:
         request, shard, time = stamped.request, self.address.shard, stamped.stamp.clock
@@ -104,7 +101,6 @@ class Shard:
             self.log.note_changes(slot, applied.changes)
         if applied.effects is not None:
             self.note_shipped(slot, applied.effects)
-        self._expire(operations)
         return applied.outcome
 
     def note_nothing(self, slot: Slot) -> None:
@@ -137,7 +133,9 @@ class Shard:
         if request.client < record.clients_from and stamped.stamp.epoch == record.last_normal_epoch:
             return ANSWERED
         window = record.windows.get(request.client)
-        return None if window is None else window.outcome_of(request.request)
+        if window is None or (request.request > window.newest and not window.tombstones):
+            return None  # nothing of the client's is as new, and nothing was concluded for it
+        return window.outcome_of(request.request)
 
     def window_of(self, client: ClientId) -> ClientWindow:
         """What is remembered of a client's requests."""

@@ -48,7 +48,7 @@ def on_image_request(replica: ReplicaState, request: ImageRequest) -> list[Effec
     entries = tuple(replica.log.walk(replica.log.first, replica.last_slot))
     record.waiting = replica.executor.waiting(replica.address.shard)
     record.copies = replica.executor.copies(replica.address.shard)
-    record.head = replica.log.head
+    record.head = replica.log.stored.head
     tables = tuple(_rows(table) for table in replica.tables.all())
     encoded = encode_record(record)
     image = Image(

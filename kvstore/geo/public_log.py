@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from kvstore import keys, values
-from kvstore.engine.group_commit import PendingRequest
 from kvstore.engine.readers import Readers
+from kvstore.engine.request import ClientRequest, PendingRequest
 from kvstore.errors import ForeignSnapshot, LimitExceeded, UnknownColor, UsageError, ValueNotSupported
 from kvstore.execution import operations
 from kvstore.execution.operations import Append, Operations
@@ -97,7 +97,7 @@ class Log:
             raise LimitExceeded(message, size=len(payload), limit=PAYLOAD_BYTES_MAX)
         parts: Operations = {color: (Append(None),) for color in wanted}
         parts[wanted[0]] = (Append(payload),)
-        pending = PendingRequest(parts, len(payload), len(wanted))
+        pending = PendingRequest(ClientRequest(parts, len(payload), len(wanted)))
         self._run(pending)
         assert pending.answer is not None, "a request is answered or fails"
         return NodeId(self._exchange.identity.region, int(wanted[0]), int(pending.answer.slots[wanted[0]]))

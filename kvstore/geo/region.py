@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import msgspec
+
 from kvstore import keys, values
 from kvstore.database.batch import Batch
 from kvstore.database.commit import TransactionRunner
 from kvstore.database.database import Database
 from kvstore.database.snapshot import Snapshot
 from kvstore.database.transaction import effect_size
-from kvstore.engine.group_commit import PendingRequest
+from kvstore.engine.request import ClientRequest
 from kvstore.engine.store import WritingStore
 from kvstore.eris.client import SecondHalf
 from kvstore.eris.messages import Answer
@@ -20,7 +22,7 @@ from kvstore.execution.crdt import cells
 from kvstore.execution.crdt.cells import Cell, Origin
 from kvstore.execution.crdt.escrow import Unaffordable, decode_unaffordable
 from kvstore.execution.crdt.type_check import cell_of, refuse_other
-from kvstore.execution.operations import Add, KeyEffect, Operations, SetAdd
+from kvstore.execution.operations import Add, KeyEffect, SetAdd
 from kvstore.execution.stored_value import VERSION_BYTES, value_of
 from kvstore.geo.convergence import await_resolved
 from kvstore.geo.public_log import Log
@@ -48,6 +50,8 @@ class Region(Database):
     ``add`` adds to a counter. ``put``, ``delete``, ``add`` and the typed writes raise ``TypeClash`` where the
     key shows another type.
     """
+
+    _has_types = True
 
     def __init__(self, store: WritingStore, snapshot_lifetime: float, exchange: ReplicationAgent) -> None:
         super().__init__(store, snapshot_lifetime)
@@ -91,8 +95,8 @@ class Region(Database):
         if type(effect) is SetAdd:
             check_room(key, len(shown or b""), effect)
         shard = self._routing.shard(key, effect.key)
-        operations: Operations = {shard: (effect,)}
-        answer = self._run(operations, len(effect.key) + effect_size(effect), None)
+        request = ClientRequest({shard: (effect,)}, len(effect.key) + effect_size(effect), 1)
+        answer = self._send(request, None)
         refused = self._refusal(answer)
         if refused is not None:
             raise refused
@@ -108,20 +112,19 @@ class Region(Database):
         return RegionBatch(self._routing, self._read, self._commit, idempotency_key, self.regions)
 
     def _commit(self, batch: Batch) -> None:
-        pending = self._pending_of(batch)
-        if pending.operations:
-            refused = self._refusal(self._run_pending(pending, batch.idempotency_key))
+        request = self._request_of(batch)
+        if request.operations:
+            refused = self._refusal(self._send(request, batch.idempotency_key))
             if refused is not None:
                 raise refused
 
-    def _pending_of(self, batch: Batch) -> PendingRequest:
+    def _request_of(self, batch: Batch) -> ClientRequest:
         assert isinstance(batch, RegionBatch)
         is_general, locked = batch.route.path == "general", batch.first_half()
-        pending = super()._pending_of(batch)
-        pending.refusal = self._refusal
-        if is_general:
-            pending.second_half, pending.operations = SecondHalf(pending.operations), locked
-        return pending
+        request = super()._request_of(batch)
+        if not is_general:
+            return request
+        return msgspec.structs.replace(request, second_half=SecondHalf(request.operations), operations=locked)
 
     def _refusal(self, answer: Answer) -> Exception | None:
         """The error of a debit that was refused; then nothing of its transaction happened."""

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from kvstore.engine.group_commit import PendingRequest
+from kvstore.engine.request import ClientRequest, PendingRequest
 from kvstore.engine.store import WritingStore
 from kvstore.eris.log_tail import executed
 from kvstore.eris.shard_state import REGISTERS, table_name
@@ -407,7 +407,7 @@ class ReplicationAgent:
                 amount = self.rebalancing.grant(want, rights, escrow.funds(cell, want.taker).rights)
             if amount > 0:
                 operations: Operations = {want.shard: (Grant(want.key, amount, want.taker),)}
-                self._store.run(PendingRequest(operations, len(want.key) + 8, 1))
+                self._store.run(PendingRequest(ClientRequest(operations, len(want.key) + 8, 1)))
 
     def _funds(self, shard: ShardId, key: bytes) -> escrow.Funds:
         return escrow.funds(self._cell(shard, key), self.own)
@@ -455,9 +455,8 @@ class ReplicationAgent:
         return True
 
     def _submit(self, run: Run) -> None:
-        pending = PendingRequest(run.operations, run.size, sum(run.ends.values()))
-        pending.after = run.after
-        self._store.run(pending)
+        request = ClientRequest(run.operations, run.size, sum(run.ends.values()), after=run.after)
+        self._store.run(PendingRequest(request))
 
 
 def _wrong_shape(peer: str, name: str, found: Any, expected: Any) -> WrongShape:

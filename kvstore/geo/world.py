@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
 
-from kvstore.database.database import complete
 from kvstore.database.open import check_options, check_positive, owner
 from kvstore.engine.manifest import RegionIdentity
 from kvstore.engine.options import Durability, Options
@@ -306,7 +305,7 @@ def _open(
     snapshot_lifetime: float,
 ) -> Region:
     def make(directory: StoreDirectory) -> Store:
-        return WritingStore(directory, options, sync_interval_ms=100, finish=complete)
+        return WritingStore(directory, options, sync_interval_ms=100)
 
     store = open_store(directory, make)
     assert isinstance(store, WritingStore)

@@ -15,10 +15,10 @@ from heapq import heappop, heappush
 from itertools import count
 
 from kvstore.engine.cluster import Cluster
-from kvstore.engine.group_commit import PendingRequest
 from kvstore.engine.manifest import RegionIdentity
 from kvstore.engine.options import Options
 from kvstore.engine.recovery import open_for_writing
+from kvstore.engine.request import ClientRequest, PendingRequest
 from kvstore.engine.store_directory import MemoryDirectory
 from kvstore.eris.log_tail import executed
 from kvstore.execution.procedure_context import Owns
@@ -176,8 +176,7 @@ class SimulatedRegion:
             run = self.shipping.importer.next_run(Timestamp(self.clock()))
             if run is None:
                 return
-            pending = PendingRequest(run.operations, run.size, 1)
-            pending.after = run.after
+            pending = PendingRequest(ClientRequest(run.operations, run.size, 1, after=run.after))
             self._importing = run, pending
             self.process([pending])
 

@@ -100,16 +100,16 @@ class LmdbBatch:
             message = f"{environment.location}: the commit failed: {error}"
             raise OutcomeUnknown(message) from error
         environment.is_worth_closing = True
-        self._end()
+        if self._reading is not None:
+            self._reading.abort()
+            self._reading = None
+        environment.raw = None
 
     def abort(self) -> None:
         if self._writing is not None:
             self._writing.abort()
             self._writing = None
         self._written.clear()
-        self._end()
-
-    def _end(self) -> None:
         if self._reading is not None:
             self._reading.abort()
             self._reading = None

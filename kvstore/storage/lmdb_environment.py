@@ -82,6 +82,7 @@ class LmdbEnvironment:
         elif readonly:
             raise Corrupt(f"{data} is missing", record=str(data))
         self._space = DiskSpace(data)
+        self.expect = self._space.expect
         if not readonly:
             self._space.expect(0, OPENING_RECORDS)
             self._forget_close()
@@ -167,10 +168,6 @@ class LmdbEnvironment:
             raise LimitExceeded(message, limit=READERS_MAX) from error
         except lmdb.PanicError as error:
             raise Failed(f"{self.location} failed: {error}") from error
-
-    def expect(self, payload_bytes: int, records: int) -> None:
-        """Say what the next batch will write. Raises ``DiskFull`` when there is no room for it."""
-        self._space.expect(payload_bytes, records)
 
     def rows(self, position: bytes, *, reverse: bool, limit: int) -> list[Row]:
         with translated(self):

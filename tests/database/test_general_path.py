@@ -11,6 +11,7 @@ import pytest
 
 import kvstore
 from kvstore.engine.store import WritingStore
+from tests.support.inside import store_of
 
 
 @pytest.fixture(params=[1, 3])
@@ -36,7 +37,7 @@ def meanwhile(work: Callable[[], Any]) -> None:
 
 
 def writing_store(db: kvstore.Database) -> WritingStore:
-    store = db._store
+    store = store_of(db)
     assert isinstance(store, WritingStore)
     return store
 

@@ -16,6 +16,7 @@ import pytest
 import kvstore
 from kvstore.eris.log_tail import shard_record
 from kvstore.types import ShardId
+from tests.support.inside import readers_of
 from tests.support.programs import running
 from tests.support.programs.between_halves import OWN, PAIRS, SHARDS
 
@@ -40,7 +41,7 @@ def killed(store: Path, replicas: int, chance: random.Random) -> list[list[str]]
 
 def waits(db: kvstore.Database) -> bool:
     """Whether the dead process left anything that is not resolved."""
-    view = db._store.readers.environment.view()
+    view = readers_of(db).environment.view()
     try:
         return any(shard_record(view, ShardId(shard)).waiting for shard in range(SHARDS))
     finally:

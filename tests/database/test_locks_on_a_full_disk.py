@@ -11,8 +11,9 @@ import kvstore
 from kvstore import Database, Key, Transaction
 from kvstore.engine import leases
 from kvstore.engine.cluster import Cluster
-from kvstore.engine.group_commit import PendingRequest
+from kvstore.engine.request import PendingRequest
 from kvstore.storage import MemoryEnvironment
+from tests.support.inside import environments_of
 from tests.support.transactions import (
     PATIENCE_S,
     Later,
@@ -48,7 +49,7 @@ class Scene:
             self.copy(transaction)
 
     def fill(self, full: bool) -> None:
-        environment = self.db._store.environments[0]
+        environment = environments_of(self.db)[0]
         assert isinstance(environment, MemoryEnvironment)
         environment._disk.full = full
 

@@ -14,6 +14,7 @@ from kvstore import Database, Part
 from kvstore.eris.shard_state import REGISTERS, table_name
 from kvstore.ports import Environment
 from kvstore.types import ShardId
+from tests.support.inside import environments_of
 from tests.support.programs import running
 from tests.support.programs.remote import Remote
 
@@ -408,7 +409,7 @@ def test_followers_run_it_too_and_come_to_the_same(tmp_path: Path) -> None:
             db.call("p")
         expected = dict(db.scan())
     with kvstore.open(tmp_path / "s") as db:
-        first, *others = (states_of(environment) for environment in db._store.environments.values())
+        first, *others = (states_of(environment) for environment in environments_of(db).values())
         assert others == [first, first]
         assert dict(db.scan()) == expected
 

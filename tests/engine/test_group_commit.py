@@ -10,7 +10,8 @@ import pytest
 
 import kvstore
 from kvstore.engine import group_commit
-from kvstore.engine.group_commit import GroupCommit, PendingRequest
+from kvstore.engine.request import PendingRequest
+from tests.support.inside import commits_of
 
 PATIENCE_S = 20
 """A thread that has not ended by then waits for a timer that is far away."""
@@ -23,10 +24,6 @@ def db(monkeypatch: pytest.MonkeyPatch) -> Iterator[kvstore.Database]:
         monkeypatch.setattr(group_commit, "WAKE_S", 3600.0)
         yield db
         assert db.status()["wakeups"] == {"by_timer": 0}
-
-
-def commits_of(db: kvstore.Database) -> GroupCommit:
-    return db._store.commits  # type: ignore[attr-defined,no-any-return]
 
 
 def started(work: Callable[[], object]) -> threading.Thread:

@@ -10,9 +10,11 @@ import pytest
 import kvstore
 from kvstore import Database, Key, keys
 from kvstore.database.database import DAY_NS
+from kvstore.engine.request import ClientRequest
 from kvstore.execution.operations import Expire
 from kvstore.execution.outcomes import EXPIRED_AT_ONCE_MAX
 from kvstore.types import ShardId, Timestamp
+from tests.support.inside import manifest_of
 
 SECONDS = 0.2
 
@@ -46,8 +48,8 @@ def crowd(db: Database, shard: int) -> None:
 
 def one_pass(db: Database) -> None:
     """What ``_expire`` does in each turn of its loop; another thread may come between two turns."""
-    before = Timestamp(time.time_ns() - int(db._store.manifest.idempotency_days * DAY_NS))
-    db._run({ShardId(shard): (Expire(before),) for shard in (0, 1)}, 0, None)
+    before = Timestamp(time.time_ns() - int(manifest_of(db).idempotency_days * DAY_NS))
+    db._send(ClientRequest({ShardId(shard): (Expire(before),) for shard in (0, 1)}, 0, 1), None)
 
 
 def test_a_retry_while_its_home_still_remembers_is_answered_or_done_anew(db: Database) -> None:

@@ -17,6 +17,7 @@ import pytest
 import kvstore
 from kvstore import Database
 from kvstore.storage.records import COUNT_KEY
+from tests.support.inside import manifest_of
 from tests.support.programs.remote import Remote
 
 REPLICAS = 3
@@ -163,7 +164,7 @@ def test_a_folder_of_another_store_is_moved_aside_and_kept(tmp_path: Path, shape
 
     for number in range(REPLICAS):
         shutil.rmtree(folder(store, number))
-        shutil.copytree(folder(other, min(number, db._store.manifest.replicas - 1)), folder(store, number))
+        shutil.copytree(folder(other, min(number, manifest_of(db).replicas - 1)), folder(store, number))
         before = records(folder(store, number))
         opens_whole(store, content, named=number)
         assert [kept for kept in store.glob("foreign-*") if records(kept) == before]

@@ -19,6 +19,7 @@ import kvstore
 from kvstore import Commit, Database
 from kvstore.engine import group_commit
 from kvstore.storage import LmdbEnvironment
+from tests.support.inside import commits_of, environments_of
 from tests.support.transactions import run_all
 
 SECONDS = float(os.environ.get("KVSTORE_THREAD_SECONDS", "3"))
@@ -31,7 +32,7 @@ PATIENCE_S = 60
 def readers_listed(db: Database) -> int:
     """Reads that LMDB itself knows of, spare ones that py-lmdb keeps ready not counted."""
     listed = 0
-    for environment in db._store.environments.values():
+    for environment in environments_of(db).values():
         assert isinstance(environment, LmdbEnvironment)
         rows = environment._lmdb.readers().splitlines()[1:]
         listed += sum(not row.rstrip().endswith("-") for row in rows)
@@ -201,7 +202,7 @@ class TestGroups:
                     submitted.append(db.submit(batch))
 
             held = threading.Event()
-            holder = threading.Thread(target=db._store.commits.exclusively, args=(held.wait,))  # type: ignore[attr-defined]
+            holder = threading.Thread(target=commits_of(db).exclusively, args=(held.wait,))
             holder.start()
             submitter = threading.Thread(target=submit_many)
             submitter.start()

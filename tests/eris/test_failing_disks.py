@@ -16,6 +16,7 @@ from kvstore.eris.shard_state import decode_record as decode_shard
 from kvstore.errors import Corrupt, DiskFull, Failed, OutcomeUnknown
 from kvstore.storage import MemoryDisk, MemoryEnvironment
 from kvstore.types import ShardId
+from tests.support.inside import cluster_of
 from tests.support.power import WitnessedDisk, assert_replicas_agree, open_on
 
 SHARDS = 3
@@ -455,5 +456,5 @@ def follower_threads() -> list[str]:
 
 def stop_followers(db: Database) -> None:
     """End the threads that a failed close may have left behind."""
-    for follower in db._store.cluster.followers:  # type: ignore[attr-defined]  # a store opened for writing
+    for follower in cluster_of(db).followers:
         follower.stop()

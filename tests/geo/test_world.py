@@ -11,6 +11,7 @@ import pytest
 
 import kvstore
 from kvstore import Geo, InsufficientFunds, InsufficientRights, Region, TypeClash
+from tests.support.inside import shift_clock
 from tests.support.transactions import wait_until
 
 EU, US, AP = "eu", "us", "ap"
@@ -536,9 +537,7 @@ class TestLinks:
 
     def test_a_clock_that_is_far_ahead_is_told_of(self) -> None:
         with Geo(":memory:", regions=[EU, US], shards=1, max_clock_skew=2) as geo:
-            cluster = geo[US]._store.cluster  # type: ignore[attr-defined]  # a store that writes
-            now = cluster._now
-            cluster._now = lambda: now() + 3_600 * 10**9
+            shift_clock(geo[US], 3_600 * 10**9)
             geo[US].put("k", "from the future")
             geo[EU].put("k", "here")
             wait_until(lambda: "ahead" in geo[EU].staleness()[US].problem)

@@ -6,6 +6,7 @@ from typing import Any
 
 from kvstore import Database, Key
 from kvstore.storage import MemoryDisk
+from tests.support.inside import store_of
 from tests.support.power import assert_replicas_agree, environments, open_on
 
 SHARDS = 3
@@ -18,7 +19,7 @@ def a_store(*, replicas: int = 3, **options: Any) -> tuple[MemoryDisk, Database]
 
 
 def cluster_of(db: Database) -> Any:
-    store: Any = db._store
+    store: Any = store_of(db)
     return store.cluster
 
 

@@ -16,6 +16,7 @@ from kvstore.ports import Environment
 from kvstore.storage import MemoryDisk
 from kvstore.storage.memory_environment import MemoryFolder
 from kvstore.types import ShardId
+from tests.support.inside import cluster_of, environments_of, store_of
 
 NEVER_MS = 3_600_000
 """A sync interval that no test lives to see: tests sync when they mean to."""
@@ -95,13 +96,13 @@ def open_on(disk: MemoryDisk, *unreachable: int, **options: object) -> Database:
 def sync(db: Database) -> None:
     """What the timer of ``durability="interval"`` does, on all replicas at the same transaction."""
     _await_followers(db)
-    db._store.sync()  # type: ignore[attr-defined]  # a store that was opened for writing
+    store_of(db).sync()
     _await_followers(db)
 
 
 def _await_followers(db: Database) -> None:
     """Return when they have done all that they were given so far."""
-    for follower in db._store.cluster.followers:  # type: ignore[attr-defined]
+    for follower in cluster_of(db).followers:
         through = threading.Event()
         follower._work.put(through.set)
         through.wait()
@@ -109,7 +110,7 @@ def _await_followers(db: Database) -> None:
 
 def environments(db: Database) -> dict[int, Environment]:
     """The open environments, by replica number."""
-    return dict(db._store.environments)
+    return dict(environments_of(db))
 
 
 def everything(environment: Environment, shards: int) -> Dump:

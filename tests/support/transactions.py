@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from kvstore import Database, Key, Transaction
+from tests.support.inside import store_of
 
 PATIENCE_S = 60.0
 """A thread that has not ended by then hangs."""
@@ -30,7 +31,7 @@ def key_on(db: Database, shard: int, name: str) -> str:
 
 def unresolved(db: Database) -> int:
     """How many slots hold locks or wait for some, over all shards; looked at between two groups."""
-    store: Any = db._store
+    store: Any = store_of(db)
     executor = store.cluster.learner.executor
     found: list[tuple[int, ...]] = []
     store.commits.exclusively(lambda: found.extend(map(executor.waiting, executor.replicas)))

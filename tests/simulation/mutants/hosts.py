@@ -78,7 +78,7 @@ EXECUTION = [
         "what meets a lock is executed all the same",
         "calm",
         Change(Executor, "_whole", "if transaction.blockers:", "if False:"),
-        Change(Executor, "arrive", "and not self._blockers(replica, request):", "and True:"),
+        Change(Executor, "arrive", "and not (self._locks and self._blockers(replica, request))", "and True"),
     ),
     mutant(
         "locks-released-early",

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
+import msgspec
+
 from kvstore.engine.cluster import Cluster
 from kvstore.execution.crdt import escrow, region_shard
 from kvstore.execution.crdt.cells import balance
@@ -52,8 +54,8 @@ def stamps_without_after() -> Iterator[None]:
     ask = Cluster._ask
 
     def without(self: Cluster, pending: Any) -> Any:
-        if pending.after:
-            pending.after = Timestamp(1)  # it is an import all the same
+        if pending.request.after:  # 1: it is an import all the same
+            pending.request = msgspec.structs.replace(pending.request, after=Timestamp(1))
         return ask(self, pending)
 
     with mock.patch.object(Cluster, "_ask", without):

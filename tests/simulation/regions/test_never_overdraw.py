@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from kvstore import keys
 from kvstore.database.routing import Routing
-from kvstore.engine.group_commit import PendingRequest
+from kvstore.engine.request import ClientRequest, PendingRequest
 from kvstore.execution.crdt import cells
 from kvstore.execution.crdt.cells import balance
 from kvstore.execution.operations import Credit, Grant, KeyEffect, Marker, Operations, Piece, Spend
@@ -50,7 +50,7 @@ class Bank:
         """Carry it out; return whether it was not refused."""
         shard = self.routing.shard_of_encoded(effect.key)
         operations: Operations = {shard: (effect,)}
-        pending = PendingRequest(operations, 0, 1)
+        pending = PendingRequest(ClientRequest(operations, 0, 1))
         region.process([pending])
         assert pending.answer is not None
         refused = pending.answer.outcomes[shard].refused

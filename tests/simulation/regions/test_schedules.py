@@ -8,7 +8,7 @@ import pytest
 
 from kvstore import keys, values
 from kvstore.database.routing import Routing
-from kvstore.engine.group_commit import PendingRequest
+from kvstore.engine.request import ClientRequest, Conclusion, PendingRequest
 from kvstore.eris.client import SecondHalf
 from kvstore.eris.effects import Send
 from kvstore.eris.messages import Stamped
@@ -76,7 +76,7 @@ def pending(*writes: Operation) -> PendingRequest:
     for write in writes:
         shard = routing.shard_of_encoded(write.key)  # type: ignore[union-attr]  # puts and adds
         operations[shard] = (*operations.get(shard, ()), write)
-    return PendingRequest(operations, 0, 1)
+    return PendingRequest(ClientRequest(operations, 0, 1))
 
 
 def put(key: bytes, value: object) -> Put:
@@ -100,8 +100,11 @@ class TestA1:
     def test_two_shards_never_tell_two_orders(self, world: World) -> None:
         """G holds a1; T of a1 and b1 waits; U of a2 and b2 overtakes it. Both chains tell the same order."""
         a1, a2, b1, b2 = world.key(A), world.key(A), world.key(B), world.key(B)
-        holding = PendingRequest({A: (Check(a1, NEVER),)}, 0, 1)
-        holding.second_half = SecondHalf({A: (put(a1, "G"),)}, keeps_locks=True)
+        holding = PendingRequest(
+            ClientRequest(
+                {A: (Check(a1, NEVER),)}, 0, 1, second_half=SecondHalf({A: (put(a1, "G"),)}, keeps_locks=True)
+            )
+        )
         world.eu.process([holding])
         assert holding.answer is not None
         assert holding.answer.committed is None, "it holds a1"
@@ -115,8 +118,8 @@ class TestA1:
         assert shown(world.eu, b2) == "U"
         assert shown(world.us, b2) is None, "a chain is shipped only up to what is resolved"
 
-        ending = PendingRequest({A: (put(a1, "G"),)}, 0, 1)
-        ending.concludes = holding.answer.request
+        conclusion = Conclusion(holding.answer.request, commits=True)
+        ending = PendingRequest(ClientRequest({A: (put(a1, "G"),)}, 0, 1, conclusion=conclusion))
         world.eu.process([ending])
         world.go_on()
         for region in world.regions:
@@ -126,13 +129,16 @@ class TestA1:
 
     def test_a_general_transaction_stands_where_its_first_half_does(self, world: World) -> None:
         key, other = world.key(A), world.key(A)
-        holding = PendingRequest({A: (Check(key, NEVER),)}, 0, 1)
-        holding.second_half = SecondHalf({A: (put(key, 1),)}, keeps_locks=True)
+        holding = PendingRequest(
+            ClientRequest(
+                {A: (Check(key, NEVER),)}, 0, 1, second_half=SecondHalf({A: (put(key, 1),)}, keeps_locks=True)
+            )
+        )
         world.eu.process([holding])
         world.eu.process([pending(put(other, 2))])
         assert holding.answer is not None
-        ending = PendingRequest({A: (put(key, 1),)}, 0, 1)
-        ending.concludes = holding.answer.request
+        conclusion = Conclusion(holding.answer.request, commits=True)
+        ending = PendingRequest(ClientRequest({A: (put(key, 1),)}, 0, 1, conclusion=conclusion))
         world.eu.process([ending])
         world.go_on()
 
@@ -239,8 +245,8 @@ class TestD3:
         segments = dict(world.us.log().read(RegionId(1), (Slot(0), Slot(0)), EVERYTHING))
         operations: Operations = {shard: (Import((segment,)),) for shard, segment in segments.items()}
         for _ in range(2):
-            again = PendingRequest(operations, 0, 1)
-            again.after = max(item.time for item in segments[A].items if isinstance(item, Piece))
+            after = max(item.time for item in segments[A].items if isinstance(item, Piece))
+            again = PendingRequest(ClientRequest(operations, 0, 1, after=after))
             world.eu.process([again])
 
         assert shown(world.eu, key) == 15
@@ -252,8 +258,8 @@ class TestD3:
         key = world.key(A)
         world.us.process([pending(put(key, "first"))])
         segments = dict(world.us.log().read(RegionId(1), (Slot(0), Slot(0)), EVERYTHING))
-        old = PendingRequest({A: (Import((segments[A],)),)}, 0, 1)
-        old.after = Timestamp(1)
+        imports: Operations = {A: (Import((segments[A],)),)}
+        old = PendingRequest(ClientRequest(imports, 0, 1, after=Timestamp(1)))
         world.us.process([pending(put(key, "second"))])
         world.go_on()
         world.eu.process([old])
@@ -266,7 +272,9 @@ class TestD3:
         for value in range(2):
             world.us.process([pending(put(world.key(A), value))])
         (whole,) = (part for _, part in world.us.log().read(RegionId(1), (Slot(0), Slot(0)), EVERYTHING))
-        gap = PendingRequest({A: (Import((Segment(RegionId(1), Slot(2), whole.items[1:]),)),)}, 0, 1)
+        gap = PendingRequest(
+            ClientRequest({A: (Import((Segment(RegionId(1), Slot(2), whole.items[1:]),)),)}, 0, 1)
+        )
         with pytest.raises(Failed, match="REGION-2"):
             world.eu.process([gap])
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from kvstore import keys, values
 from kvstore.database.routing import Routing
-from kvstore.engine.group_commit import PendingRequest
+from kvstore.engine.request import ClientRequest, Conclusion, PendingRequest
 from kvstore.eris.client import SecondHalf
 from kvstore.eris.shard_state import REGISTERS, table_name
 from kvstore.execution.operations import (
@@ -148,7 +148,7 @@ class Workload:
         operations: Operations = {}
         for shard, effect in effects:
             operations[shard] = (*operations.get(shard, ()), effect)
-        self._send(session, PendingRequest(operations, 0, 1), done)
+        self._send(session, PendingRequest(ClientRequest(operations, 0, 1)), done)
 
     def _send(
         self, session: Session, pending: PendingRequest, done: Callable[[PendingRequest], None]
@@ -216,9 +216,10 @@ class Workload:
         value = values.encode(self._value)
         writes: dict[ShardId, list[Operation]] = {shard: []}
         writes.setdefault(other, []).append(Put(second, value))
-        pending = PendingRequest({at: tuple(part) for at, part in locked.items()}, 0, 1)
         ends = {at: tuple(part) for at, part in writes.items()}
-        pending.second_half = SecondHalf(ends, keeps_locks=True)
+        half = SecondHalf(ends, keeps_locks=True)
+        operations = {at: tuple(part) for at, part in locked.items()}
+        pending = PendingRequest(ClientRequest(operations, 0, 1, second_half=half))
         self._send(session, pending, lambda held: self._conclude(session, held, ends))
 
     def _conclude(self, session: Session, held: PendingRequest, writes: Operations) -> None:
@@ -231,8 +232,9 @@ class Workload:
         def conclude() -> None:
             if life == session.region.life:
                 session.busy = False
-                pending = PendingRequest(writes if commits else {}, 0, 1)
-                pending.concludes, pending.aborts = preliminary, not commits
+                conclusion = Conclusion(preliminary, commits)
+                request = ClientRequest(writes if commits else {}, 0, 1, conclusion=conclusion)
+                pending = PendingRequest(request)
                 self.counts["held"] += 1
                 self._send(session, pending, lambda _: None)
 
@@ -265,7 +267,7 @@ class Workload:
         operations: Operations = {
             ShardId(color): (Append(b"payload" if color == lowest else None),) for color in sorted(colors)
         }
-        self._send(session, PendingRequest(operations, 0, 1), lambda _: None)
+        self._send(session, PendingRequest(ClientRequest(operations, 0, 1)), lambda _: None)
 
     # -- money ---------------------------------------------------------------------------------
 
@@ -305,8 +307,8 @@ class Workload:
             self._debit(session, [(source[0], spend), (target[0], credit)])
             return
         locked: Operations = {source[0]: (Reserve(source[1]), spend), target[0]: (Reserve(target[1]),)}
-        pending = PendingRequest(locked, 0, 1)
-        pending.second_half = SecondHalf({source[0]: (spend,), target[0]: (credit,)})
+        half = SecondHalf({source[0]: (spend,), target[0]: (credit,)})
+        pending = PendingRequest(ClientRequest(locked, 0, 1, second_half=half))
 
         def done(pending: PendingRequest) -> None:
             assert pending.answer is not None

@@ -26,6 +26,7 @@ from kvstore.engine import store_directory
 from tests.support import disk
 from tests.support.disk import Fault
 from tests.support.forking import Say, examine_in_fork, forked
+from tests.support.inside import store_of
 from tests.support.journey import TRANSACTIONS, idempotency_key, perform, position
 from tests.support.power import NEVER_MS, assert_replicas_agree
 
@@ -101,7 +102,7 @@ class Journey:
     def step(self, db: Database, number: int) -> None:
         perform(db, number)
         if number % SYNC_EACH == 0:
-            db._store.sync()  # type: ignore[attr-defined]  # what the timer does; it was opened for writing
+            store_of(db).sync()  # what the timer does
 
     def session(self, session: int, fault: Fault, number: int, error: int, say: Say) -> None:
         """What happens is told at once: a kill leaves no time."""

@@ -26,6 +26,7 @@ from kvstore.storage import data_file
 from tests.support import disk
 from tests.support.disk import Fault
 from tests.support.forking import Say, examine_in_fork, forked
+from tests.support.inside import store_of
 from tests.support.journey import STATES, TRANSACTIONS, perform, position
 from tests.support.power import NEVER_MS, assert_replicas_agree
 from tests.support.power_cut import Disk, Step, steps
@@ -97,7 +98,7 @@ class Machine:
             disk.note(f"acknowledged {number + 1}")
             if number % SYNC_EACH == 0:
                 disk.note(f"saving {number + 1}")
-                db._store.sync()  # type: ignore[attr-defined]  # what the timer does
+                store_of(db).sync()  # what the timer does
                 disk.note(f"safe {number + 1}")
             if number + 1 == BACKUP_AT:
                 db.backup(self.work / "backup")

@@ -18,6 +18,7 @@ from typing import Any
 import kvstore
 from kvstore.engine import readers
 from kvstore.ports import Environment
+from tests.support.inside import commits_of
 from tests.support.programs.remote import Remote
 
 
@@ -130,7 +131,7 @@ def submit_during_close(path: str) -> None:
     """A thread is just submitting when the store is closed: its future must end all the same."""
     db = kvstore.open(path)
     db.submit(a_batch(db, "first")).result()
-    commits = db._store.commits  # type: ignore[attr-defined]
+    commits = commits_of(db)
     queueing, go_on = threading.Event(), threading.Event()
 
     class SlowQueue(type(commits._queue)):  # type: ignore[misc]
@@ -159,12 +160,12 @@ def interrupted_twice(path: str) -> None:
     """A keyed add waits in another thread's group; two interrupts come; the caller asks again."""
     db = kvstore.open(path)
     db.put("n", 0)
-    commits = db._store.commits  # type: ignore[attr-defined]
-    process, go_on, full = commits._process, threading.Event(), threading.Event()
+    commits = commits_of(db)
+    process, go_on, full = commits._cluster.process, threading.Event(), threading.Event()
     main = threading.get_ident()
 
     def slowly(group: list[Any]) -> Any:
-        if any(pending.token for pending in group):
+        if any(pending.request.token for pending in group):
             full.set()
             go_on.wait()
         return process(group)
@@ -184,7 +185,7 @@ def interrupted_twice(path: str) -> None:
         time.sleep(0.1)
         in_thread(lambda: (time.sleep(0.2), go_on.set()))
 
-    commits._process = slowly
+    commits._cluster.process = slowly
     leader = in_thread(lead)
     while not commits._leading.locked():
         time.sleep(0.001)
@@ -217,12 +218,12 @@ def interrupted_queueing(path: str) -> None:
     """An interrupt comes just when the request of the main thread stands in the queue."""
     db = kvstore.open(path)
     db.put("n", 0)
-    commits = db._store.commits  # type: ignore[attr-defined]
+    commits = commits_of(db)
 
     class InterruptedQueue(type(commits._queue)):  # type: ignore[misc]
         def append(self, pending: Any) -> None:
             super().append(pending)
-            if pending.token is not None and len(sent) < 1:
+            if pending.request.token is not None and len(sent) < 1:
                 sent.append(pending)
                 signal.raise_signal(signal.SIGINT)
 
@@ -243,8 +244,8 @@ def interrupted_leading(path: str) -> None:
     """The main thread leads a group that is full before its own request, and is interrupted in it."""
     db = kvstore.open(path, durability="none")
     db.put("n", 0)
-    commits = db._store.commits  # type: ignore[attr-defined]
-    process, groups = commits._process, []
+    commits = commits_of(db)
+    process, groups = commits._cluster.process, []
 
     def interrupt_the_first(group: list[Any]) -> Any:
         done = process(group)
@@ -256,7 +257,7 @@ def interrupted_leading(path: str) -> None:
     commits._start_threads = lambda: None  # the writer has not woken up yet
     for number in range(3000):
         db.submit(a_batch(db, (number,)))
-    commits._process = interrupt_the_first
+    commits._cluster.process = interrupt_the_first
     interrupts = add_until_done(db)
     print(interrupts, db["n"])
     db.close()

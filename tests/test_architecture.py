@@ -210,6 +210,23 @@ def test_the_top_of_the_package_is_short() -> None:
     assert len(entries) <= ENTRIES_MAX, sorted(entry.name for entry in entries)
 
 
+FOUND_BY_NAME = [
+    "sequencer", "client", "replica", "executor", "locks", "failure_coordinator", "view_change",
+    "epoch_change", "synchronization", "state_transfer", "dropped_messages", "causes", "playback",
+    "shipping", "rebalancing", "conflict_resolution", "escrow", "routing", "reconnaissance", "snapshot",
+    "watch", "group_commit", "failover", "recovery", "leases", "idempotency", "compaction", "backup",
+    "simulator",
+]  # fmt: skip
+"""What docs/architecture.md says is found by folder and file name alone."""
+
+
+@pytest.mark.parametrize("name", FOUND_BY_NAME)
+def test_a_name_of_the_field_is_the_name_of_one_file(name: str) -> None:
+    assert len([path for path in sources("kvstore") if path.stem == name]) == 1
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert name.replace("_", " ") in " ".join(page.partition("## Where is")[2].partition("\n|")[0].split())
+
+
 def test_what_is_said_to_meet_the_world_does() -> None:
     files = {ROOT / "kvstore" / name for name in MEETS_THE_WORLD if name.endswith(".py")}
     pure = [path for path in files if not any(found.name.split(".")[0] in IMPURE for found in imports(path))]

@@ -10,9 +10,11 @@ from typing import get_args
 
 from kvstore.database.database import Database
 from kvstore.database.routing import SHARDS_MAX, Routing
+from kvstore.engine.open_stores import open_store
 from kvstore.engine.options import Durability, Options
-from kvstore.engine.store import AnyPath, ReadingStore, Store, WritingStore, directory_at, open_store
-from kvstore.engine.store_directory import StoreDirectory
+from kvstore.engine.reading_store import ReadingStore
+from kvstore.engine.store import Store, WritingStore
+from kvstore.engine.store_directory import AnyPath, StoreDirectory, directory_at
 from kvstore.errors import LimitExceeded, UsageError
 from kvstore.execution.procedure_context import Owns
 

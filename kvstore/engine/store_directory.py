@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import msgspec
 
 from kvstore.engine.manifest import FORMAT, Manifest
-from kvstore.errors import Corrupt, DiskFull, Error, NoParent, NotAStore, WrongFormat
+from kvstore.errors import Corrupt, DiskFull, Error, NoParent, NotAStore, UsageError, WrongFormat
 from kvstore.ports import Environment
 from kvstore.storage import Durability, LmdbEnvironment, MemoryDisk, MemoryEnvironment, side_file
 from kvstore.storage.disk_space import NO_ROOM
@@ -25,6 +25,8 @@ from kvstore.storage.soundness import (
     restore_synced_root,
 )
 from kvstore.storage.writer_lock import LOCK_FILE, WriterLock
+
+AnyPath = str | os.PathLike[str]
 
 CREATING_MARK = "creating"
 """Stands in the folder while a store is being created; what it stands beside holds no data yet."""
@@ -345,3 +347,13 @@ class MemoryDirectory:
 
     def forget(self) -> None:
         """A child's copy of the memory is its own."""
+
+
+def directory_at(path: AnyPath) -> StoreDirectory:
+    """Where the store of this path lives."""
+    text = os.fspath(path)
+    if not isinstance(text, str):
+        raise UsageError(f"a path is a str or a PathLike of str, not {type(text).__name__}")
+    if "\0" in text:
+        raise UsageError(f"a path has no NUL in it: {text!r}")
+    return MemoryDirectory() if text == MemoryDirectory.path else FolderDirectory(os.path.abspath(text))

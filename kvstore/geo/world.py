@@ -10,9 +10,10 @@ from typing import Any
 
 from kvstore.database.open import check_options, check_positive, owner
 from kvstore.engine.manifest import RegionIdentity
+from kvstore.engine.open_stores import open_store
 from kvstore.engine.options import Durability, Options
-from kvstore.engine.store import AnyPath, Store, WritingStore, directory_at, open_store
-from kvstore.engine.store_directory import StoreDirectory
+from kvstore.engine.store import Store, WritingStore
+from kvstore.engine.store_directory import AnyPath, StoreDirectory, directory_at
 from kvstore.errors import (
     Closed,
     Corrupt,

@@ -9,8 +9,14 @@ from typing import NamedTuple
 
 from kvstore.engine.manifest import Manifest
 from kvstore.engine.open_replicas import find_manifest
-from kvstore.engine.store import AnyPath, directory_at
-from kvstore.engine.store_directory import FolderDirectory, MemoryDirectory, StoreDirectory, naming
+from kvstore.engine.store_directory import (
+    AnyPath,
+    FolderDirectory,
+    MemoryDirectory,
+    StoreDirectory,
+    directory_at,
+    naming,
+)
 from kvstore.errors import NoParent, NotAStore, WrongShape
 
 Names = tuple[str, ...]

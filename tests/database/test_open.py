@@ -15,7 +15,7 @@ from unittest.mock import ANY
 import pytest
 
 import kvstore
-from kvstore.engine.store import ReadingStore
+from kvstore.engine.reading_store import ReadingStore
 from tests.support.programs import running
 from tests.support.programs.remote import Remote
 

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 import kvstore
-from kvstore.engine.store import ReadingStore
+from kvstore.engine.reading_store import ReadingStore
 from kvstore.engine.store_directory import MemoryDirectory
 from kvstore.engine.upkeep.status import status
 from kvstore.eris.coordinator_replication import RECORD_KEY
@@ -90,7 +90,7 @@ class TestReaders:
 
 class TestWhoOnlyReads:
     def test_follows_the_views(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("kvstore.engine.store.LOOK_AT_VIEWS_S", 0.0)
+        monkeypatch.setattr("kvstore.engine.reading_store.LOOK_AT_VIEWS_S", 0.0)
         disk, db = a_store(replicas=5)
         db.put("k", 0)
         store = ReadingStore(MemoryDirectory(disk))
@@ -108,7 +108,7 @@ class TestWhoOnlyReads:
 
     def test_stays_until_the_new_learner_has_begun(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Until then it may show an older state: followers are one group behind."""
-        monkeypatch.setattr("kvstore.engine.store.LOOK_AT_VIEWS_S", 0.0)
+        monkeypatch.setattr("kvstore.engine.reading_store.LOOK_AT_VIEWS_S", 0.0)
         disk, db = a_store()
         db.put("k", 0)
         store = ReadingStore(MemoryDirectory(disk))

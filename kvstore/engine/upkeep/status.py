@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from kvstore.engine.store import ReadingStore, Store, WritingStore
+from kvstore.engine.reading_store import ReadingStore
+from kvstore.engine.store import Store, WritingStore
 from kvstore.engine.upkeep.verify import verify as verify_environment
 from kvstore.errors import Failed
 from kvstore.execution.procedure_context import Owns

@@ -20,6 +20,8 @@ from kvstore.types import Slot
 READ_SET_MAX = 10_000
 """Records one transaction may read (contracts A3)."""
 DIGEST_BYTES = 16
+ROWS_FIRST = 16
+"""Rows read first of a range: a table reads as many whatever the range holds. Each next read doubles it."""
 ROWS_MAX = 512
 
 
@@ -87,8 +89,13 @@ def current(changed: bytes, operations: Iterable[Operation], table: ReadableTabl
 
 def _rows(table: ReadableTable, start: bytes, stop: bytes) -> Iterator[Row]:
     """The rows of a range. One more than a transaction may read is enough to tell that it changed."""
-    left = READ_SET_MAX + 1
-    while left > 0 and (rows := table.scan(start, stop, limit=min(left, ROWS_MAX))):
+    left, count = READ_SET_MAX + 1, ROWS_FIRST
+    while left > 0:
+        asked = min(left, count)
+        rows = table.scan(start, stop, limit=asked)
         yield from rows
-        left -= len(rows)
+        if len(rows) < asked:
+            return
+        left -= asked
+        count = min(2 * count, ROWS_MAX)
         start = rows[-1][0] + b"\x00"

@@ -88,7 +88,8 @@ class Snapshot:
         Raises ``KeyInvalid`` and ``LimitExceeded`` at the call, ``Corrupt`` where it meets damage.
         """
         low, high = keys.key_range(prefix=prefix, start=start, stop=stop)
-        return self._decoded(self.rows(low, high, reverse, keys.check_limit(limit)))
+        shards = self._routing.shards_of_range(prefix)
+        return self._decoded(self.rows(low, high, reverse, keys.check_limit(limit), shards))
 
     def scan_and_close(self, **bounds: Any) -> Iterator[tuple[Key, Any]]:
         """Scan, and close this snapshot when the scan ends. For a snapshot nobody else has."""
@@ -112,7 +113,7 @@ class Snapshot:
     def count(self, *, prefix: Key | None = None, start: Key | None = None, stop: Key | None = None) -> int:
         """How many keys there are in the range."""
         low, high = keys.key_range(prefix=prefix, start=start, stop=stop)
-        return sum(map(len, self.rows(low, high, False, None)))
+        return sum(map(len, self.rows(low, high, False, None, self._routing.shards_of_range(prefix))))
 
     def rows(
         self,

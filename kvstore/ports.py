@@ -20,6 +20,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Protocol, TypeAlias
 
+from kvstore.types import RequestId
+
 NAME_BYTES = 3
 
 
@@ -124,6 +126,22 @@ class Link(Protocol):
 
     def close(self) -> None:
         """Deliver nothing any more."""
+
+
+class Leases(Protocol):
+    """How long a caller may hold locks between the halves of its transaction (contracts C2)."""
+
+    def begin(self, preliminary: RequestId) -> None:
+        """Start the lease of a preliminary whose caller has been given the votes."""
+
+    def end(self, preliminary: RequestId) -> None:
+        """Forget the preliminary: it is being concluded. Do nothing if it has no lease."""
+
+    def expired(self) -> list[RequestId]:
+        """Return the preliminaries whose lease has expired."""
+
+    def all(self) -> list[RequestId]:
+        """Return all preliminaries that have a lease, expired or not."""
 
 
 class Environment(Protocol):

@@ -30,7 +30,6 @@ from typing import TYPE_CHECKING
 from kvstore.engine.failover import Failover
 from kvstore.engine.follower import Follower
 from kvstore.engine.host import Host, Inbox
-from kvstore.engine.leases import Leases
 from kvstore.engine.recovery import Opened
 from kvstore.engine.request import PendingRequest
 from kvstore.eris.client import NO_EDGES, Client
@@ -47,6 +46,7 @@ from kvstore.eris.messages import (
 from kvstore.eris.sequencer import Sequencer
 from kvstore.errors import DiskFull, Error, Failed, OutcomeUnknown
 from kvstore.execution.operations import Operations
+from kvstore.ports import Leases
 from kvstore.types import ClientId, RequestId, ShardId, Timestamp
 
 if TYPE_CHECKING:
@@ -56,10 +56,8 @@ if TYPE_CHECKING:
 class Cluster:
     """One epoch of one store. ``process`` is called by one thread at a time."""
 
-    def __init__(
-        self, opened: Opened, expire: Callable[[], None], now: Callable[[], int] | None = None
-    ) -> None:
-        """``expire`` is called from another thread when ``end_leases`` has something to do."""
+    def __init__(self, opened: Opened, leases: Leases, now: Callable[[], int] | None = None) -> None:
+        """``leases`` limits how long callers hold locks; when some have expired, ``end_leases`` is due."""
         manifest, epoch = opened.found.manifest, opened.record.epoch
         self.opened = opened
         self._now = now
@@ -79,7 +77,7 @@ class Cluster:
         """Who waits for which answer; over groups, where locks are in the way."""
         self._effects: list[Effect] = []
         """What the client asked for and nobody carried out yet."""
-        self.leases = Leases(expire)
+        self.leases = leases
         self._changed = threading.Condition()
         self._committed: dict[int, int] = {}
         """Batches each follower has finished, successfully or not."""
@@ -149,7 +147,7 @@ class Cluster:
         """
         with suppress(DiskFull):
             self._expect([])
-            self._conclude_for_callers(self.leases.run_out())
+            self._conclude_for_callers(self.leases.expired())
         return self.process([])
 
     def settle(self) -> list[PendingRequest]:

@@ -16,11 +16,11 @@ from kvstore.types import RequestId
 LEASE_S = 1.0
 
 
-class Leases:
-    """The preliminaries whose callers are to conclude them, in the order of their deadlines."""
+class TimedLeases:
+    """Leases of one second, measured by the machine's clock (``ports.Leases``)."""
 
     def __init__(self, expire: Callable[[], None]) -> None:
-        """``expire`` is called on a thread of its own when some may have run out."""
+        """Call ``expire``, on a thread of this object, when leases may have expired."""
         self._expire = expire
         self._held: dict[RequestId, float] = {}
         self._deadlines: deque[tuple[float, RequestId]] = deque()
@@ -28,7 +28,7 @@ class Leases:
         self._thread: threading.Thread | None = None
 
     def begin(self, preliminary: RequestId) -> None:
-        """Its caller has the votes from now on."""
+        """Start the lease of a preliminary whose caller has been given the votes."""
         deadline = time.monotonic() + LEASE_S
         with self._lock:
             self._held[preliminary] = deadline
@@ -38,23 +38,24 @@ class Leases:
                 self._thread.start()
 
     def end(self, preliminary: RequestId) -> None:
-        """Its caller concludes it."""
+        """Forget the preliminary: it is being concluded. Do nothing if it has no lease."""
         self._held.pop(preliminary, None)
 
-    def run_out(self) -> list[RequestId]:
-        """Those whose time is over."""
+    def expired(self) -> list[RequestId]:
+        """Return the preliminaries whose lease has expired."""
         now = time.monotonic()
         return [preliminary for preliminary, deadline in list(self._held.items()) if deadline <= now]
 
     def all(self) -> list[RequestId]:
+        """Return all preliminaries that have a lease, expired or not."""
         return list(self._held)
 
     def _watch(self) -> None:
         while (deadline := self._next_deadline()) is not None:
             time.sleep(max(0.0, deadline - time.monotonic()))
-            if self.run_out():
+            if self.expired():
                 self._expire()
-            if self.run_out():
+            if self.expired():
                 time.sleep(LEASE_S)  # there is no room on the disk for it: later, then
 
     def _next_deadline(self) -> float | None:

@@ -13,6 +13,7 @@ from kvstore.engine.commit_signal import CommitSignal
 from kvstore.engine.group_commit import GroupCommit
 from kvstore.engine.idempotency import Idempotency
 from kvstore.engine.interrupts import uninterrupted
+from kvstore.engine.leases import TimedLeases
 from kvstore.engine.manifest import Manifest
 from kvstore.engine.options import Options
 from kvstore.engine.readers import Readers, keep_for_ever
@@ -105,7 +106,7 @@ class WritingStore(Store):
         self.repaired = opened.found.repaired
         for sentence in self.repaired:
             _log.warning("%s: %s", directory.path, sentence)
-        self.cluster = Cluster(opened, self._end_leases)
+        self.cluster = Cluster(opened, TimedLeases(self._end_leases))
         self.readers = Readers(opened.learner.environment)
         self.commits_seen = CommitSignal(announced=True)
         self.commits = GroupCommit(self.cluster, self.readers, self.commits_seen)

@@ -35,12 +35,12 @@ PULL_US = 20_000
 START_NS = 1_700_000_000 * 10**9
 
 
-class _Patience:
-    """Leases that never run out by themselves: in virtual time whoever holds locks concludes."""
+class EndlessLeases:
+    """Leases that never expire (``ports.Leases``): all clients of the simulator conclude what they begin."""
 
     def begin(self, preliminary: RequestId) -> None: ...
     def end(self, preliminary: RequestId) -> None: ...
-    def run_out(self) -> list[RequestId]:
+    def expired(self) -> list[RequestId]:
         return []
 
     def all(self) -> list[RequestId]:
@@ -82,8 +82,7 @@ class SimulatedRegion:
     def start(self) -> None:
         self.life += 1
         opened = open_for_writing(MemoryDirectory(self.disk), self._options)
-        self.cluster = Cluster(opened, lambda: None, self.clock)
-        self.cluster.leases = _Patience()  # type: ignore[assignment]  # without threads
+        self.cluster = Cluster(opened, EndlessLeases(), self.clock)
         self.cluster.release_dead()
         self.sync()
         ends = self.log().ends()

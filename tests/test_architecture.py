@@ -211,11 +211,11 @@ def test_the_top_of_the_package_is_short() -> None:
 
 
 FOUND_BY_NAME = [
-    "sequencer", "client", "replica", "executor", "locks", "failure_coordinator", "view_change",
-    "epoch_change", "synchronization", "state_transfer", "dropped_messages", "causes", "playback",
-    "shipping", "rebalancing", "conflict_resolution", "escrow", "routing", "reconnaissance", "snapshot",
-    "watch", "group_commit", "failover", "recovery", "leases", "idempotency", "compaction", "backup",
-    "simulator",
+    "sequencer", "client", "replica", "executor", "locks", "failure_coordinator", "failure_detector",
+    "view_change", "epoch_change", "synchronization", "state_transfer", "dropped_messages", "causes",
+    "playback", "shipping", "rebalancing", "conflict_resolution", "escrow", "routing", "reconnaissance",
+    "snapshot", "watch", "group_commit", "failover", "recovery", "leases", "idempotency", "compaction",
+    "backup", "simulator",
 ]  # fmt: skip
 """What docs/architecture.md says is found by folder and file name alone."""
 

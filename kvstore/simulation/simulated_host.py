@@ -21,20 +21,8 @@ import msgspec
 from kvstore.engine.host import Host
 from kvstore.eris import image_request
 from kvstore.eris.effects import Address, HostAddress, Send, SetTimer
-from kvstore.eris.messages import (
-    Flush,
-    HostMessage,
-    Prepare,
-    Prepared,
-    ReplicaMessage,
-    SaveRecord,
-    Stamped,
-    StartEpoch,
-    StartView,
-    SyncCommit,
-)
-from kvstore.eris.replica import Replica
-from kvstore.eris.shard_state import Status
+from kvstore.eris.failure_detector import FailureDetector, LockWatch, Timer
+from kvstore.eris.messages import HostMessage, Prepare, Prepared, ReplicaMessage, Request, SaveRecord
 from kvstore.errors import Corrupt, OutcomeUnknown
 from kvstore.simulation.simulated_network import Endpoint, Micros
 from kvstore.storage import MemoryDisk, MemoryEnvironment
@@ -45,9 +33,6 @@ from kvstore.types import Epoch, HostId, ShardId
 GATHER_US, COMMIT_US = 100, 300
 """How long a host gathers messages for a batch, and how long a commit takes at least."""
 TICK_US = 10_000
-HEARTBEAT_US, SUSPECT_US, SILENCE_US = 20_000, 90_000, 160_000
-"""How often learners say that they live, and after how long without a word a learner, or the sequencer, is
-held to be dead."""
 RESTART_TIMERS = ("view", "epoch", "image")
 """What a replica may have been in the middle of when its host crashed."""
 
@@ -60,13 +45,6 @@ class Shape(NamedTuple):
     retention: int = 1 << 30
     ahead: tuple[int, ...] = (0,)
     """The hosts whose learners execute before a quorum has logged it: at most f."""
-
-
-class Timer(NamedTuple):
-    """A timer of a replica that ran out."""
-
-    shard: ShardId
-    name: str
 
 
 class Letter(NamedTuple):
@@ -125,9 +103,8 @@ class SimulatedHost:
         """What leaves when the batch that is under way has committed."""
         self._timers: dict[tuple[ShardId, str], int] = {}
         self._next_timer = 0
-        self._heard_learner: dict[ShardId, Micros] = {}
-        self._heard_sequencer: Micros = 0
-        self._next_heartbeat: Micros = 0
+        self._detector = FailureDetector(0, self._backoff)
+        self._lock_watch = LockWatch()
         self._promises: dict[int, Epoch] = {}
         """Of one that has forgotten: what others promised."""
 
@@ -148,8 +125,8 @@ class SimulatedHost:
             except Corrupt:
                 self.has_forgotten = self.lacks_vote = True
         self._promises.clear()
-        self._heard_sequencer = self.world.now
-        self._heard_learner.clear()
+        self._detector = FailureDetector(self._now_ns(), self._backoff)
+        self._lock_watch = LockWatch()
         life = self.life
         self.world.after(self.world.chance.randint(1, TICK_US), lambda: self._tick(life))
         if self.host is not None:
@@ -214,8 +191,9 @@ class SimulatedHost:
         if self.has_forgotten:
             self._remember(item)
             return
-        if isinstance(item, Letter):
-            self._hear(item)
+        if isinstance(item, Letter) and self.host is not None:
+            replica = self.host.replicas[item.shard]
+            self._detector.hear(item.shard, item.message, replica, self._now_ns())
         self._receive(item)
 
     def _receive(self, item: InboxItem) -> None:
@@ -223,28 +201,18 @@ class SimulatedHost:
         if len(self._inbox) == 1 and self._batch is None and not self.is_paused:
             self._later(GATHER_US, self._begin_batch)
 
-    def _hear(self, letter: Letter) -> None:
-        """Who speaks, lives."""
-        now, (shard, message) = self.world.now, letter
-        replica = self._replica(shard)
-        match message:
-            case SyncCommit() | StartView():
-                if message.view >= replica.record.view:
-                    self._heard_learner[shard] = now
-            case Flush():
-                if message.epoch >= replica.record.epoch:
-                    self._heard_sequencer = now
-            case Stamped():
-                if message.stamp.epoch >= replica.record.epoch:
-                    self._heard_sequencer = now
-            case StartEpoch():
-                self._heard_learner[shard] = self._heard_sequencer = now
-            case _:
-                pass
+    def _now_ns(self) -> int:
+        return self.world.now * 1000
 
-    def _replica(self, shard: ShardId) -> Replica:
-        assert self.host is not None
-        return self.host.replicas[shard]
+    def _backoff(self, most: int) -> int:
+        return self.world.chance.randint(0, most // 1000) * 1000
+
+    def overdue_locks(self) -> list[Request]:
+        """Return the general transactions that an Abort should end, as this host sees it now."""
+        if self.host is None or self.is_paused:
+            return []
+        outstanding = (stamped.request for stamped in self.host.executor.outstanding())
+        return self._lock_watch.look(outstanding, self._now_ns())
 
     def _tick(self, life: int) -> None:
         """Look at the clock, again and again."""
@@ -258,25 +226,8 @@ class SimulatedHost:
             self._ask_for_promises()
         else:
             self.lacks_vote &= any(replica.has_diverged() for replica in self.host.replicas)
-            self._watch_others()
-
-    def _watch_others(self) -> None:
-        now = self.world.now
-        beats = now >= self._next_heartbeat
-        if beats:
-            self._next_heartbeat = now + HEARTBEAT_US
-        for shard in map(ShardId, range(self.shape.shards)):
-            replica = self._replica(shard)
-            if replica.is_learner and replica.status is Status.NORMAL:
-                self._heard_learner[shard] = now
-                if beats:
-                    self._receive(Timer(shard, "heartbeat"))
-            elif now - self._heard_learner.setdefault(shard, now) > SUSPECT_US:
-                self._heard_learner[shard] = now + self.world.chance.randint(0, SUSPECT_US)
-                self._receive(Timer(shard, "suspect"))
-        if now - self._heard_sequencer > SILENCE_US:
-            self._heard_sequencer = now
-            self._receive(Timer(ShardId(0), "silence"))
+            for timer in self._detector.tick(self.host.replicas, self._now_ns()):
+                self._receive(timer)
 
     # -- batches -----------------------------------------------------------------------------
 

@@ -47,15 +47,15 @@ from kvstore.eris.sequencer import Sequencer
 from kvstore.simulation.simulated_host import InboxItem, Letter, Shape, SimulatedHost, asking_host
 from kvstore.simulation.simulated_network import Direction, Endpoint, Micros, SimulatedNetwork
 from kvstore.storage import MemoryDisk
-from kvstore.types import ClientId, Epoch, RequestId, ShardId, Timestamp
+from kvstore.types import ClientId, Epoch, ShardId, Timestamp
 
 COORDINATORS = 3
 RECENT = 40
 """What a sequencer can send again, for each shard."""
 ROUTE_US = 10_000
 """How long it may take until a client knows the new sequencer."""
-LEASE_US, LOCKS_US = 150_000, 25_000
-"""How long locks may be held before they are released by others, and how often that is looked at."""
+LOCKS_US = 25_000
+"""How often hosts look for locks that have been held for too long."""
 PHYSICAL_START = 1_000 * 10**9
 
 Packet = tuple[Endpoint, Endpoint, InboxItem | msgspec.Struct]
@@ -133,7 +133,6 @@ class Simulator:
         """How many have happened: a run in which nothing comes to an end has more and more."""
         self._scheduled = 0
         self._trace = hashlib.sha256()
-        self._locks_seen: dict[tuple[ClientId, RequestId], Micros] = {}
         for host in self.hosts:
             host.start()
         self.start_coordinator(0)
@@ -404,20 +403,11 @@ class Simulator:
     # -- locks -------------------------------------------------------------------------------
 
     def _watch_locks(self) -> None:
-        """Abort what has stood between its two halves for too long, on some host that knows of it."""
+        """Abort the general transactions that hosts have seen holding locks for too long."""
         self.after(LOCKS_US, self._watch_locks)
-        seen: dict[tuple[ClientId, RequestId], Micros] = {}
         for host in self.hosts:
-            if host.host is None or host.is_paused:
-                continue
-            for stamped in host.host.executor.outstanding():
-                request = stamped.request
-                key = request.client, request.request
-                seen[key] = self._locks_seen.get(key, self.now)
-                if self.now - seen[key] > LEASE_US:
-                    seen[key] = self.now
-                    self._release(request, host.node)
-        self._locks_seen = seen
+            for request in host.overdue_locks():
+                self._release(request, host.node)
 
     def _release(self, request: Request, endpoint: Endpoint) -> None:
         self.faults["locks released"] += 1

@@ -1,1 +1,1 @@
-"""What the store claims of its speed, measured beside sqlite3 and beside the floor, in one run."""
+"""The speed of the store, measured beside sqlite3 and the floor in one run."""

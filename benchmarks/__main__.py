@@ -1,4 +1,4 @@
-"""``python -m benchmarks [--quick] [--json FILE] [--folder FOLDER]``: run everything, print one table."""
+"""``python -m benchmarks [--quick] [--json FILE] [--folder FOLDER]``: run all and print the tables."""
 
 from __future__ import annotations
 
@@ -41,20 +41,20 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="few operations: shows that it runs, no more")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every round's numbers there")
-    parser.add_argument("--folder", type=Path, help="where the stores are made; a disk, not memory")
+    parser.add_argument("--quick", action="store_true", help="few operations: only checks that it runs")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers of every round to FILE")
+    parser.add_argument("--folder", type=Path, help="where to create the stores; on a disk, not in memory")
     return parser.parse_args()
 
 
 def _report(text: str) -> None:
-    """Say on a terminal what is under way, in one line that is written over and over."""
+    """Show the current step on a terminal, in one line that each call overwrites."""
     if sys.stderr.isatty():
         print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
 
 def machine() -> dict[str, str]:
-    """What it was measured on and with."""
+    """Return the machine, the libraries and the sizes of the measurement, as text."""
     libraries = ", ".join(f"{name} {version(name)}" for name in ("lmdb", "msgpack", "msgspec"))
     return {
         "machine": f"{_processor()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}",
@@ -71,7 +71,7 @@ def _processor() -> str:
 
 
 def table(results: Results, scale: Scale) -> list[str]:
-    """Medians of the rounds, aligned."""
+    """Return the lines of the table: medians of the rounds, in aligned columns."""
     rows = [HEADER]
     for workload in workloads(scale):
         rates = [results.rate(workload.name, peer) for peer in HEADER[1:4]]
@@ -84,7 +84,7 @@ def table(results: Results, scale: Scale) -> list[str]:
 
 
 def comparisons(results: Results) -> list[str]:
-    """The store against itself."""
+    """Return the lines that compare workloads of the store with each other."""
     rows = [
         (comparison.name, f"{results.compared(comparison):.2f}", f">= {comparison.aim:.2f}")
         for comparison in COMPARISONS
@@ -93,7 +93,7 @@ def comparisons(results: Results) -> list[str]:
 
 
 def aligned(rows: list[Any]) -> list[str]:
-    """Columns of equal width: the first to the left, the others to the right."""
+    """Return the rows as lines: the first column left-aligned, the others right-aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(
@@ -105,7 +105,7 @@ def aligned(rows: list[Any]) -> list[str]:
 
 
 def as_json(results: Results, scale: Scale) -> dict[str, Any]:
-    """Everything that was measured, and the aims."""
+    """Return all measurements, and the aims, for the JSON file."""
     return {
         **machine(),
         "rounds": scale.rounds,

@@ -1,8 +1,8 @@
-"""The floor: py-lmdb alone, writing what the store writes and nothing else.
+"""The floor: py-lmdb alone, which writes the records that the store writes and nothing else.
 
-Each transaction is one log record and one state record per key, each commit one record of shard and client,
-all with a checksum, all of the sizes the store's own have. There is no encoding, no protocol, no check of
-what is read, no sharing between threads: whoever builds such a store on LMDB cannot be faster than this.
+Each transaction writes one log record, and one state record for each key; each commit writes one record of
+shard and client. Every record has a checksum and the size of the store's own. The floor does not encode, runs
+no protocol, verifies no checksum and shares no commit between threads: no such store on LMDB can be faster.
 """
 
 from __future__ import annotations
@@ -99,16 +99,16 @@ def _seal(txn: lmdb.Transaction, key: bytes, payload: bytes) -> None:
 
 
 def _log_bytes_around_a_put() -> int:
-    """How many bytes the store logs besides the key and the value of a put."""
+    """Return the number of bytes that the store logs besides the key and the value of a put."""
     operations: dict[ShardId, tuple[Operation, ...]] = {ShardId(0): (Put(b"", b""),)}
-    # Numbers of the size they have in a store of some age.
+    # Numbers as large as in a store of some age, so that their encoding is as long.
     request = Request(ClientId(3), RequestId(1 << 17), RequestId(1 << 17), operations)
     stamp = MultiStamp(Epoch(3), 0, Timestamp(1 << 60), {ShardId(0): SequenceNumber(1 << 17)})
     return CHAIN_AND_KIND + len(_encode(Stamped(stamp, request)))
 
 
 def _record_bytes(*, requests: int) -> int:
-    """How many bytes the store's record of a shard takes that remembers so many requests."""
+    """Return the size in bytes of a shard's record that remembers this number of requests."""
     outcomes = {RequestId((1 << 17) + number): DONE for number in range(requests)}
     epoch, slot, clock = Epoch(3), Slot(1 << 17), Timestamp(1 << 60)
     windows = {ClientId(3): ClientWindow(RequestId(1 << 17), outcomes)}

@@ -1,7 +1,7 @@
-"""Running the workloads: which records each is given, how it is timed, and what comes out.
+"""Running the workloads: the records of each run, the timing, and the results.
 
-In every round every workload runs once on every peer, one after another, so whatever else the machine does
-meets them all. A ratio is taken within each round, and the median of the rounds is what counts.
+In every round every workload runs once on every peer, one after another, so other load on the machine affects
+all of them. A ratio is taken within each round; the result is the median of the rounds.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from kvstore import keys, values
 
 @dataclass
 class Results:
-    """Operations a second: by workload and peer, one number for each round."""
+    """Operations a second, by workload and peer: one number for each round."""
 
     rates: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
@@ -47,7 +47,7 @@ class Results:
         return median(rates) if rates else None
 
     def ratio(self, workload: str, peer: str) -> float | None:
-        """The store's speed over the peer's."""
+        """Return the store's speed divided by the peer's, or None if the peer did not run the workload."""
         theirs = self.rates[workload].get(peer)
         return median_ratio(self.rates[workload]["kvstore"], theirs) if theirs else None
 
@@ -60,20 +60,20 @@ def median_ratio(ours: list[float], theirs: list[float]) -> float:
 
 
 def make_items(count: int) -> list[Item]:
-    """The records that are there from the beginning, in no order."""
+    """Return the records that are loaded before the first round, in random order."""
     made = [make_item(f"{LOADED}{number:08d}") for number in range(count)]
     random.shuffle(made)
     return made
 
 
 def make_item(key: str) -> Item:
-    """An item with a value of its own: sqlite3 writes nothing where a value stays what it was."""
+    """Return an item with a new random value, because sqlite3 does not write an unchanged value."""
     value = random.randbytes(VALUE_BYTES)
     return Item(key, value, keys.encode(key), values.encode(value))
 
 
 def measure(folder: Path, scale: Scale, report: Callable[[str], None]) -> Results:
-    """Run everything; ``report`` is told what is under way."""
+    """Run all workloads; ``report`` is called with the description of each step."""
     items = make_items(scale.records)
     report(f"loading {len(items)} records into each store")
     peers = {
@@ -113,7 +113,7 @@ def _rounds(
 
 
 def chosen(workload: Workload, items: list[Item], store: Store) -> list[Item]:
-    """The items of one run: loaded ones, in no order and with new values, or new ones."""
+    """Return the items of one run: loaded keys in random order with new values, or new keys."""
     if workload.run is scans:
         return items
     if not workload.new:
@@ -128,7 +128,7 @@ def new_items() -> Iterator[Item]:
 
 
 def evenly(made: Iterator[Item], shards: int, store: Store) -> Iterator[Item]:
-    """Items of the first so many shards, taken in turn."""
+    """Yield items of the first ``shards`` shards, taken in turn."""
     waiting: list[deque[Item]] = [deque() for _ in range(shards)]
     for item in made:
         (shard,) = store.shards_of(item)

@@ -1,7 +1,7 @@
-"""What is measured: the store and sqlite3, behind one face. The third peer is in ``floor.py``.
+"""The measured stores, behind one interface: kvstore and sqlite3. The third peer is in ``floor.py``.
 
-Every peer holds the same items and is asked the same things. ``durable`` peers have each call on disk
-when it returns; the others leave that to the operating system:
+Every peer holds equal items and runs equal workloads. A write to a ``durable`` peer is on disk when the call
+returns; the other peers leave the time of the write to the operating system:
 
     peer       durable                     relaxed
     kvstore    durability="commit"         durability="none"
@@ -25,11 +25,11 @@ import kvstore
 
 SHARDS = 4
 IN_FLIGHT = 100
-"""Submitted puts that are not yet done; the others commit so many puts at once."""
+"""The number of submitted puts in flight; the other peers commit this number of puts at once."""
 
 
 class Item(NamedTuple):
-    """One record. The encoded forms are for the floor, which does no encoding of its own."""
+    """One record. The encoded forms are for the floor, which does not encode."""
 
     key: str
     value: bytes
@@ -38,27 +38,27 @@ class Item(NamedTuple):
 
 
 class Peer(Protocol):
-    """One store that is open, for any number of threads."""
+    """An open store, for any number of threads."""
 
     def put(self, item: Item) -> None:
-        """One record, one commit."""
+        """Write one record in one commit."""
 
     def put_pipelined(self, items: Sequence[Item]) -> None:
-        """Each record a transaction of its own, IN_FLIGHT of them to a commit."""
+        """Write each record as a transaction of its own, IN_FLIGHT of them to a commit."""
 
     def put_batch(self, items: Sequence[Item]) -> None:
-        """All the records in one transaction."""
+        """Write all records in one transaction."""
 
     def get(self, item: Item) -> None: ...
 
     def scan(self, prefix: str) -> int:
-        """Visit in key order every record whose key begins so; return how many there are."""
+        """Read every record whose key begins with the prefix, in key order; return their number."""
 
     def close(self) -> None: ...
 
 
 class Store:
-    """This project."""
+    """The store of this project."""
 
     def __init__(self, folder: Path, *, durable: bool) -> None:
         self.db = kvstore.open(folder / "kvstore", shards=SHARDS, durability="commit" if durable else "none")
@@ -96,7 +96,7 @@ class Store:
 
 
 class Sqlite:
-    """A table of sqlite3 with one connection for each thread."""
+    """A table in sqlite3, with one connection for each thread."""
 
     CREATE = "CREATE TABLE IF NOT EXISTS kv (k TEXT PRIMARY KEY, v BLOB)"
     PUT = "INSERT INTO kv VALUES (?, ?) ON CONFLICT (k) DO UPDATE SET v = excluded.v"

@@ -1,6 +1,6 @@
-"""Regions: what being cut off costs (nothing), a node of several colors, playing, importing, and edges.
+"""Regions: commits with all links cut, appends to several colors, playback, imports, and edges.
 
-Everything is a ratio of two things that were measured in turn, window after window, in one run.
+Nearly every result is a ratio of two measurements that alternate, window by window, in one run.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ EVERYTHING = 1 << 60
 
 @dataclass(frozen=True)
 class Amounts:
-    """Windows, and operations in each."""
+    """The number of windows, and of operations in each window."""
 
     windows: int
     commits: int
@@ -38,7 +38,7 @@ QUICK = Amounts(windows=3, commits=20, appends=20, nodes=60, imports=60)
 
 
 def lines(folder: Path, amounts: Amounts, report: Callable[[str], None]) -> list[tuple[str, ...]]:
-    """The table: what was compared, the ratio, and what it should be."""
+    """Return the rows of the table: the comparison, its result, and the aim."""
     rows: list[tuple[str, ...]] = [("regions", "ratio", "aim")]
     for name, measure in (
         ("cut", commits_while_cut),
@@ -57,7 +57,7 @@ def lines(folder: Path, amounts: Amounts, report: Callable[[str], None]) -> list
 
 
 def commits_while_cut(geo: kvstore.Geo, amounts: Amounts) -> list[tuple[str, ...]]:
-    """Windows with all links up, so that all is shipped meanwhile, and with all down."""
+    """Compare commits while all links are up, and every write is shipped, with commits while all are cut."""
     medians: list[float] = []
     tails: list[float] = []
     for _ in range(amounts.windows):
@@ -99,7 +99,7 @@ def _p99(times: list[float]) -> float:
 
 
 def several_colors(geo: kvstore.Geo, amounts: Amounts) -> list[tuple[str, ...]]:
-    """Appends to one color, and to two; the regions are cut off, so that only the append is measured."""
+    """Compare appends to two colors with appends to one; all links are cut, so nothing is shipped."""
     _cut_all(geo, is_cut=True)
     log = geo["eu"].log
     latency, throughput = [], []
@@ -125,7 +125,7 @@ def several_colors(geo: kvstore.Geo, amounts: Amounts) -> list[tuple[str, ...]]:
 
 
 def playback(geo: kvstore.Geo, amounts: Amounts) -> list[tuple[str, ...]]:
-    """Nodes that are each linked to one in the next chain, and as many that are not, by two other regions."""
+    """Compare playing nodes that each depend on a node of the other chain with playing unlinked nodes."""
     plain, zigzag = geo["us"], geo["ap"]
     _cut_all(geo, is_cut=True)
     batch = [plain.log.append(colors=[0], payload=b"x" * 100) for _ in range(amounts.nodes)]
@@ -150,7 +150,7 @@ def playback(geo: kvstore.Geo, amounts: Amounts) -> list[tuple[str, ...]]:
 
 
 def imports(geo: kvstore.Geo, amounts: Amounts) -> list[tuple[str, ...]]:
-    """Transactions that are committed in one region, and then imported in another that was cut off."""
+    """Compare the speed of commits in one region with their import in a region that was cut off."""
     ratios = []
     for window in range(amounts.windows):
         _cut_all(geo, is_cut=True)
@@ -171,7 +171,7 @@ def imports(geo: kvstore.Geo, amounts: Amounts) -> list[tuple[str, ...]]:
 
 
 def edges(geo: kvstore.Geo, amounts: Amounts) -> list[tuple[str, ...]]:
-    """What the edges of nodes take on the wire, markers and skips included, where regions write in turn."""
+    """Measure the bytes of edges, markers and skips on the wire, while regions write in turn."""
     for number in range(amounts.nodes // 2):
         region = geo[REGIONS[number % 3]]
         region.put(f"k{number % 50}", number)

@@ -1,7 +1,7 @@
-"""Transactions whose reads decide their writes, beside those that need none: the store against itself.
+"""General transactions compared with independent transactions of the store.
 
-Each line is measured once in every round, one after another; ratios are taken within a round, and the median
-of the rounds is shown.
+Each line is measured once in every round, one after another. Ratios are taken within a round, and the table
+shows the median of the rounds.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ import kvstore
 
 SHARDS = 4
 KEYS = 1_000
-"""On each shard."""
+"""The number of keys on each shard."""
 SHARES = (0, 25, 50, 75, 100)
-"""Percent of the transactions that read what they write."""
+"""Percentages of general transactions, which read what they write."""
 ZIPF = (0.0, 0.4, 0.8, 1.0, 1.2)
 THREADS = 4
 HELD_PUTS = 200
-"""Puts while a transaction is held open: they must be over before its lease of a second is."""
+"""The number of puts beside an open transaction; they must end before its lease of a second expires."""
 
 
 @dataclass(frozen=True)
 class Amounts:
-    """Operations in each round."""
+    """The number of rounds, and of operations in each round."""
 
     rounds: int
     durable: int
@@ -47,7 +47,7 @@ Rates = dict[str, list[float]]
 
 
 class Bank:
-    """One store with numbers on all shards, and what is done with them."""
+    """A store with numbers on all shards, and the workloads on them."""
 
     def __init__(self, folder: Path, *, durable: bool) -> None:
         folder.mkdir(exist_ok=True)
@@ -66,7 +66,7 @@ class Bank:
                     batch.put(key, 1_000_000)
 
     def two(self) -> tuple[str, str]:
-        """A key of each of two shards."""
+        """Return two random keys that lie on two different shards."""
         first, second = random.sample(range(SHARDS), 2)
         return random.choice(self.keys[first]), random.choice(self.keys[second])
 
@@ -97,7 +97,7 @@ class Bank:
         return work
 
     def contended(self, skew: float) -> Work:
-        """Transfers by some threads, between keys that are chosen by Zipf's law."""
+        """Return a workload of transfers by ``THREADS`` threads, between keys chosen by Zipf's law."""
         keys = [key for of_shard in zip(*self.keys, strict=False) for key in of_shard]
         weights = list(accumulate(1 / (rank + 1) ** skew for rank in range(len(keys))))
 
@@ -126,7 +126,7 @@ class Bank:
 
     @contextmanager
     def held_open(self) -> Iterator[None]:
-        """For the length of the block a general transaction stands between its two halves."""
+        """Hold a general transaction between its two halves during the block."""
         one, other = self.two()
         held, release = threading.Event(), threading.Event()
         runs = 0
@@ -154,7 +154,7 @@ class Bank:
 
 
 def lines(folder: Path, amounts: Amounts, report: Callable[[str], None]) -> list[tuple[str, ...]]:
-    """Rows of a table: what was done, how fast, the ratio, and its aim."""
+    """Return the rows of the table: the workload, its rate, the ratio, and the aim."""
     banks = {kind: Bank(folder / kind, durable=kind == "durable") for kind in ("durable", "relaxed")}
     try:
         rates: Rates = {}
@@ -191,7 +191,7 @@ def _rate(work: Work, count: int) -> float:
 
 
 def _rows(rates: Rates) -> list[tuple[str, ...]]:
-    """Each line against the first of its kind."""
+    """Return the rows; each line is compared with the first line of its kind."""
     aims = {
         "2 shards, general, durable": ("2 shards, independent, durable", ">= 0.50"),
         "2 shards, general, relaxed": ("2 shards, independent, relaxed", ">= 0.50"),

@@ -1,4 +1,4 @@
-"""The workloads: the lines of the table, and what the project aims at."""
+"""The workloads: the lines of the table, and the aims of the project."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.peers import SHARDS, Item, Peer, Sqlite, Store
 
 VALUE_BYTES = 100
 LOADED, NEW = "key-", "new-"
-"""How keys begin: so that a scan of the loaded ones is the same in each round."""
+"""Prefixes of loaded and of new keys, so that every round scans only the loaded records."""
 THREADS = 16
 BATCH = 100
 PUT = "put, durable"
@@ -21,7 +21,7 @@ PUT_BY_MANY = f"put, durable, {THREADS} threads"
 
 
 class Make(Protocol):
-    """What makes a peer."""
+    """A function that creates a peer."""
 
     def __call__(self, folder: Path, *, durable: bool) -> Peer: ...
 
@@ -31,14 +31,14 @@ MAKERS: dict[str, Make] = {"kvstore": Store, "floor": Floor, "sqlite3": Sqlite}
 
 @dataclass(frozen=True)
 class Scale:
-    """How much of it is done. Operations are per round, workload and peer."""
+    """The size of a run. Operations are counted per round, workload and peer."""
 
     rounds: int
     records: int
     durable: int
     relaxed: int
     quick: int
-    """Operations of the workloads that take the least: those of many records, and reads."""
+    """Operations of the fastest workloads: batches, submitted puts, and reads."""
 
 
 FULL = Scale(rounds=9, records=20_000, durable=400, relaxed=5_000, quick=20_000)
@@ -50,7 +50,7 @@ Run = Callable[[Peer, Sequence[Item]], None]
 
 @dataclass(frozen=True)
 class Workload:
-    """One line of the table. ``shards``: how many shards the keys of each batch are spread over."""
+    """One line of the table. ``shards``: over how many shards the keys of each batch are spread."""
 
     name: str
     run: Run
@@ -59,14 +59,14 @@ class Workload:
     peers: tuple[str, ...] = tuple(MAKERS)
     shards: int = SHARDS
     new: bool = True
-    """Whether the keys are new ones, in no order, or those that were loaded at the beginning."""
+    """Whether the keys are new, in random order, or were loaded before the first round."""
     aim: float | None = None
-    """The store's speed as a part of the floor's."""
+    """The least acceptable ratio of the store's speed to the floor's."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A workload of the store against another workload of the store."""
+    """A workload of the store compared with another workload of the store."""
 
     name: str
     of: str
@@ -112,7 +112,7 @@ def scans(peer: Peer, items: Sequence[Item]) -> None:
 
 
 def workloads(scale: Scale) -> list[Workload]:
-    """The lines of the table, in its order."""
+    """Return the lines of the table, in order."""
     store_only = ("kvstore",)
     batch, small = batches_of(BATCH), batches_of(SHARDS)
     return [
@@ -133,7 +133,7 @@ def workloads(scale: Scale) -> list[Workload]:
 
 
 def across_shards(size: int) -> Comparison:
-    """A batch over all shards against one of the same size on one shard."""
+    """Compare a batch over all shards with a batch of equal size on one shard."""
     several, one = (f"batch of {size}, on {shards}" for shards in (f"{SHARDS} shards", "1 shard"))
     return Comparison(f"{SHARDS} shards against 1, batch of {size}", several, one, 0.7)
 

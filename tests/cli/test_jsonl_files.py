@@ -102,7 +102,7 @@ class TestBadLines:
             (b'{"name": "Ada"}', '--key: there is no "id"'),
             (b'{"id": [1]}', ""),
             (b'{"id": 1}', 'the key ("f", 1) was there before'),
-            (b'{"id": 2, "id": 2}', "an object has the same member twice"),
+            (b'{"id": 2, "id": 2}', "an object has a member twice"),
             (b'{"id": 2, "v": NaN}', "NaN is not JSON"),
             (b'{"id": "\xff"}', "not UTF-8 text"),
             (b'{"id": "' + b"x" * 600 + b'"}', ""),

@@ -1,4 +1,4 @@
-"""The shell's grammar: lines in, statements out. Pure, and total: a result or a GrammarError.
+"""The shell's grammar: lines are parsed into statements. Every line gives a result or a GrammarError.
 
     line    = [ cmd { ";" cmd } ] [ comment ]            ; an open bracket or quote continues on the next line
     cmd     = word { term | option }
@@ -8,8 +8,8 @@
     list    = "[" [ term { "," term } [ "," ] ] "]"
     map     = "{" [ pair { "," pair } [ "," ] ] "}"      ; pair = (string | bytes | bare) ":" term
 
-Strings and bare words are the lexer's. Terms are built with a stack of our own, not by recursion, so the
-depth of a term is bounded by ``NESTING_MAX`` and not by what Python happens to allow.
+``lexer.py`` reads strings and bare words. Terms are built on an explicit stack, so ``NESTING_MAX`` bounds
+their depth, and not Python's recursion limit.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _OPTION_NAME: Final = re.compile(r"--[a-zA-Z][a-zA-Z0-9-]*")
 
 
 class Term(NamedTuple):
-    """A value that was typed; ``text`` is what was typed where that was one bare word."""
+    """A parsed value; ``text`` is its source if that is one bare word, else None."""
 
     value: Any
     text: str | None
@@ -34,7 +34,7 @@ class Term(NamedTuple):
 
 
 class Option(NamedTuple):
-    """``--name``, unquoted. The term that may belong to it is the next item of the statement."""
+    """An unquoted ``--name``. If the option takes a term, that is the next item of the statement."""
 
     name: str
     place: TextPosition
@@ -49,7 +49,7 @@ class Statement(NamedTuple):
 
 
 class StatementReader:
-    """Takes a script line by line and hands out statements as soon as they are complete."""
+    """Reads a script line by line and returns each statement as soon as it is complete."""
 
     def __init__(self) -> None:
         self._lexer = Lexer()
@@ -57,7 +57,7 @@ class StatementReader:
     def feed(self, line: str) -> list[Statement]:
         """Return the statements that this line completes; none while a bracket or quote is open.
 
-        A line is understood as a whole or not at all. After an error the next line begins afresh.
+        A line is accepted or refused as a whole. After an error the next line begins a new statement.
         """
         try:
             self._lexer.feed(line)
@@ -71,7 +71,7 @@ class StatementReader:
         return _statements(tokens)
 
     def end(self) -> None:
-        """The text is over: nothing may be open."""
+        """Raise GrammarError if a bracket or quote is open at the end of the text."""
         if (opening := self._lexer.open_since) is not None:
             raise GrammarError(f"this {opening.text} is never closed", opening.place)
 
@@ -82,8 +82,8 @@ class StatementReader:
 def parse_argument(text: str, force_text: bool = False) -> Any:
     """Return the value of one argument of the command line.
 
-    It is a term if it is exactly one, otherwise all of it is a str. A shell has taken its own quotes away
-    by now, so ``Ada Lovelace`` and ``don't`` arrive here whole, and mean what they say.
+    An argument that is exactly one term has that term's value; any other is a str. The system's shell has
+    removed its own quotes already, so ``Ada Lovelace`` and ``don't`` are taken literally.
 
     Raises:
         GrammarError: the argument is not UTF-8.
@@ -154,7 +154,7 @@ def _option(token: Lexeme) -> Option:
 
 
 def _term(tokens: list[Lexeme], at: int) -> tuple[Term, int]:
-    """Read the term that begins at ``at``; answer it and where it ends."""
+    """Return the term that begins at ``at``, and the index after it."""
     token = tokens[at]
     if token.kind == "open":
         value, at = _bracketed(tokens, at)
@@ -166,7 +166,7 @@ def _term(tokens: list[Lexeme], at: int) -> tuple[Term, int]:
 
 
 def _bracketed(tokens: list[Lexeme], at: int) -> tuple[Any, int]:
-    """Build what stands in the bracket at ``at``. The lexer has seen to it that it is closed (X1)."""
+    """Return the value of the bracket at ``at``, which is closed (LEXER-1), and the index after it."""
     stack = [_start(tokens[at])]
     while True:
         at += 1
@@ -203,12 +203,12 @@ _Expected: TypeAlias = Literal["term", "comma", "key", "colon"]
 
 
 class _Frame:
-    """A bracket that is being read, and what may come next in it. A close may come instead of a term."""
+    """A bracket being read, and which token it expects next. A closing bracket may replace a term."""
 
     expected: _Expected = "term"
 
     def check_term(self, token: Lexeme) -> None:
-        """Refuse ``token`` as the beginning of a term here."""
+        """Raise GrammarError if ``token`` cannot begin a term here."""
         if self.expected == "comma":
             glued = token.glued and token.kind != "open"
             says = "quote the whole word" if glued else 'a "," is missing before this'
@@ -223,7 +223,7 @@ class _Frame:
 
     def comma(self, token: Lexeme) -> None:
         if self.expected != "comma":
-            raise GrammarError('there is nothing before this ","', token.place)
+            raise GrammarError('a term is missing before this ","', token.place)
         self.expected = "term"
 
     def colon(self, token: Lexeme) -> None:
@@ -265,7 +265,7 @@ class _MapFrame(_Frame):
 
     def take(self, value: Any, token: Lexeme) -> None:
         if self.expected == "key":
-            if value in self.pairs:  # true and 1 are one key of a Python dict, and one would be lost
+            if value in self.pairs:  # true and 1 are one key of a dict: the first would be lost
                 raise GrammarError("the map has this key already", token.place)
             self.key = value
             self.expected = "colon"

@@ -1,7 +1,7 @@
-"""Integers of any length as decimal text and back.
+"""Conversion between integers of any length and decimal text.
 
-Python refuses more than 4300 digits, as its own conversion takes time quadratic in them; a value may hold
-more. Halving makes that bearable, and DIGITS_MAX bounds it.
+Python refuses more than 4300 digits because its conversion takes quadratic time, but a value may hold more.
+Here numbers are halved recursively, and DIGITS_MAX bounds the time.
 """
 
 from __future__ import annotations
@@ -9,21 +9,21 @@ from __future__ import annotations
 from typing import Final
 
 DIGITS_MAX: Final = 100_000
-"""Read and written within a tenth of a second. The longest integer of a key has 614."""
+"""The most digits that are read or printed, in a tenth of a second. An integer in a key has at most 614."""
 _AT_ONCE: Final = 600
-"""Digits left to Python: it never refuses so few, whatever limit is set."""
+"""The most digits that Python converts whatever limit is set."""
 _BITS_PER_DIGIT: Final = 3.3219280948873626
 
 
 class Unprintable(Exception):
-    """A value that has no text of bearable length."""
+    """A value whose text is too long to print."""
 
 
 def text_of_int(number: int) -> str:
-    """The digits of an int.
+    """Return the decimal digits of an int.
 
     Raises:
-        Unprintable: more than DIGITS_MAX.
+        Unprintable: there are more than DIGITS_MAX.
     """
     digits = _digits_at_most(number)
     if digits <= _AT_ONCE:
@@ -35,10 +35,10 @@ def text_of_int(number: int) -> str:
 
 
 def int_of_text(text: str) -> int:
-    """The int of these digits, which may follow a minus sign.
+    """Return the int of these digits, which may follow a minus sign.
 
     Raises:
-        ValueError: more than DIGITS_MAX.
+        ValueError: there are more than DIGITS_MAX.
     """
     if len(text) > DIGITS_MAX + 1:
         raise ValueError(f"a number has at most {DIGITS_MAX} digits: quote it to make it text")
@@ -46,12 +46,12 @@ def int_of_text(text: str) -> int:
 
 
 def _digits_at_most(number: int) -> int:
-    """The number of decimal digits, or one more."""
+    """Return the number of decimal digits, or one more."""
     return int(number.bit_length() / _BITS_PER_DIGIT) + 1
 
 
 def _digits(number: int, width: int) -> str:
-    """At least ``width`` digits, with zeros in front."""
+    """Return at least ``width`` digits, padded with leading zeros."""
     if width <= _AT_ONCE:
         return str(number).zfill(width)
     low = width // 2

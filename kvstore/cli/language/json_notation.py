@@ -1,16 +1,16 @@
-"""Keys and values as JSON, on one line, such that the same value of the same type is read back.
+"""Keys and values as JSON on one line, which reads back as an equal value of an equal type.
 
-What JSON has no word for is an object with one reserved member:
+A value that JSON cannot express is an object with one reserved member:
 
     {"$bytes": "AAE="}           bytes, in base64
     {"$uuid": "0123..."}         a UUID
     {"$tuple": ["acct", 1]}      a tuple
     {"$float": "nan"}            nan, inf or -inf
-    {"$int": "-0x1f"}            an int of so many digits that decimal ones would take too long
-    {"$map": [[1, "a"], ...]}    a map with a key that is no str, or whose only key begins with "$"
+    {"$int": "-0x1f"}            an int too long to write in decimal
+    {"$map": [[1, "a"], ...]}    a map with a key that is not a str, or whose only key begins with "$"
 
-Everything else is itself. No recursion: a value may be nested more deeply than Python's stack, and then
-``json`` neither writes nor reads it.
+Every other value is plain JSON. The code does not recurse: a value may be nested more deeply than Python's
+stack, where ``json`` neither writes nor reads it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from kvstore.cli.language.printing import show
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _HEXADECIMAL: Final = re.compile(r"-?0x[0-9a-f]+")
 _BITS_IN_DECIMAL: Final = 3 * DIGITS_MAX
-"""An int of so many bits has no more than DIGITS_MAX digits."""
+"""The most bits of an int that is written in decimal: it has at most DIGITS_MAX digits."""
 _FLOATS: Final = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 _MAP_KEYS: Final = (str, bytes, int, float, type(None))
 
@@ -50,10 +50,10 @@ def to_json(value: Any) -> str:
 
 
 def from_json(text: str) -> Any:
-    """Return the value that ``to_json`` wrote, or that any other JSON text stands for.
+    """Return the value of a JSON text, written by ``to_json`` or by any other program.
 
     Raises:
-        ValueError: this is not JSON, or not the notation; the message is for the user.
+        ValueError: the text is not JSON, or misuses the notation; the message is for the user.
     """
     try:
         return _load(text)
@@ -64,7 +64,7 @@ def from_json(text: str) -> Any:
 
 
 class _Rendered(str):
-    """Text that is already what it should be, among values that are not text yet."""
+    """Finished text, on a stack with values that are still to be rendered."""
 
     __slots__ = ()
 
@@ -74,7 +74,7 @@ _COLON: Final = _Rendered(": ")
 
 
 def _parts(container: Any) -> list[Any]:
-    """A container's pieces and items, last one first: they wait on a stack."""
+    """Return a container's pieces and items in reverse order, to be pushed on the stack."""
     if isinstance(container, tuple):
         return [_Rendered("}"), list(container), _Rendered('{"$tuple": ')]
     if isinstance(container, list):
@@ -87,7 +87,7 @@ def _parts(container: Any) -> list[Any]:
 
 
 def _is_plain(mapping: dict[Any, Any]) -> bool:
-    """Whether a map is an object of JSON and cannot be taken for notation."""
+    """Return whether a map is a JSON object and cannot be mistaken for the notation."""
     if not all(type(key) is str for key in mapping):
         return False
     return len(mapping) != 1 or not next(iter(mapping)).startswith("$")
@@ -104,11 +104,11 @@ def _scalar(value: Any) -> str:
         case int() if value.bit_length() > _BITS_IN_DECIMAL:
             return f'{{"$int": "{value:#x}"}}'
         case _:
-            return show(value)  # text, numbers, true, false and null are printed as JSON has them
+            return show(value)  # prints text, numbers, true, false and null as JSON does
 
 
 def _object(members: list[tuple[str, Any]]) -> Any:
-    """What an object stands for; what is inside it has been read already."""
+    """Return the value of a JSON object, whose members have been converted already."""
     if len(members) == 1 and members[0][0].startswith("$"):
         name, content = members[0]
         if name not in _NOTATION:
@@ -116,7 +116,7 @@ def _object(members: list[tuple[str, Any]]) -> Any:
         return _NOTATION[name](content)
     mapping = dict(members)
     if len(mapping) < len(members):
-        raise ValueError("an object has the same member twice")
+        raise ValueError("an object has a member twice")
     return mapping
 
 
@@ -129,30 +129,30 @@ def _bytes(content: Any) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except ValueError:
-        raise ValueError("$bytes is not base64") from None
+        raise ValueError("$bytes must be base64") from None
 
 
 def _uuid(content: Any) -> UUID:
     if not _UUID.fullmatch(_text("$uuid", content)):
-        raise ValueError("$uuid is written 01234567-89ab-cdef-0123-456789abcdef")
+        raise ValueError("$uuid must be written 01234567-89ab-cdef-0123-456789abcdef")
     return UUID(content)
 
 
 def _float(content: Any) -> float:
     if _text("$float", content) not in _FLOATS:
-        raise ValueError("$float is nan, inf or -inf")
+        raise ValueError("$float must be nan, inf or -inf")
     return _FLOATS[content]
 
 
 def _int(content: Any) -> int:
     if not _HEXADECIMAL.fullmatch(_text("$int", content)):
-        raise ValueError("$int is written 0x1f or -0x1f")
+        raise ValueError("$int must be written 0x1f or -0x1f")
     return int(content, 16)
 
 
 def _tuple(content: Any) -> tuple[Any, ...]:
     if not isinstance(content, list):
-        raise ValueError("$tuple is a list")
+        raise ValueError("$tuple must be a list")
     return tuple(content)
 
 
@@ -160,18 +160,18 @@ def _map(content: Any) -> dict[Any, Any]:
     mapping: dict[Any, Any] = {}
     for pair in content if isinstance(content, list) else [None]:
         if not isinstance(pair, list) or len(pair) != 2:
-            raise ValueError("$map is a list of [key, value]")
+            raise ValueError("$map must be a list of [key, value]")
         if not isinstance(pair[0], _MAP_KEYS):
-            raise ValueError("a key of $map is a string, bytes, number, true, false or null")
-        if pair[0] in mapping:  # true and 1 are one key of a Python dict, and one would be lost
-            raise ValueError("$map has the same key twice")
+            raise ValueError("a key of $map must be a string, bytes, number, true, false or null")
+        if pair[0] in mapping:  # true and 1 are one key of a dict: the first would be lost
+            raise ValueError("$map has a key twice")
         mapping[pair[0]] = pair[1]
     return mapping
 
 
 def _text(name: str, content: Any) -> str:
     if not isinstance(content, str):
-        raise ValueError(f"{name} is a string")
+        raise ValueError(f"{name} must be a string")
     return content
 
 
@@ -206,7 +206,7 @@ _CLOSER: Final = {"[": "]", "{": "}", "": ""}
 
 
 def _load_deep(text: str) -> Any:
-    """``_load`` without recursion, for what is nested too deeply for ``json``. Ten times as slow."""
+    """Parse text nested too deeply for ``json``: ``_load`` without recursion, ten times as slow."""
     at = 0
     brackets = [_Bracket("")]
     while at < len(text):
@@ -220,14 +220,14 @@ def _load_deep(text: str) -> Any:
 
 
 class _Bracket:
-    """A bracket that is being read, and what may come next in it; the outermost one is the text itself."""
+    """A bracket being read, and the token due next in it; the outermost bracket is the whole text."""
 
     __slots__ = ("due", "items", "opening")
 
     def __init__(self, opening: str) -> None:
         self.opening = opening
         self.items: list[Any] = []
-        """In an object names and values by turns."""
+        """The items of a list, or the alternating names and values of an object."""
         self.due: Literal["first", "item", "name", "colon", "comma"] = "first"
 
     def add(self, item: Any) -> None:
@@ -241,7 +241,7 @@ class _Bracket:
 
 
 def _take(brackets: list[_Bracket], token: str) -> bool:
-    """Take the next token; answer whether it may stand here."""
+    """Take the next token; return whether it is allowed here."""
     bracket = brackets[-1]
     inside_object = bracket.opening == "{"
     match token:

@@ -1,12 +1,12 @@
-"""The shell's words, strings and brackets: lines in, tokens out (``grammar.py`` puts them together).
+"""The shell's words, strings and brackets: lines are split into tokens, which ``grammar.py`` parses.
 
-Lines come one at a time, as an open bracket or quote continues on the next one; every character is looked
-at once, however many lines a term has.
+Lines arrive one at a time, as an open bracket or quote continues on the next line. Every character is read
+once, however many lines a term spans.
 
 INVARIANTS
     LEXER-1  Brackets in ``tokens`` are balanced whenever ``open_since`` is None, and never closed by
-        another kind.
-    LEXER-2  At most NESTING_MAX brackets are open at once, so nobody behind the lexer meets a deeper term.
+        a bracket of another kind.
+    LEXER-2  At most NESTING_MAX brackets are open at once, so no reader of ``tokens`` meets a deeper term.
     LEXER-3  Whatever the text, ``feed`` returns or raises GrammarError.
 """
 
@@ -21,23 +21,23 @@ from uuid import UUID
 from kvstore.cli.language.integers import int_of_text
 
 NESTING_MAX: Final = 1024
-"""Brackets open at once: as many as a value may have."""
+"""The most brackets open at once: the nesting limit of a value."""
 STATEMENT_CHARS_MAX: Final = 80 << 20
-"""Characters until a bracket or quote must be closed: the largest value, 16 MiB, printed as ``\\xHH``."""
+"""The most characters of a statement: room for the largest value, 16 MiB, printed as ``\\xHH``."""
 SNIPPET_CHARS_MAX: Final = 40
 
 TokenKind: TypeAlias = Literal["bare", "string", "bytes", "uuid", "open", "close", ",", ":", ";"]
 
 
 class TextPosition(NamedTuple):
-    """Where a token stands, both counted from 1."""
+    """The position of a token; line and column count from 1."""
 
     line: int
     column: int
 
 
 class Lexeme(NamedTuple):
-    """``text`` is what was typed for a bare word or sign; ``glued``: no blank before it."""
+    """A token. ``text`` is the source of a bare word or sign; ``glued`` means that no blank precedes it."""
 
     kind: TokenKind
     value: Any
@@ -86,7 +86,7 @@ class Lexer:
         self.line = line
         """The number of the line fed last."""
         self.comment: TextPosition | None = None
-        """Where the last comment, which is no token, was left out."""
+        """The position of the last comment; comments are not tokens."""
         self._brackets: list[Lexeme] = []
         self._string: _String | None = None
         self._chars = 0
@@ -114,7 +114,7 @@ class Lexer:
         self._glued = False
 
     def _token(self, line: str, at: int) -> int:
-        """Read what begins at ``at``; answer where it ends."""
+        """Read the token or blanks at ``at``; return the index after them."""
         first = line[at]
         if blanks := _BLANKS.match(line, at):
             self._glued = False
@@ -167,7 +167,7 @@ class Lexer:
         return at + 1
 
     def _string_start(self, line: str, start: int, quote: int) -> int:
-        """A string whose prefix begins at ``start`` and whose quote stands at ``quote``."""
+        """Read a string whose prefix is at ``start`` and quote at ``quote``; return the index after it."""
         kind = _STRING_KINDS.get(line[start:quote])
         if kind is None:
             raise self._word_error(line, start, quote)
@@ -176,7 +176,7 @@ class Lexer:
         return self._string_rest(self._string, line, quote + 1)
 
     def _string_rest(self, string: _String, line: str, at: int) -> int:
-        """Read on in an open string; answer where it ends, or the end of the line."""
+        """Continue an open string; return the index after it, or the end of the line."""
         stop = _STRING_STOP[string.opening.text]
         while found := stop.search(line, at):
             self._chunk(string, line, at, found.start())
@@ -193,7 +193,7 @@ class Lexer:
         string.chunks.append(chunk)
 
     def _escape(self, string: _String, line: str, at: int) -> int:
-        """Read the escape whose backslash stands at ``at``."""
+        """Read the escape whose backslash is at ``at``; return the index after it."""
         sign = line[at + 1 : at + 2]
         if sign in _ESCAPES:
             string.chunks.append(_ESCAPES[sign])
@@ -236,7 +236,7 @@ class Lexer:
 
 
 class _String:
-    """A string that is being read; its opening token says of which kind."""
+    """A string being read; its opening token holds its kind."""
 
     __slots__ = ("chunks", "opening")
 
@@ -258,10 +258,10 @@ class _String:
 
 
 def bare_value(word: str) -> str | int | float | bool | None:
-    """What an unquoted word means: a number only if all of it is one.
+    """Return the value of an unquoted word, which is a number only if all of it is one.
 
     Raises:
-        ValueError: a number that is too large; the message is for the user.
+        ValueError: the number is too large; the message is for the user.
     """
     if word in _WORDS:
         return _WORDS[word]
@@ -277,7 +277,7 @@ def bare_value(word: str) -> str | int | float | bool | None:
 
 
 def _joined_surrogates(text: str) -> str:
-    """Two ``\\uHHHH`` escapes that make one character, as JSON writes those beyond U+FFFF."""
+    """Join each pair of ``\\uHHHH`` escapes that is one character, as JSON writes those beyond U+FFFF."""
     try:
         return text.encode("utf-16", "surrogatepass").decode("utf-16")
     except UnicodeDecodeError:

@@ -1,8 +1,8 @@
-"""Keys and values as text, on one line, such that the shell reads the same value back.
+"""Keys and values as text on one line, which the shell reads back as an equal value.
 
-str is always quoted as JSON, bytes are ``b".."``, a UUID is ``uuid".."``; ``null true false``, ``repr`` of a
-float, ``inf -inf nan``; ``("a",)`` is a tuple, ``[1, 2]`` a list, ``{"a": 1}`` a map. No recursion: a value
-may be nested more deeply than Python's stack.
+A str is always quoted as JSON, bytes are ``b".."``, a UUID is ``uuid".."``; a float is its ``repr``,
+``inf -inf nan`` included; ``null true false`` are the constants; ``("a",)`` is a tuple, ``[1, 2]`` a list,
+``{"a": 1}`` a map. The code does not recurse: a value may be nested more deeply than Python's stack.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from uuid import UUID
 from kvstore.cli.language.integers import text_of_int
 
 _NOT_ON_ONE_LINE: Final = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-"""What JSON leaves as it is but a terminal or ``splitlines`` would not; surrogates no file can hold."""
+"""Characters that JSON leaves but a terminal or ``splitlines`` acts on; surrogates no file can hold."""
 _NOT_IN_BYTES: Final = re.compile(r"[^ !#-\[\]-~]")
 
 
 def show(value: Any, *, as_stored: bool = False) -> str:
-    """Return the text of a key or value; with ``as_stored`` of a value as it comes back: tuples are lists.
+    """Return the text of a key or value; ``as_stored`` prints a value as it reads back: tuples are lists.
 
     Raises:
-        Unprintable: it holds an integer too long to print.
+        Unprintable: the value holds an integer too long to print.
     """
     scalar = _SCALARS.get(type(value))
     if scalar is not None:
@@ -43,22 +43,22 @@ def show(value: Any, *, as_stored: bool = False) -> str:
 
 
 def show_raw(value: Any) -> str:
-    """The same, but a str is bare: for other programs to read."""
+    """Return the text of a key or value for other programs: a str has no quotes."""
     return value if type(value) is str else show(value)
 
 
 def counted(count: int, noun: str) -> str:
-    """``1 write``, ``2 writes``."""
+    """Return a count with its noun: ``1 write``, ``2 writes``."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def type_name(value: Any) -> str:
-    """The shell's word for what a value is as it comes back."""
+    """Return the shell's name for the type that a value reads back as."""
     return _TYPE_NAMES.get(type(value), type(value).__name__)
 
 
 class _Piece(str):
-    """Text that is already what it should be, among values that are not text yet."""
+    """Finished text, on a stack with values that are still to be rendered."""
 
     __slots__ = ()
 
@@ -68,7 +68,7 @@ _COLON: Final = _Piece(": ")
 
 
 def _parts(container: Any, as_stored: bool) -> list[Any]:
-    """A container's pieces and items, last one first: they wait on a stack."""
+    """Return a container's pieces and items in reverse order, to be pushed on the stack."""
     if isinstance(container, dict):
         flat = [part for pair in container.items() for part in (_COMMA, pair[0], _COLON, pair[1])][1:]
         return [_Piece("}"), *reversed(flat), _Piece("{")]

@@ -193,7 +193,7 @@ class TestKeys:
         ("arguments", "message"),
         [
             (["--key", "x"], '--key: there is no column "x"; the file has a, b'),
-            (["--key", "a,a"], '--key: "a" is there twice'),
+            (["--key", "a,a"], '--key: "a" is named twice'),
             (["--key", '"a'], "--key: a quoted field is never closed"),
             (["--prefix", ""], '--prefix cannot be ""'),
             (["--prefix", "csv:file"], '--prefix cannot be "csv:file"'),
@@ -227,7 +227,7 @@ class TestBadLines:
             (b"a,b\n1,2\n\n", 3, "1 fields where the header has 2"),
             (b'a,b\n1,"2\n3"\n4,x"y\n', 4, "a quote inside a field"),
             (b"a,b\n1,\xff\n", 2, "not UTF-8 text"),
-            (b"a,b\n1,2\n2,3\n1,4\n", 4, 'the key ("f", "1") was there before'),
+            (b"a,b\n1,2\n2,3\n1,4\n", 4, 'the key ("f", "1") was used before'),
             (b"a,b\n" + b"k" * 600 + b",2\n", 2, ""),
         ],
     )
@@ -249,7 +249,7 @@ class TestBadLines:
         assert done.code == 1
         assert done.err == (
             "error: f.csv:2302: 1 fields where the header has 2;"
-            " the 2000 rows before its chunk are stored, nothing of the chunk is\n"
+            " the 2000 rows before its chunk are stored, the chunk is not\n"
         )
         assert kv("count", "s", '("f",)').out == "2000\n"
 

@@ -103,7 +103,7 @@ class TestADumpThatIsNotWhole:
 
             assert (done.code, done.out) == (1, "")
             assert done.err.startswith("error: <stdin>:")
-            assert "cut short" in done.err or length == 0
+            assert "dump is incomplete" in done.err or length == 0
             assert self.nothing_is_left(tmp_path)
 
     def test_at_every_line_end_the_line_is_named(self, kv: Kv, dump: bytes) -> None:
@@ -112,16 +112,16 @@ class TestADumpThatIsNotWhole:
             error = kv("load", "t", stdin=b"".join(lines[:count])).err
 
             assert error == (
-                f"error: <stdin>:{count + 1}: the dump was cut short: its last line is missing\n"
+                f"error: <stdin>:{count + 1}: the dump is incomplete: its last line is missing\n"
             )
 
     @pytest.mark.parametrize(
         ("old", "new", "message"),
         [
             (b'"written by": "', b'"written by": "9', ":9: the dump was changed: its SHA-256 is"),
-            (b'"records": 7', b'"records": 8', ":9: the dump was changed: 7 records came, of 8"),
+            (b'"records": 7', b'"records": 8', ":9: the dump was changed: 7 records, not 8"),
             (b"[1, 2.5", b"[1, 2.6", ":9: the dump was changed: its SHA-256 is"),
-            (b'"kvstore dump"', b'"kvstore dumb"', ":1: this is no dump"),
+            (b'"kvstore dump"', b'"kvstore dumb"', ":1: not a dump"),
             (b'"$uuid"', b'"$uid"', ":4: unknown notation"),
         ],
     )
@@ -137,7 +137,7 @@ class TestADumpThatIsNotWhole:
         assert self.nothing_is_left(tmp_path)
 
     def test_with_more_behind_it_is_refused(self, kv: Kv, dump: bytes) -> None:
-        assert "something follows the end" in kv("load", "t", stdin=dump + b"\n").err
+        assert "there is text after the end" in kv("load", "t", stdin=dump + b"\n").err
 
     def test_of_a_later_version_is_refused(self, kv: Kv) -> None:
         done = kv("load", "t", stdin=sealed('{"kvstore dump": 2}'))
@@ -221,7 +221,7 @@ class TestWhere:
         lines = [f'["k{number}", 1]' for number in range(2500)]
         (tmp_path / "cut").write_bytes(sealed('{"kvstore dump": 1}', *lines)[:-1])
 
-        assert "cut short" in kv("load", "t", "cut", "--into").err
+        assert "dump is incomplete" in kv("load", "t", "cut", "--into").err
         assert kv("scan", "t").records == '"old" = 1\n'
 
     def test_into_needs_a_file_and_a_store(self, kv: Kv, tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ class TestRecords:
         lines = rows([("k", "x" * 100), ("l", 1)], width=30)
 
         assert lines[2] == '"k"    "' + "x" * 21 + "…"
-        assert lines[-1] == "(what ends in … was cut to fit: get shows it whole, or --format jsonl)"
+        assert lines[-1] == "(values ending in … are shortened: get or --format jsonl prints them in full)"
         assert "cut" not in "".join(rows([("k", "x" * 100)], "table"))
 
     def test_come_page_by_page(self) -> None:

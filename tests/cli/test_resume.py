@@ -163,7 +163,7 @@ class TestAfterABadLine:
         lines[2301] = lines[3]
         self.file.write_bytes(b"".join(lines))
 
-        assert "was there before" in kv(*self.arguments, "--resume").err
+        assert "was used before" in kv(*self.arguments, "--resume").err
 
 
 def test_with_nothing_to_resume_it_begins_at_the_start(kv: Kv, tmp_path: Path) -> None:

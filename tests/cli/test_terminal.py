@@ -314,7 +314,7 @@ class TestTheTerminal:
         terminal.wait_for('"other" = "')
         terminal.wait_for(at_prompt)
         terminal.press("scan" + ENTER)
-        terminal.wait_for(lambda text: text.count("was cut to fit") == 2)
+        terminal.wait_for(lambda text: text.count("are shortened") == 2)
         widths = {len(line) for line in terminal.text.splitlines() if line.endswith("…")}
 
         assert widths == {80, 50}

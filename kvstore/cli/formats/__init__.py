@@ -1,1 +1,1 @@
-"""Files and tables: how records are read from and written to CSV, JSON Lines, dumps and screens."""
+"""Formats of records: CSV, JSON Lines and dumps in files, tables on a terminal."""

@@ -1,7 +1,7 @@
-"""Records into the store by chunks, each of them an atomic batch.
+"""Storing records in chunks, each of them an atomic batch.
 
-One chunk is on its way to the disk while the next is filled, never two: so of all chunks those that are
-stored are the first ones, whatever ends the program, and the progress that a chunk records is true.
+At most one chunk is being committed while the next is filled. So the stored chunks are always the first ones,
+whatever ends the program, and the progress that a chunk records is true.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from kvstore.cli.formats.streams import Measured, Progress
 
 CHUNK_ROWS: Final = 1000
 CHUNK_BYTES: Final = 4 << 20
-"""A chunk is full when it has so many. With one row of the greatest size more it is still one transaction."""
+"""The size from which a chunk is full. With one more row of the largest size it still fits a transaction."""
 
 
 class Chunks:
-    """``batch`` is the chunk being filled, of ``rows`` rows; ``stored`` rows are known to be on the disk.
+    """``batch`` is the chunk being filled, with ``rows`` rows; ``stored`` rows are known to be on the disk.
 
-    ``progress`` is told how much of the stream has gone into chunks.
+    ``progress`` is called with the bytes of the stream that each chunk took.
     """
 
     def __init__(self, db: kvstore.Database, stream: Measured, progress: Progress, stored: int = 0) -> None:
@@ -38,7 +38,7 @@ class Chunks:
         return self.rows >= CHUNK_ROWS or self.batch.size >= CHUNK_BYTES
 
     def submit(self) -> None:
-        """Send the chunk, and begin another."""
+        """Submit the chunk when the previous chunk is stored, and begin another."""
         self.wait()
         self._under_way = self._db.submit(self.batch), self.rows
         self.batch, self.rows = self._db.batch(), 0
@@ -46,7 +46,7 @@ class Chunks:
         self._told = self._stream.position
 
     def wait(self) -> int:
-        """Wait for what was sent; return how many rows are stored."""
+        """Wait for the submitted chunk; return the number of rows stored."""
         if self._under_way is not None:
             future, rows = self._under_way
             self._under_way = None

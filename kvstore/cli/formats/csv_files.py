@@ -1,4 +1,4 @@
-"""CSV files as rows to import, and rows of the store as a CSV file again; streaming."""
+"""Import and export of CSV files, streaming."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from kvstore.cli.formats.streams import Progress
 from kvstore.cli.language.printing import show
 
 EXPORT_ROWS: Final = 500
-"""Rows whose own texts are looked up together."""
+"""Rows of an export whose original texts are looked up in one read."""
 
 
 def read_header(stream: BinaryIO, name: str, options: ImportOptions) -> CsvSource:
-    """Read a file as far as its header, before any store is opened for it.
+    """Read the header of a file, before any store is opened for the rows.
 
     Raises:
-        kvstore.BadLine: there is none, or it is malformed.
-        Misuse: it does not have the key columns.
+        kvstore.BadLine: the header is missing or malformed.
+        Misuse: the header lacks a key column.
     """
     reader = RecordReader(stream, name)
     records = iter(reader)
@@ -97,10 +97,10 @@ class CsvSource:
         return ImportRow(record.line, layout.row_key(part), value, self._beside(record, part))
 
     def _beside(self, record: CsvRecord, part: Sequence[Any]) -> Sequence[tuple[Any, Any]]:
-        """The row's text where it would be written otherwise. Most files have no such row."""
+        """Return the row's original text, if export would write another. Most files have no such row."""
         layout = self._layout
         text = record.text
-        if not line_end(text):  # the last line: as if it had a line end, which is left out again on export
+        if not line_end(text):  # the last line: stored with a line end, which export leaves out
             unended = replace(layout, ends_with_newline=False).record()
             return ((layout.file_key, unended), *self._own_text(record, part, text + layout.newline))
         return self._own_text(record, part, text)
@@ -115,12 +115,12 @@ class CsvSource:
 def export_file(
     view: kvstore.Snapshot, prefix: str, write: Callable[[bytes], object], progress: Progress
 ) -> tuple[int, int]:
-    """Write the file that was imported under ``prefix``, in the order of its keys. ``progress``: rows read.
+    """Write the file that was imported under ``prefix``, in key order. ``progress`` is called with rows read.
 
-    Returns the number of rows, and of records beside them: those whose key is not as long as a row's.
+    Returns the number of rows, and of records under the prefix whose key is not as long as a row's.
 
     Raises:
-        CommandFailed: nothing was imported there, or a value is no row of that file.
+        CommandFailed: no file was imported under ``prefix``, or a value is not a row of the file.
     """
     layout = stored_layout(view, prefix)
     if layout is None:
@@ -137,7 +137,7 @@ def export_file(
 
 
 class _Lines:
-    """The rows of a file as lines. ``rows`` and ``beside`` count as it goes."""
+    """The rows of a file as lines. Iteration counts ``rows``, and the other records in ``beside``."""
 
     def __init__(self, view: kvstore.Snapshot, layout: Layout, progress: Progress) -> None:
         self.rows = 0

@@ -1,14 +1,14 @@
-"""How a CSV file lies in the store, such that it can be written again byte for byte.
+"""How a CSV file is stored so that export can write it again byte for byte.
 
     (prefix, *key)                        -> {column: field, ...}   a row, without its key columns
     ("csv:file", prefix)                  -> the layout: header, key columns, line end; see ``Layout.record``
-    ("csv:line", prefix, *key)            -> the row's own text, only where ``text_of`` would write another
+    ("csv:line", prefix, *key)            -> the original text of a row, if ``text_of`` would differ
 
 ``key`` is the row's fields in the key columns, or the row's number, from 1, if the file was imported without
-any. The two reserved families stand apart from the rows, so ``count (prefix,)`` is the number of rows.
+key columns. The reserved keys are outside the prefix, so ``count (prefix,)`` is the number of rows.
 
-A row's own text is used only while it still says what the row says: a row that was changed since, by anybody,
-is written anew.
+A row's original text is written only while it parses to the row's fields: a row that was changed since the
+import is formatted anew.
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ LINES: Final = "csv:line"
 _NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,19})(\.[0-9]{1,20})?")
 _INT_MIN: Final = -(1 << 63)
 _INT_MAX: Final = (1 << 64) - 1
-"""The integers of 64 bits, signed or not: what other programs read."""
+"""The bounds of 64-bit integers, signed or unsigned, which are all that other programs read."""
 _BOOLS: Final = {"true": True, "false": False}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """What is known of a file besides its rows."""
+    """The description of a CSV file, without its rows."""
 
     prefix: str
     header: str
-    """The header line as it stood in the file, with its line end."""
+    """The header line of the file, with its line end."""
     columns: tuple[str, ...]
     key: tuple[str, ...]
     types: bool
-    """Whether fields, those of the key too, were converted by ``typed``."""
+    """Whether ``typed`` converted the fields, key columns included."""
     byte_order_mark: bool
     ends_with_newline: bool
 
@@ -73,7 +73,7 @@ class Layout:
         return LINES, self.prefix, *part
 
     def record(self) -> dict[str, Any]:
-        """The layout as a value of the store."""
+        """Return the layout as a value to store."""
         return {
             "header": self.header,
             "columns": list(self.columns),
@@ -96,14 +96,14 @@ class Layout:
         )
 
     def same_rows(self, other: Layout) -> bool:
-        """Whether rows of the two can stand under one prefix."""
+        """Return whether rows of both layouts can be stored under one prefix."""
         return (self.columns, self.key, self.types) == (other.columns, other.key, other.types)
 
     def text_of_row(self, part: Sequence[Any], value: Any, own_text: str | None) -> str:
-        """Write a row, with its line end.
+        """Return a row as CSV text, with its line end.
 
         Raises:
-            CommandFailed: the value is no row of this file.
+            CommandFailed: the value is not a row of this file.
         """
         fields = self._fields(part, value)
         if own_text is not None and _says(own_text, fields):
@@ -126,11 +126,11 @@ class Layout:
 def layout_of(
     header: CsvRecord, *, prefix: str, key: Sequence[str], types: bool, byte_order_mark: bool
 ) -> Layout:
-    """The layout of a file with this header line.
+    """Return the layout of a file with this header line.
 
     Raises:
-        Misuse: a key column that the file does not have, or has been named twice.
-        Malformed: two columns of one name.
+        Misuse: a key column is missing in the file, or is named twice.
+        Malformed: two columns have one name.
     """
     for number, column in enumerate(header.fields):
         if column in header.fields[:number]:
@@ -140,7 +140,7 @@ def layout_of(
             has = ", ".join(header.fields)
             raise Misuse(f"--key: there is no column {show(column)}; the file has {has}")
         if column in key[:number]:
-            raise Misuse(f"--key: {show(column)} is there twice")
+            raise Misuse(f"--key: {show(column)} is named twice")
     newline = line_end(header.text)
     return Layout(
         prefix=prefix,
@@ -154,15 +154,15 @@ def layout_of(
 
 
 def stored_layout(reader: kvstore.Database | kvstore.Snapshot, prefix: str) -> Layout | None:
-    """The layout of the file that was imported under this prefix, if one was."""
+    """Return the layout of the file that was imported under this prefix, or None."""
     record = reader.get((FILES, prefix))
     return None if record is None else Layout.of_record(prefix, record)
 
 
 def typed(field: str) -> str | int | float | bool:
-    """The number or truth value that a field spells, if it would be spelt the same; else the field itself.
+    """Return the number or boolean that a field spells, if it prints as exactly that field; else the field.
 
-    So ``007``, ``1.50``, ``1e5``, ``True`` and the empty field stay text, and a file comes back as it was.
+    So ``007``, ``1.50``, ``1e5``, ``True`` and the empty field stay text, and export restores the file.
     """
     if field in _BOOLS:
         return _BOOLS[field]
@@ -176,7 +176,7 @@ def typed(field: str) -> str | int | float | bool:
 
 
 def field_text(value: Any) -> str:
-    """How a value is spelt in a CSV file. Lists, maps and bytes, which no file had, are as in the shell."""
+    """Return the text of a value for CSV. Lists, maps and bytes, never imported, print as in the shell."""
     if isinstance(value, str):
         return value
     return "" if value is None else show(value)

@@ -1,8 +1,8 @@
-"""CSV as RFC 4180 has it, exactly: records with their line numbers and the very text they were read from.
+"""CSV exactly as RFC 4180 defines it: records with their line numbers and original text.
 
-Python's ``csv`` module reads more than that (a quote inside a plain field, a carriage return as a line end)
-and does not say what it read, so a file could not be written again byte for byte. Here such lines are
-refused, with their number.
+Python's ``csv`` module accepts more (a quote inside a plain field, a carriage return as a line end) and does
+not return the text it read, so a file could not be written again byte for byte. Here such lines are refused,
+with their line number.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from kvstore.cli.formats.lines import BYTE_ORDER_MARK
 from kvstore.cli.formats.streams import Measured
 
 RECORD_BYTES_MAX: Final = 16 << 20
-"""The longest record, line ends in quoted fields included: what a value of the store may have."""
+"""The most bytes of a record, line ends in quoted fields included: the size limit of a value."""
 
 _FIELD: Final = re.compile(r'"([^"]*+(?:""[^"]*+)*+)"|([^",\r\n]*+)')
 _NEEDS_QUOTES: Final = re.compile(r'[",\r\n]')
 
 
 class CsvRecord(NamedTuple):
-    """``text`` is the record as it stands in the file; the last one may lack its line end."""
+    """A record; ``text`` is its source with the line end, which the last record may lack."""
 
     line: int
     fields: list[str]
@@ -31,7 +31,7 @@ class CsvRecord(NamedTuple):
 
 
 class Malformed(ValueError):
-    """The text is not CSV; ``at`` is where that shows."""
+    """The text is not CSV; ``at`` is the index of the mistake."""
 
     def __init__(self, message: str, at: int) -> None:
         super().__init__(message)
@@ -39,7 +39,7 @@ class Malformed(ValueError):
 
 
 class RecordReader:
-    """Reads a file of CSV record by record. ``line`` is the next line's number."""
+    """Reads a CSV file record by record; ``line`` is the number of the next line."""
 
     def __init__(self, stream: BinaryIO, file: str) -> None:
         self.file = file
@@ -72,7 +72,7 @@ class RecordReader:
         return raw
 
     def _whole_record(self, raw: bytes) -> bytes:
-        """Read on while a quoted field is open: it is, after an odd number of quotes."""
+        """Read on while a quoted field is open, that is, while the number of quotes is odd."""
         pieces = [raw]
         quotes = raw.count(b'"')
         size = len(raw)
@@ -119,14 +119,14 @@ def fields_of(text: str) -> list[str]:
 
 
 def text_of(fields: Sequence[str]) -> str:
-    """Write fields as a record without line end: quoted only where needed. ``fields_of`` reads it back."""
+    """Return fields as a record without line end, quoted only where needed; ``fields_of`` reads it back."""
     if len(fields) == 1 and not fields[0]:
-        return '""'  # an empty line is no record for most programs
+        return '""'  # most programs do not read an empty line as a record
     return ",".join([_quoted(field) if _NEEDS_QUOTES.search(field) else field for field in fields])
 
 
 def line_end(text: str) -> str:
-    """The line end of a record: CR LF, LF, or none."""
+    """Return the line end of a record: CR LF, LF, or none."""
     if text.endswith("\r\n"):
         return "\r\n"
     return "\n" if text.endswith("\n") else ""

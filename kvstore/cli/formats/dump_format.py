@@ -1,11 +1,11 @@
-"""The whole store as text: what a dump is made of, written and read record by record.
+"""The dump format: the whole store as text, written and read record by record.
 
     {"kvstore dump": 1, "written by": "0.1.0", "shards": 4, "replicas": 1, "placement": null}
-    [KEY, VALUE]                                    a line for each record, in key order
-    {"records": 2, "sha256": "..."}                 how many, and the digest of all lines before this one
+    [KEY, VALUE]                                    a line per record, in key order
+    {"records": 2, "sha256": "..."}                 the number of records, the digest of all earlier lines
 
-Each line is JSON, in UTF-8; keys and values are as ``json_notation`` has them. A dump that lacks its last
-line was cut short.
+Each line is JSON in UTF-8, with keys and values in the notation of ``json_notation.py``. A dump without its
+last line is incomplete.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class DumpRecord(NamedTuple):
 
 
 def dump_lines(view: kvstore.Snapshot, status: Mapping[str, Any]) -> Iterator[bytes]:
-    """Yield the lines of a dump of this moment; ``status`` is that of the store."""
+    """Yield the lines of a dump of this snapshot; ``status`` is the status of its store."""
     header = {NAME: VERSION, "written by": kvstore.__version__} | {name: status[name] for name in _SHAPE}
     records = (f"[{to_json(key)}, {to_json(value)}]" for key, value in view.scan())
     digest = hashlib.sha256()
@@ -52,11 +52,11 @@ def _line(text: str) -> bytes:
 
 
 class Dump:
-    """A dump being read. ``shape`` is what ``kvstore.open`` needs to make a store like the one dumped.
+    """A dump being read. ``shape`` holds the options of ``kvstore.open`` that recreate the dumped store.
 
     Raises:
-        kvstore.BadLine: this is no dump, or one that was cut short or changed.
-        kvstore.WrongFormat: it is of a version of the format that is not known here.
+        kvstore.BadLine: the file is not a dump, or an incomplete or changed dump.
+        kvstore.WrongFormat: the dump has an unknown version of the format.
     """
 
     def __init__(self, stream: BinaryIO, file: str) -> None:
@@ -68,14 +68,14 @@ class Dump:
         line = next(self._lines, None)
         header = None if line is None else self._content(line)
         if not isinstance(header, dict) or NAME not in header:
-            raise self.reader.bad_line(1, f'this is no dump: the first line is {{"{NAME}": {VERSION}, ...}}')
+            raise self.reader.bad_line(1, f'not a dump: the first line must be {{"{NAME}": {VERSION}, ...}}')
         if header[NAME] != VERSION:
             message = f"{self.reader.file} is a dump of version {header[NAME]}; this version reads {VERSION}"
             raise kvstore.WrongFormat(message, path=self.reader.file, found=header[NAME], expected=VERSION)
         return {name: header.get(name) for name in _SHAPE}
 
     def records(self) -> Iterator[DumpRecord]:
-        """Yield the records. That all of them came is known only when this has ended."""
+        """Yield the records. Only the end of the iteration proves that the dump is complete."""
         for line in self._lines:
             content = self._content(line)
             if isinstance(content, dict):
@@ -95,15 +95,15 @@ class Dump:
             raise self.reader.bad_line(line.number, str(error)) from None
 
     def _check_end(self, line: Line, end: dict[Any, Any]) -> None:
-        count, digest = line.number - 2, self.reader.stream.digest_before()  # all but the first and this one
+        count, digest = line.number - 2, self.reader.stream.digest_before()  # all but the first and last line
         if end.get("records") != count:
-            message = f"the dump was changed: {count} records came, of {end.get('records')}"
+            message = f"the dump was changed: {count} records, not {end.get('records')}"
             raise self.reader.bad_line(line.number, message)
         if end.get("sha256") != digest:
             message = f"the dump was changed: its SHA-256 is {digest}, not {end.get('sha256')}"
             raise self.reader.bad_line(line.number, message)
         if next(self._lines, None) is not None:
-            raise self.reader.bad_line(line.number + 1, "something follows the end of the dump")
+            raise self.reader.bad_line(line.number + 1, "there is text after the end of the dump")
 
     def _cut_short(self, line: int) -> kvstore.BadLine:
-        return self.reader.bad_line(line, "the dump was cut short: its last line is missing")
+        return self.reader.bad_line(line, "the dump is incomplete: its last line is missing")

@@ -1,9 +1,10 @@
-"""The log of a world drawn as a graph, as git draws one: the newest node first, a lane for each region.
+"""The log drawn as a graph, as ``git log --graph`` does: the newest node first, a lane for each region.
 
-A region's lane is the order in which it wrote. What a node comes behind in another lane, a line leads to. It
-joins that lane right above its end, so that it passes no node there that the node does not come behind; and
-up to where it leaves, it goes down in the lane of its beginning. Where another node stands in its way, or
-another line that would seem to go on with it, there is none: the node's text says what it is behind.
+A lane shows the nodes of a region in the order in which they were written. A line leads from a node to a node
+of another lane that it depends on. The line runs down the lane of its start and joins the other lane right
+above its end, so that it passes no node there that its start does not depend on. If a node in the lane of the
+start blocks it, or another line would seem to continue it, no line is drawn, and the text of the node names
+the dependency.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ import kvstore
 
 CausesByNode = Mapping[kvstore.NodeId, Sequence[kvstore.NodeId]]
 Text = Callable[[kvstore.Node, Sequence[kvstore.NodeId], int], str]
-"""What stands beside a node; given the causes that no line leads to, and the columns that are taken."""
+"""The text beside a node, given the causes that no line leads to and the columns already used."""
 
 
 class _Line(NamedTuple):
-    """From the node of a row, in its lane, into another lane, right below a row."""
+    """A line from the node of ``row``, in lane ``start``; it joins lane ``end`` right below row ``below``."""
 
     row: int
     start: int
@@ -29,18 +30,18 @@ class _Line(NamedTuple):
 
     @property
     def order(self) -> tuple[bool, int]:
-        """Of lines below one row, those that leave its own node come first, and short ones."""
+        """The sort key of the lines below a row: lines from that row's node first, then shorter lines."""
         return self.row != self.below, abs(self.end - self.start)
 
 
 def graph_lines(
     nodes: Sequence[kvstore.Node], causes: CausesByNode, regions: Sequence[str], text: Text
 ) -> Iterator[str]:
-    """The picture. ``nodes``: the oldest first, each behind its causes."""
+    """Yield the lines of the picture; ``nodes`` are oldest first, each after its causes."""
     picture = _Picture(nodes[::-1], causes, regions)
     left = Counter(picture.lanes)
     leaving: Counter[int] = Counter()
-    """By lane, the lines that go down in it and have still to leave."""
+    """Numbers of lines that run down a lane and have yet to leave, by lane."""
     active: set[int] = set()
     for row, node in enumerate(picture.nodes):
         lane = picture.lanes[row]
@@ -57,16 +58,16 @@ def graph_lines(
 
 
 class _Picture:
-    """Which lines are drawn, and where. Rows are numbered from the newest node on."""
+    """The lines that are drawn, and their places. Rows are numbered from the newest node."""
 
     def __init__(self, nodes: Sequence[kvstore.Node], causes: CausesByNode, regions: Sequence[str]) -> None:
         self.nodes = nodes
         self.lanes = [regions.index(node.region) for node in nodes]
         self.below: list[list[_Line]] = [[] for _ in nodes]
         self.unsaid: list[list[kvstore.NodeId]] = [[] for _ in nodes]
-        """By row, the causes that no line leads to."""
+        """Causes that no line leads to, by row."""
         self.leaving = [0] * len(nodes)
-        """By row, how many lines begin there."""
+        """Numbers of lines that begin at a row, by row."""
         self._rows = {node.id: row for row, node in enumerate(nodes)}
         self._lane_before, self._lane_after = self._neighbours(len(regions))
         self._effects = self._effects_of(causes)
@@ -75,7 +76,7 @@ class _Picture:
                 self._lead(row, cause)
 
     def _neighbours(self, lanes: int) -> tuple[list[int | None], list[int | None]]:
-        """By row, the rows before and after it in its lane."""
+        """Return the rows before and after each row in its lane."""
         before: list[int | None] = []
         after: list[int | None] = [None] * len(self.nodes)
         last: list[int | None] = [None] * lanes
@@ -88,7 +89,7 @@ class _Picture:
         return before, after
 
     def _effects_of(self, causes: CausesByNode) -> dict[int, list[int]]:
-        """By row, the rows of other lanes that come right behind it."""
+        """Return the rows of other lanes that directly depend on a row, by row."""
         found: dict[int, list[int]] = {}
         for row, node in enumerate(self.nodes):
             for cause in causes[node.id]:
@@ -97,7 +98,7 @@ class _Picture:
         return found
 
     def _lead(self, row: int, cause: kvstore.NodeId) -> None:
-        """Draw a line from a row to a cause in another lane, if that would be the truth."""
+        """Draw a line from a row to a cause in another lane, unless the line would mislead."""
         end, lane = self._rows[cause], self.lanes[row]
         if self.lanes[end] == lane:
             return
@@ -110,8 +111,8 @@ class _Picture:
             self.below[below].append(_Line(row, lane, self.lanes[end], below))
 
     def _is_in_the_way(self, row: int, below: int) -> bool:
-        """Whether a line cannot go down from a row in its own lane: a node stands there, or a line that
-        joins the lane on its way to that node would seem to leave with this one."""
+        """Return whether a line cannot run down its own lane: a node is in between, or a line that joins the
+        lane above that node would seem to continue as this line."""
         after = self._lane_after[row]
         if after is None:
             return False
@@ -123,7 +124,7 @@ def _marks(lanes: int, active: set[int], star: int | None = None) -> str:
 
 
 def _line_marks(lanes: int, active: set[int], line: _Line) -> str:
-    r"""Such as ``|\|``, or across the lanes between ``|_|/|``."""
+    r"""Return the marks of a line such as ``|\|``, or ``|_|/|`` across further lanes."""
     marks = list(_marks(lanes, active))
     low, high = sorted((line.start, line.end))
     for column in range(2 * low + 1, 2 * high):

@@ -1,15 +1,15 @@
-"""The rows of a file into the store, whatever its format; streaming: memory does not grow with the file.
+"""Import of the rows of a file of any format; streaming: memory does not grow with the file.
 
-A line that cannot be stored ends the import with ``kvstore.BadLine``: nothing of its chunk is stored, all
-chunks before it are, and the message says how many rows that is. An import may be run again: rows are
-replaced, and none is stored twice.
+A line that cannot be stored ends the import with ``kvstore.BadLine``: its chunk is not stored, all chunks
+before it are, and the message gives the number of their rows. An import may be run again: rows are replaced,
+and none is stored twice.
 
-How far it has come stands in the store, and changes with each chunk, in the chunk's own batch:
+The progress of an import is kept in the store, and updated by each chunk in the chunk's own batch:
 
     ("import:progress", name)   -> {"options", "bytes", "lines", "rows", "digest"}
 
-``digest`` is that of the bytes read so far. An import that is resumed reads them again, as it must know all
-keys, and goes on behind them if they are the same. The last chunk removes the record.
+``digest`` is the SHA-256 of the bytes read so far. A resumed import reads these bytes again, because it must
+know all keys, and continues after them if the digest is equal. The last chunk removes the progress.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PROGRESS: Final = "import:progress"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportOptions:
-    """How a file is to be stored."""
+    """How to store the rows of a file."""
 
     prefix: str
     key: Sequence[str] = ()
@@ -39,7 +39,7 @@ class ImportOptions:
 
 
 class ImportRow(NamedTuple):
-    """A row as a record. ``beside`` are records that change with it; None removes one."""
+    """A row as a record. ``beside`` holds further records to write with it; None deletes one."""
 
     line: int
     key: Any
@@ -48,7 +48,7 @@ class ImportRow(NamedTuple):
 
 
 class RowReader(Protocol):
-    """What reads the file; ``line`` is the next line's number."""
+    """The reader of a file; ``line`` is the number of the next line."""
 
     file: str
     line: int
@@ -62,37 +62,37 @@ class Source(Protocol):
 
     @property
     def name(self) -> str:
-        """What progress is kept under."""
+        """The name under which progress is kept."""
 
     @property
     def reader(self) -> RowReader: ...
 
     @property
     def options(self) -> Mapping[str, Any]:
-        """What must be the same when the import is resumed."""
+        """The options that must not change when the import is resumed."""
 
     @property
     def keys_are_new(self) -> bool:
-        """Whether a key that was there before is an error."""
+        """Whether a key that occurs twice in the file is an error."""
 
     def begin(self, db: kvstore.Database) -> Sequence[tuple[Any, Any]]:
-        """Say what is to be stored before the rows.
+        """Return the records to store before the rows.
 
         Raises:
-            CommandFailed: rows of another file are there already.
+            CommandFailed: rows of another file are stored already.
         """
 
     def rows(self) -> Iterator[ImportRow]:
         """Yield the rows.
 
         Raises:
-            kvstore.BadLine: of the line that is none.
+            kvstore.BadLine: a line is not a row.
         """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Mark:
-    """How far an import has come."""
+    """The progress of an import."""
 
     options: dict[str, Any]
     bytes: int
@@ -102,7 +102,7 @@ class _Mark:
 
 
 class ImportCount(NamedTuple):
-    """How many rows of a file are stored, and how many of them were before this run."""
+    """Numbers of rows of a file that are stored, and that were stored before this run."""
 
     rows: int
     before: int
@@ -111,11 +111,11 @@ class ImportCount(NamedTuple):
 def import_rows(
     db: kvstore.Database, source: Source, progress: Progress, *, resume: bool = False
 ) -> ImportCount:
-    """Store the rows of a file. ``progress`` is told of bytes read.
+    """Store the rows of a file. ``progress`` is called with the bytes read.
 
     Raises:
-        kvstore.BadLine: of the line that cannot be stored.
-        CommandFailed: rows of another file are there already, or this is not the file to go on with.
+        kvstore.BadLine: a line cannot be stored.
+        CommandFailed: rows of another file are stored already, or the import cannot be resumed.
     """
     first = source.begin(db)
     record = db.get((PROGRESS, source.name)) if resume else None
@@ -125,15 +125,13 @@ def import_rows(
     try:
         _Import(source, chunks).run(first, mark)
     except kvstore.BadLine as error:
-        told = (
-            f"{error.args[0]}; the {chunks.wait()} rows before its chunk are stored, nothing of the chunk is"
-        )
+        told = f"{error.args[0]}; the {chunks.wait()} rows before its chunk are stored, the chunk is not"
         raise kvstore.BadLine(told, file=error.file, line=error.line) from error.__cause__
     return ImportCount(chunks.stored, before)
 
 
 class _Import:
-    """The rows of one file on their way into chunks."""
+    """The rows of one file being put into chunks."""
 
     def __init__(self, source: Source, chunks: Chunks) -> None:
         self._source = source
@@ -159,11 +157,11 @@ class _Import:
         chunks.wait()
 
     def _skip(self, rows: Iterator[ImportRow], mark: _Mark) -> None:
-        """Read what is stored already, and be sure that it is that."""
+        """Read past the rows that are stored already, and check that they have not changed."""
         if mark.options != self._source.options:
             raise CommandFailed(
                 f"the import of {show(self._source.name)} was begun with other options:"
-                " give the same again, or leave out --resume"
+                " repeat those options, or leave out --resume"
             )
         stream = self._reader.stream
         try:
@@ -199,7 +197,7 @@ class _Import:
 
     def _check_new(self, row: ImportRow) -> None:
         if self._seen is not None and not self._seen.add(row.key):
-            raise self._reader.bad_line(row.line, f"the key {show(row.key)} was there before")
+            raise self._reader.bad_line(row.line, f"the key {show(row.key)} was used before")
 
     def _mark(self) -> _Mark:
         stream = self._reader.stream
@@ -213,7 +211,7 @@ class _Import:
 
 
 class _SeenKeys:
-    """The keys of one file. SQLite keeps them, in a nameless file once they are many: memory is bounded."""
+    """The keys of one file, kept by SQLite, which moves many keys to a temporary file: memory is bounded."""
 
     def __init__(self) -> None:
         self._db = sqlite3.connect("", isolation_level=None)
@@ -222,6 +220,6 @@ class _SeenKeys:
         self._db.execute("BEGIN")
 
     def add(self, key: Any) -> bool:
-        """Whether the key is new."""
+        """Add a key; return whether it is new."""
         text = repr(key).encode()
         return self._db.execute("INSERT OR IGNORE INTO seen VALUES (?)", (text,)).rowcount == 1

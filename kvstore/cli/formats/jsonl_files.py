@@ -1,7 +1,7 @@
-"""JSON Lines into the store and out of it, streaming: one JSON text a line, as ``json_notation`` has it.
+"""Import and export of JSON Lines, streaming: JSON as ``json_notation.py`` writes it, one text per line.
 
-A line is a record, ``{"key": ..., "value": ...}``, which is what export writes and comes back exactly; or it
-is a row of some other program, a map of which some members are the key, as with the columns of a CSV file.
+A line is a record, ``{"key": ..., "value": ...}``, as export writes it and import restores it exactly; or a
+row of another program, a map with members that make up the key, as columns of a CSV file do.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _RECORD = {"key", "value"}
 
 
 class _JsonSource:
-    """What the two kinds of lines have in common."""
+    """The common base of both kinds of lines."""
 
     def __init__(self, stream: BinaryIO, file: str, name: str, options: Mapping[str, Any]) -> None:
         self.reader = LineReader(stream, file)
@@ -38,7 +38,7 @@ class _JsonSource:
 
 
 class RecordSource(_JsonSource):
-    """Lines that each say their key and value."""
+    """Lines that each hold a key and a value."""
 
     def __init__(self, stream: BinaryIO, file: str, name: str, *, last_wins: bool) -> None:
         super().__init__(stream, file, name, {"lines": "records", "last_wins": last_wins})
@@ -54,7 +54,7 @@ class RecordSource(_JsonSource):
 
 
 class RowSource(_JsonSource):
-    """Lines that are maps; members are taken out of them as the key, or the rows are numbered."""
+    """Lines that are maps; members are taken out of each map as its key, or the rows are numbered."""
 
     def __init__(self, stream: BinaryIO, file: str, options: ImportOptions) -> None:
         shape = {"lines": "rows", "key": list(options.key), "last_wins": options.last_wins}
@@ -72,14 +72,14 @@ class RowSource(_JsonSource):
 
     def _taken(self, row: dict[Any, Any], column: str, line: Line) -> Any:
         if column not in row:
-            raise self.reader.bad_line(line.number, f"--key: there is no {show(column)}")
+            raise self.reader.bad_line(line.number, f"--key: the row has no {show(column)}")
         return row.pop(column)
 
 
 def export_records(
     view: kvstore.Snapshot, prefix: str | None, write: Callable[[bytes], object], progress: Progress
 ) -> int:
-    """Write all records, or those below a prefix, in key order; return their number."""
+    """Write all records, or the records under a prefix, in key order; return their number."""
     records = 0
     for key, value in view.scan(prefix=None if prefix is None else (prefix,)):
         write(f'{{"key": {to_json(key)}, "value": {to_json(value)}}}\n'.encode())

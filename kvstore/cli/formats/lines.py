@@ -1,4 +1,4 @@
-"""Files with one JSON text a line: read with line numbers, and refused by them."""
+"""Files with one JSON text per line, read with line numbers, which errors name."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import kvstore
 from kvstore.cli.formats.streams import Measured
 
 LINE_BYTES_MAX: Final = 192 << 20
-"""The longest value, 16 MiB, with room for the notation: an empty bytes object takes eight times its size."""
+"""The longest line: a value of 16 MiB in the notation, where empty bytes take eight times their size."""
 BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
 
 class Line(NamedTuple):
-    """``text`` is the line with its line end, which the last one may lack."""
+    """A line; ``text`` includes the line end, which the last line may lack."""
 
     number: int
     text: str
 
 
 class LineReader:
-    """Reads a file line by line. ``line`` is the next line's number."""
+    """Reads a file line by line; ``line`` is the number of the next line."""
 
     def __init__(self, stream: BinaryIO, file: str) -> None:
         self.file = file
@@ -32,7 +32,7 @@ class LineReader:
         """Yield the lines.
 
         Raises:
-            kvstore.BadLine: one is not UTF-8, or too long.
+            kvstore.BadLine: a line is not UTF-8, or too long.
         """
         while raw := self.stream.readline(LINE_BYTES_MAX + 1):
             if len(raw) > LINE_BYTES_MAX:

@@ -12,7 +12,7 @@ from typing import BinaryIO, Final
 import click
 
 Progress = Callable[[int], object]
-"""Is told how much more has been done."""
+"""A function that is called with the amount of work done since its last call."""
 
 
 _RED: Final = "\x1b[31m"
@@ -20,12 +20,12 @@ _PLAIN: Final = "\x1b[39m"
 
 
 def say(line: str) -> None:
-    """Write a line of the result."""
+    """Write a line of the result to standard output."""
     sys.stdout.write(line + "\n")
 
 
 def say_aside(line: str) -> None:
-    """Write a remark that is not the result, after all of the result so far."""
+    """Write a remark to standard error, after the result so far."""
     sys.stdout.flush()
     print(line, file=sys.stderr, flush=True)
 
@@ -36,7 +36,7 @@ def say_error(message: str, *, color: bool = False) -> None:
 
 @contextmanager
 def readable(file: str) -> Iterator[BinaryIO]:
-    """The file, or standard input for ``-``."""
+    """Open the file for reading, or standard input for ``-``."""
     if file == "-":
         yield sys.stdin.buffer
         return
@@ -46,7 +46,7 @@ def readable(file: str) -> Iterator[BinaryIO]:
 
 @contextmanager
 def writable(file: str) -> Iterator[BinaryIO]:
-    """The file, which appears when it is complete, or standard output for ``-``."""
+    """Open the file for writing, which appears when it is complete, or standard output for ``-``."""
     if file == "-":
         yield sys.stdout.buffer
         return
@@ -55,19 +55,19 @@ def writable(file: str) -> Iterator[BinaryIO]:
 
 
 def name_of(file: str) -> str:
-    """The file as errors call it."""
+    """Return the name of the file in error messages."""
     return "<stdin>" if file == "-" else file
 
 
 def length_of(file: str) -> int | None:
-    """The bytes of a file; None where that cannot be known before it is read."""
+    """Return the size of a file in bytes; None if it is unknown before the file is read."""
     return os.path.getsize(file) if os.path.isfile(file) else None
 
 
 @contextmanager
 def written_beside(path: str) -> Iterator[BinaryIO]:
-    """A file that takes its name only when it is complete; until then a file of that name stays as it is."""
-    if os.path.exists(path) and not os.path.isfile(path):  # a pipe or a device has no beside
+    """Open a file that takes its name only when it is complete; until then an older file keeps the name."""
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe or device cannot be replaced
         with open(path, "wb") as stream:
             yield stream
         return
@@ -86,14 +86,14 @@ def written_beside(path: str) -> Iterator[BinaryIO]:
 
 
 def beside(target: str) -> str:
-    """Where something is made that is to stand at ``target`` when it is complete."""
+    """Return the path of a file or folder that is moved to ``target`` when it is complete."""
     folder, name = os.path.split(target)
     return os.path.join(folder, f".{name}.{os.getpid()}.part")
 
 
 @contextmanager
 def progress_bar(label: str, length: int | None) -> Iterator[Progress]:
-    """A progress bar on a terminal; elsewhere nothing."""
+    """Show a progress bar on a terminal, and nothing elsewhere."""
     if length is None or not sys.stderr.isatty():
         yield lambda _: None
         return
@@ -102,7 +102,7 @@ def progress_bar(label: str, length: int | None) -> Iterator[Progress]:
 
 
 class Measured:
-    """A stream that is read by lines, and knows how much of it was read: ``position`` bytes."""
+    """A stream that is read by lines; ``position`` is the number of bytes read."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self.position = 0
@@ -117,11 +117,11 @@ class Measured:
         return self._last
 
     def digest(self) -> str:
-        """SHA-256 of all that was read."""
+        """Return the SHA-256 of all bytes read."""
         read = self._before.copy()
         read.update(self._last)
         return read.hexdigest()
 
     def digest_before(self) -> str:
-        """The same without the line that was read last."""
+        """Return the SHA-256 of all bytes read, without the last line."""
         return self._before.hexdigest()

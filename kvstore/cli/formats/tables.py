@@ -1,7 +1,7 @@
-"""Results as text: rows, one value, or facts, in the format that was asked for.
+"""Results as text: rows, one value, or facts, in the requested format.
 
-Nobody has to ask. Rows are a table on a terminal and JSON lines elsewhere, where programs read them; a value
-stands alone, in the shell's notation; facts are ``name: value`` lines, or a table on a terminal.
+By default, rows are a table on a terminal and JSON lines elsewhere, for programs to read; a value is printed
+alone, in the shell's notation; facts are ``name: value`` lines, or a table on a terminal.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ FORMATS: Final = ("table", "json", "jsonl", "csv", "raw")
 
 
 class Absent:
-    """What stands in a row where there is no value, which is not null: a blank, and no member of JSON."""
+    """A field of a row without a value, which is not null: printed as a blank, and left out of JSON."""
 
 
 ABSENT: Final = Absent()
 
 _PAGE_ROWS: Final = 500
-"""Rows that become one table: a scan of any length shows something soon, in bounded memory."""
+"""The most rows of one table, so that a scan of any length prints early and in bounded memory."""
 _LAST_COLUMN_MIN: Final = 20
-"""Narrower than that, and each row becomes a block instead."""
+"""The narrowest last column of a table; rows with less room are printed as blocks."""
 _WIDTH_UNKNOWN: Final = 80
 _GAP: Final = 2
 _HEADING_MARGIN: Final = 2
-"""What tabulate adds to a heading."""
+"""Columns that tabulate adds to a heading."""
 
 
 def output_width() -> int | None:
-    """The columns of the terminal that standard output is, at this moment; None if it is none."""
+    """Return the present width of the terminal on standard output, in columns; None without a terminal."""
     if not sys.stdout.isatty():
         return None
     return os.get_terminal_size(sys.stdout.fileno()).columns or _WIDTH_UNKNOWN
@@ -48,21 +48,21 @@ def output_width() -> int | None:
 
 @dataclass(slots=True)
 class Settings:
-    """What holds for all commands of a session until it is changed."""
+    """The settings of a session, which hold for all commands until they are changed."""
 
     format: str | None = None
-    """None: as the output is."""
+    """The format of results; None if the output decides: a terminal, or another."""
     timing: bool = False
     color: bool = False
     width: Callable[[], int | None] = output_width
 
     def row_format(self) -> str:
-        """How rows are printed at this moment."""
+        """Return the format in which rows are printed now."""
         return self.format or ("jsonl" if self.width() is None else "table")
 
 
 def row_lines(columns: Sequence[str], rows: Iterable[Sequence[Any]], settings: Settings) -> Iterator[str]:
-    """Rows of keys and values, as many as there are: nothing is kept longer than a page."""
+    """Return rows as lines, of which at most a page is held in memory."""
     match settings.row_format():
         case "table":
             return _tables(columns, iter(rows), settings.width)
@@ -77,7 +77,7 @@ def row_lines(columns: Sequence[str], rows: Iterable[Sequence[Any]], settings: S
 
 
 def value_text(value: Any, settings: Settings) -> str:
-    """One value, alone on its line."""
+    """Return the text of one value, which is alone on its line."""
     match settings.format:
         case "json" | "jsonl":
             return to_json(value)
@@ -90,7 +90,7 @@ def value_text(value: Any, settings: Settings) -> str:
 
 
 def fact_lines(facts: Mapping[str, Any], settings: Settings) -> Iterator[str]:
-    """Named facts, which JSON can say; nested ones have dotted names, except in JSON."""
+    """Yield the lines of named facts, JSON-able; nested facts have dotted names, except in JSON."""
     match settings.format or ("raw" if settings.width() is None else "table"):
         case "table":
             yield from _simple_table([(name, _fact(fact)) for name, fact in _flat(facts)], ())
@@ -110,7 +110,7 @@ def _object(columns: Sequence[str], row: Sequence[Any]) -> str:
 
 
 def _array(items: Iterator[str]) -> Iterator[str]:
-    """A JSON array over several lines. An item waits until it is known whether a comma follows it."""
+    """Yield a JSON array over several lines. Each item is held back until it is known if a comma follows."""
     last = next(items, None)
     if last is None:
         yield "[]"
@@ -124,7 +124,7 @@ def _array(items: Iterator[str]) -> Iterator[str]:
 
 
 def _csv_cell(value: Any) -> str:
-    """Text is bare where an argument of the program that is typed so would be the same text."""
+    """Return a CSV field: a str is bare if it would be read as that str in an argument of the program."""
     if type(value) is str and value.isprintable() and parse_argument(value) == value:
         return value
     return _shown(value)
@@ -166,11 +166,11 @@ def _tables(
             was_cut = was_cut or row[-1] is not whole
         yield from _simple_table(page, columns)
     if was_cut:
-        yield "(what ends in … was cut to fit: get shows it whole, or --format jsonl)"
+        yield "(values ending in … are shortened: get or --format jsonl prints them in full)"
 
 
 def _room_for_last(columns: Sequence[str], page: list[list[str]], width: int | None) -> int | None:
-    """Columns of the terminal that are left for the last field of each row; None: as many as it takes."""
+    """Return the columns of the terminal left for each row's last field; None if the width is unlimited."""
     if width is None:
         return None
     from wcwidth import wcswidth
@@ -181,7 +181,7 @@ def _room_for_last(columns: Sequence[str], page: list[list[str]], width: int | N
 
 
 def clip(text: str, room: int) -> str:
-    """The text, or as much of its beginning as leaves room for the sign that it was cut."""
+    """Return the text, or its beginning and an ellipsis, in at most ``room`` columns."""
     from wcwidth import wcwidth
 
     used = end = 0
@@ -195,7 +195,7 @@ def clip(text: str, room: int) -> str:
 
 
 def _blocks(columns: Sequence[str], page: list[list[str]]) -> Iterator[str]:
-    """A row over several lines, whole: the terminal breaks what is too long."""
+    """Yield each row as a block of lines, in full: the terminal wraps long lines."""
     names = max(map(len, columns))
     for row in page:
         for name, cell in zip(columns, row, strict=True):

@@ -197,7 +197,7 @@ class TestWhere:
         for name in ("t", "file"):
             done = kv("load", name, "d")
             assert (done.code, done.out) == (1, "")
-            assert done.err.startswith(f"error: {name} is there already")
+            assert done.err.startswith(f"error: {name} exists already")
         assert kv("scan", "t").records == '"old" = 1\n'
         assert (tmp_path / "file").read_text() == "precious"
 

@@ -80,7 +80,7 @@ class TestWhereItStands:
     def test_does_not_change_in_a_transaction(self, geo: GeoShell) -> None:
         geo.out("begin; put k 1")
 
-        assert geo.err("region us") == "a transaction is open in this region: commit or rollback comes first"
+        assert geo.err("region us") == "a transaction is open in this region: commit or rollback first"
         assert geo.prompt == "kvstore eu*1> "
 
     def test_a_transaction_is_not_run_again_elsewhere(self, geo: GeoShell, world: kvstore.Geo) -> None:
@@ -88,7 +88,7 @@ class TestWhereItStands:
         world["eu"].put("k", 3)
         geo.err("commit")
 
-        assert geo.err("region us; retry") == "nothing to retry: no commit has met a conflict"
+        assert geo.err("region us; retry") == "nothing to retry: no commit has failed with a conflict"
 
     def test_is_never_nowhere(self, geo: GeoShell) -> None:
         assert geo.err("region mars") == "there is no region 'mars'; there are eu, us, ap"
@@ -239,11 +239,11 @@ class TestWhatIsWrong:
             ("append [[0]] x", 1, "there is no color [0]"),
             ("append [] x", 1, "a node has at least one color"),
             ("append 0 5", 2, "a payload is bytes, not int"),
-            ("begin; append 0 x", 2, "append takes no part in a transaction"),
+            ("begin; append 0 x", 2, "append cannot run in a transaction"),
             ("log --limit 1.5", 2, "limit is a whole number"),
-            ("log --limit -1", 2, "limit is a number from 0 on, not -1"),
+            ("log --limit -1", 2, "limit must be at least 0, not -1"),
             ("log --colors 9", 1, "there is no color 9"),
-            ("log --graph --format csv", 2, "--graph is a picture: leave out --format"),
+            ("log --graph --format csv", 2, "--graph draws a picture: leave out --format"),
         ],
     )
     def test_in_a_command(self, kv: Kv, script: str, code: int, message: str) -> None:
@@ -269,7 +269,7 @@ class TestWhatIsWrong:
             (["w"], 4, "there is no world of regions at "),
             (["w", "--regions", "eu,eu"], 2, "two regions are called 'eu'"),
             (["w", "--regions", "eu,"], 2, "a region's name has letters"),
-            (["w", "--regions", "eu", "--region", "us"], 2, "--region us is none of the regions eu"),
+            (["w", "--regions", "eu", "--region", "us"], 2, "--region us is not one of the regions eu"),
             (["w", "--regions", "eu", "--durability", "none"], 2, "a region does not take durability='none'"),
             (["w/w/w", "--regions", "eu"], 4, ""),
             (["w", "--regions", "eu", "--read-only"], 2, "--geo opens for writing"),

@@ -116,7 +116,7 @@ class TestAConflict:
             'error: command 2 of 3, get: no value at "b"; the transaction is open\n',
         )
         assert shell.prompt == "kvstore*1> "
-        assert shell("retry") == ("", "error: a transaction is open: commit or rollback comes first\n")
+        assert shell("retry") == ("", "error: a transaction is open: commit or rollback first\n")
         assert shell("put b 2; commit") == ('"b" = 2  int\n', "(route)\n")
         assert (db["a"], db["b"]) == (1, 2)
         assert shell("retry")[1].startswith("error: nothing to retry")
@@ -185,5 +185,7 @@ class TestACommitThatFails:
         shell("begin; put a 1")
         monkeypatch.setattr(kvstore.Transaction, "commit", interrupt)
 
-        assert shell("commit")[1] == "interrupted in the commit: look whether it took effect\ninterrupted\n"
+        assert (
+            shell("commit")[1] == "interrupted during the commit: check whether it took effect\ninterrupted\n"
+        )
         assert shell.prompt == "kvstore> "

@@ -64,7 +64,7 @@ class TestTheFirstError:
             ("format", 2, "-c:1: NAME is missing: format NAME"),
             ("scan --limit", 2, "-c:1: --limit takes a value"),
             ("scan --limit --reverse", 2, "-c:1: --limit takes a value"),
-            ("scan --limit 1 --limit 2", 2, "-c:1: --limit is there twice"),
+            ("scan --limit 1 --limit 2", 2, "-c:1: --limit is given twice"),
             ("scan --limit x", 2, '-c:1: limit is a number, not "x"'),
             ("scan --limit -1", 2, "-c:1: "),
             ("add k x", 2, '-c:1: N is a number, not "x"'),

@@ -15,7 +15,7 @@ from kvstore.cli.failures import EndOfSession
 from kvstore.cli.shell import run_scripts
 from tests.cli.conftest import BANK, Done, Kv, Shell, lines
 
-OPEN = "a transaction is open: commit or rollback comes first"
+OPEN = "a transaction is open: commit or rollback first"
 NONE_OPEN = "no transaction is open: begin opens one"
 
 
@@ -77,7 +77,7 @@ class TestWhatIsBeside:
     @pytest.mark.parametrize("command", ["version a", "call bank.settle {day: 7}", "compact"])
     def test_is_refused_where_it_would_not_be_a_part(self, shell: Shell, command: str) -> None:
         name = command.partition(" ")[0]
-        refusal = f"error: {name} takes no part in a transaction: commit or rollback comes first\n"
+        refusal = f"error: {name} cannot run in a transaction: commit or rollback first\n"
 
         assert shell(f"begin; {command}") == ("", refusal)
 
@@ -106,7 +106,7 @@ class TestWhatIsBeside:
         assert '"path": "independent"' in shell(f"begin; put {b} 1; explain")[0]
         assert '"path": "general"' in shell(f"get {a}; explain")[0]
         assert '"path": "independent"' in shell(f"explain {a}")[0]
-        assert shell("rollback; explain")[1].endswith("without it, explain is about an open transaction\n")
+        assert shell("rollback; explain")[1].endswith("without KEY, explain needs an open transaction\n")
 
 
 class TestTheRoute:
@@ -248,7 +248,7 @@ class TestSavepoints:
         ("diff", NONE_OPEN),
         ("begin; commit; commit", NONE_OPEN),
         ("begin; rollback; diff", NONE_OPEN),
-        ("retry", "nothing to retry: no commit has met a conflict"),
+        ("retry", "nothing to retry: no commit has failed with a conflict"),
         ("begin now", "begin takes no terms: begin"),
         ("begin; commit --now", "commit has no option --now"),
         ("begin; rollback p", "rollback takes no terms: rollback [--to NAME]"),
@@ -258,7 +258,7 @@ class TestSavepoints:
         ("begin; savepoint a b", "2 names: quote them"),
         ("begin; diff --format tabel", "format is one of table, json, jsonl, csv, raw, not"),
         ("begni", 'no command "begni"; did you mean begin?'),
-        ("begin; version a", "version takes no part in a transaction"),
+        ("begin; version a", "version cannot run in a transaction"),
     ],
 )
 def test_wrong_input_is_told_in_a_sentence(kv: Kv, script: str, message: str) -> None:

@@ -1,7 +1,7 @@
-"""What a command is, and how what was typed is fitted to it.
+"""The definition of a command, and the fitting of typed terms and options to it.
 
-A ``Command`` is one verb with two faces: a line of the shell and arguments of the program. Both come down to
-a ``Invocation``, so that a verb is written, checked and explained once.
+A ``Command`` is a verb with two forms: a line of the shell and arguments of the program. Both become an
+``Invocation``, so that a verb is written, checked and explained once.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from kvstore.cli.language.grammar import Option, Statement, Term
 from kvstore.cli.language.printing import show
 
 ArgumentKind: TypeAlias = Literal["key", "value", "number", "text", "region", "flag"]
-"""What a term is for. On the program's command line a "text" (a path, a name) is never read as a term."""
+"""The use of a term. On the program's command line a "text" (a path, a name) is never parsed as a term."""
 
 _NAME_CHARS_MAX: Final = 40
-"""Of a mistyped name, what is compared with the right ones."""
+"""The longest part of a mistyped name that is compared for a suggestion."""
 _PLURALS: Final = {"KEY": "keys", "VALUE": "values", "PREFIX": "prefixes", "N": "numbers", "NAME": "names"}
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A term that a command takes by its position, or ``--name`` and what follows it."""
+    """A term that a command takes by position, or an option ``--name`` with its term."""
 
     name: str
     kind: ArgumentKind
     about: str = ""
     required: bool = True
     choices: tuple[str, ...] = ()
-    """What a text has to be one of, if it is not free."""
+    """The texts that are allowed; empty if any text is."""
 
     def fit(self, term: Term) -> Any:
-        """The term's value, if it is of this kind.
+        """Return the term's value.
 
         Raises:
-            Misuse: it is not; the message says what to write instead.
+            Misuse: the term is not of this kind; the message says what to write instead.
         """
         match self.kind:
             case "key":
@@ -61,7 +61,7 @@ class Parameter:
         return number
 
     def _as_text(self, term: Term) -> str:
-        """What was typed, if it was typed without brackets."""
+        """Return the source of a bare word, or the value of a string."""
         text = term.value if term.text is None else term.text
         if not isinstance(text, str):
             raise Misuse(f"{self.name} is text, not {show(text)}")
@@ -76,35 +76,35 @@ class Parameter:
 FORMAT: Final = Parameter("format", "text", f"one of {', '.join(FORMATS)}", choices=FORMATS)
 
 Given: TypeAlias = dict[str, Any]
-"""Values by the names of the parameters; what was not given is missing."""
+"""Values by parameter name, without the parameters that were not given."""
 
 
 @dataclass(frozen=True, slots=True)
 class Invocation:
-    """One command about to run: what it was given, and where its words go."""
+    """A command about to run: its arguments, and where its output goes."""
 
     session: Session
     given: Given
     out: Callable[[str], None]
-    """Takes a line of the result."""
+    """The function that prints a line of the result."""
     note: Callable[[str], None]
-    """Takes a remark that is not the result."""
+    """The function that prints a remark, which is not part of the result."""
     flush: Callable[[], object] = lambda: None
-    """Lets what was written so far be seen, where that is long before the end."""
+    """The function that flushes the result so far, for commands that run on."""
 
     @property
     def db(self) -> kvstore.Database:
-        """The store, as it is committed."""
+        """The store, with committed data only."""
         return self.session.db
 
     @property
     def records(self) -> kvstore.Database | kvstore.Transaction:
-        """What a command reads and writes: the open transaction, or the store."""
+        """The object that a command reads and writes: the open transaction, or the store."""
         return self.session.records
 
     @property
     def settings(self) -> Settings:
-        """Those of the session; a command that changes them changes them for the commands that follow."""
+        """The settings of the session; a change holds for the commands that follow."""
         return self.session.settings
 
     def out_all(self, lines: Iterable[str]) -> None:
@@ -113,18 +113,18 @@ class Invocation:
 
     @property
     def region(self) -> kvstore.Region:
-        """The region the session stands in."""
+        """The current region of the session."""
         return self.session.region
 
     def limit(self) -> int | None:
-        """The limit that was given, if one was."""
+        """Return the ``--limit``, or None."""
         limit: int | float | None = self.given.get("limit")
         if isinstance(limit, float):
             raise Misuse(f"limit is a whole number, not {show(limit)}")
         return limit
 
     def style(self) -> Settings:
-        """The session's settings with the format that this command asks for."""
+        """Return the session's settings with the format that this command asks for."""
         asked = [name for name in ("raw", "json") if name in self.given]
         asked += [self.given["format"]] if "format" in self.given else []
         if len(asked) > 1:
@@ -134,7 +134,7 @@ class Invocation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """One verb: what it takes, what it does, and how to explain it."""
+    """A verb: its parameters, its function, and its help."""
 
     name: str
     about: str
@@ -144,14 +144,14 @@ class Command:
     options: tuple[Parameter, ...] = ()
     writes: bool = False
     creates: bool = True
-    """Whether a command that writes makes a store that is missing."""
+    """Whether the command, if it writes, creates a missing store."""
     shell_only: bool = False
     in_transaction: Literal["takes part", "beside", "refused"] = "beside"
-    """What it does while a transaction is open. Beside it, it sees what is committed."""
+    """The effect of an open transaction: a command beside it sees committed data only."""
     of_regions: bool = False
-    """Whether it works in a shell of a world of regions only."""
+    """Whether the command works only in a shell that was started with ``--geo``."""
     tells_time: bool = False
-    """Whether it says itself how long it took."""
+    """Whether the command itself prints how long it took."""
     usage: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -162,10 +162,10 @@ class Command:
         object.__setattr__(self, "usage", " ".join([self.name, *terms, *options]))
 
     def fit_terms(self, terms: Sequence[Term]) -> Given:
-        """Give the terms their names.
+        """Return the terms by parameter name.
 
         Raises:
-            Misuse: too few or too many, or one is not of its kind.
+            Misuse: there are too few or too many terms, or a term is of the wrong kind.
         """
         if len(terms) > len(self.terms):
             raise Misuse(self._too_many(len(terms)))
@@ -184,10 +184,10 @@ class Command:
         return f"{surplus} {_PLURALS.get(last, last)}: quote them"
 
     def fit(self, statement: Statement) -> Given:
-        """Give a statement's terms and options their names. A flag takes no term; other options take one.
+        """Return a statement's terms and options by name. A flag takes no term; other options take one.
 
         Raises:
-            Misuse: they do not fit.
+            Misuse: the terms or options do not fit the command.
         """
         terms: list[Term] = []
         options: Given = {}
@@ -196,7 +196,7 @@ class Command:
             if isinstance(item, Term):
                 terms.append(item)
             elif item.name in options:
-                raise Misuse(f"--{item.name} is there twice")
+                raise Misuse(f"--{item.name} is given twice")
             else:
                 options[item.name] = self._option_value(self.option(item.name), items)
         return self.fit_terms(terms) | options
@@ -210,10 +210,10 @@ class Command:
         return option.fit(term)
 
     def option(self, name: str) -> Parameter:
-        """The option of this name.
+        """Return the option of this name.
 
         Raises:
-            Misuse: there is none.
+            Misuse: the command has no such option.
         """
         for option in self.options:
             if option.name == name:
@@ -227,7 +227,7 @@ def as_key(term: Term) -> Any:
     """Return the term's value as a key.
 
     Raises:
-        Misuse: a bare number, or something else that is no key, and what to write instead.
+        Misuse: the term is not a key; the message says what to write instead.
     """
     value = term.value
     if isinstance(value, str | bytes | tuple):
@@ -241,7 +241,7 @@ def as_key(term: Term) -> Any:
 
 
 def did_you_mean(name: str, names: Sequence[str], before: str = "") -> str:
-    """``; did you mean scan?``, or nothing if no name is similar."""
+    """Return ``; did you mean scan?``, or "" if no name is similar."""
     similar = difflib.get_close_matches(name[:_NAME_CHARS_MAX], names, n=1)
     return f"; did you mean {before}{similar[0]}?" if similar else ""
 

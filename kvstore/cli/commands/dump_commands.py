@@ -1,8 +1,7 @@
-"""``kvstore dump`` and ``kvstore load``: the whole store as text, and a store made of it.
+"""``kvstore dump`` and ``kvstore load``: write the whole store as text, and make a store from that text.
 
-A new store is loaded beside its place and takes its name when the dump has proved to be whole: whatever
-happens before, nothing stands there. Into a store that exists a dump is loaded only after it was read once
-to its end.
+A new store is loaded into a temporary folder, which is renamed when the dump has proved to be complete; until
+then PATH does not exist. A dump is loaded into an existing store only after it was read once to its end.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ def _load(path: str, file: str, into: bool, **creation: Any) -> None:
 
 
 def _check_whole(file: str) -> None:
-    """Read a dump to its end: what is wrong with it is told before anything is stored."""
+    """Read a dump to its end, so that a damaged dump is refused before anything is stored."""
     if not os.path.isfile(file):
         raise Misuse("--into reads the dump twice: it must be a file")
     with open(file, "rb") as stream:
@@ -95,16 +94,14 @@ def _store(db: kvstore.Database, dump: Dump, progress: Progress) -> int:
 
 @contextmanager
 def _completed_at(path: str) -> Iterator[str]:
-    """Where to make a store that takes its place when it is complete and closed."""
+    """Yield the path of a store that is renamed to ``path`` when it is complete and closed."""
     target = os.path.realpath(path)
     if not os.path.isdir(os.path.dirname(target)):
         raise kvstore.NoParent(
             f"{os.path.dirname(target)} does not exist, so {path} cannot be in it", path=path
         )
     if os.path.lexists(target) and not (os.path.isdir(target) and not os.listdir(target)):
-        raise CommandFailed(
-            f"{path} is there already: load into a new folder, or into that store with --into"
-        )
+        raise CommandFailed(f"{path} exists already: load into a new folder, or into this store with --into")
     unfinished = beside(target)
     try:
         yield unfinished
@@ -120,22 +117,22 @@ DUMP = click.Command(
     "dump",
     callback=_dump,
     short_help="Write the whole store as text.",
-    help="Write the whole store, of one moment, as text that every version reads; to standard output if no"
-    " FILE is given. An application may go on writing meanwhile.",
+    help="Write a snapshot of the whole store as text that every later version reads; to standard output if"
+    " no FILE is given. An application may go on writing meanwhile.",
     params=[STORE, _FILE],
 )
 
 LOAD = click.Command(
     "load",
     callback=_load,
-    short_help="Make a store of a dump.",
-    help="Make a store of a dump, which is read from standard input if no FILE is given. PATH must not exist,"
-    " and is there only when all of the dump is. Shards and replicas are those of the store that was dumped,"
-    " unless they are given.",
+    short_help="Make a store from a dump.",
+    help="Make a store from a dump, read from standard input if no FILE is given. PATH must not exist, and"
+    " appears only when the whole dump is loaded. Shards and replicas are those of the dumped store, unless"
+    " they are given.",
     params=[
         STORE,
         _FILE,
-        click.Option(["--into"], is_flag=True, help="Add the records to a store that exists."),
+        click.Option(["--into"], is_flag=True, help="Add the records to an existing store."),
         *CREATION,
     ],
 )

@@ -1,4 +1,4 @@
-"""The verbs of a world of regions: where one stands, what others lack, links, typed keys, and the log."""
+"""The verbs of a store with regions: the current region, staleness, links, typed keys, and the log."""
 
 from __future__ import annotations
 
@@ -22,10 +22,9 @@ _PREFIX: Final = Parameter("PREFIX", "key", required=False)
 _N: Final = Parameter("N", "number")
 _MEMBER: Final = Parameter("MEMBER", "value")
 _LINK: Final = (Parameter("REGION", "region"), Parameter("OTHER", "region"))
-"""On a terminal however narrow, so much is shown of what a node did."""
 
 
-# -- where one stands, and how far others are ------------------------------------------------------
+# -- the current region, and how far it is behind --------------------------------------------------
 
 
 def stand(call: Invocation) -> None:
@@ -154,17 +153,17 @@ def append(call: Invocation) -> None:
 
 
 def _colors(value: Any) -> Any:
-    """A color, or several; what is neither the log refuses."""
+    """Return a list of colors; the log refuses a value that is no color."""
     return [value] if type(value) in (int, float) else value
 
 
 def log(call: Invocation) -> None:
-    """The newest nodes first. They are read from the oldest on, so that those before the limit are let go."""
+    """Print nodes, newest first. Reading begins with the oldest; nodes before the limit are discarded."""
     limit, colors = call.limit(), call.given.get("colors")
     if limit is not None and limit < 0:
-        raise Misuse(f"limit is a number from 0 on, not {limit}")
+        raise Misuse(f"limit must be at least 0, not {limit}")
     if "graph" in call.given and "format" in call.given:
-        raise Misuse("--graph is a picture: leave out --format")
+        raise Misuse("--graph draws a picture: leave out --format")
     found = call.region.log
     played = found.sync(None if colors is None else _colors(colors))
     shown = None if limit is None else min(limit, sys.maxsize)
@@ -177,7 +176,7 @@ def log(call: Invocation) -> None:
     for node in played:
         nodes.append(node)
         bare.append(node._replace(payload=None, effects=()))
-    causes = found.causes(bare)  # of all, so that what is shown is right behind what it says
+    causes = found.causes(bare)  # of all nodes, so that a shown node names its direct causes
     rows = (_row(node, causes[node.id]) for node in reversed(nodes))
     call.out_all(row_lines(("id", "time", "colors", "behind", "payload", "effects"), rows, call.style()))
 
@@ -193,7 +192,7 @@ def _name(node: kvstore.NodeId) -> str:
 
 
 class _Beside:
-    """What stands beside a node of the picture: time, name, colors, and what it did, up to the margin."""
+    """The text beside a node of the picture: time, name, colors and effects, up to the margin."""
 
     def __init__(self, call: Invocation, nodes: Iterable[kvstore.Node]) -> None:
         self._width = call.settings.width()
@@ -213,7 +212,7 @@ class _Beside:
 
 
 def _done(node: kvstore.Node, room: int | None) -> str:
-    """What a node did, as one would type it; no more of it is made than there is room for."""
+    """Return a node's effects as commands, or its payload; no more is built than there is room for."""
     if node.payload is not None:
         return show(node.payload[:room])
     return "; ".join(_effect(effect) for effect in islice(node.effects, room))
@@ -237,21 +236,21 @@ _Command = partial(Command, of_regions=True, shell_only=True)
 GEO_COMMANDS: Final = (
     _Command(
         name="region",
-        about="Stand in another region; without a name, print all of them and mark this one.",
+        about="Change to another region; without a name, print all regions and mark the current one.",
         example="region",
         run=stand,
         terms=(Parameter("REGION", "region", required=False),),
     ),
     _Command(
         name="staleness",
-        about="Print how far this region is behind each of the others.",
+        about="Print how far this region is behind each other region.",
         example="staleness",
         run=staleness,
         options=(FORMAT,),
     ),
     _Command(
         name="lost-writes",
-        about="Print writes that a concurrent one has won over and nobody has looked at since.",
+        about="Print writes that lost to a concurrent write, until a write that saw them replaces them.",
         example='lost-writes ("acct",)',
         run=lost_writes,
         terms=(_PREFIX,),
@@ -259,7 +258,7 @@ GEO_COMMANDS: Final = (
     ),
     _Command(
         name="counter",
-        about="Print what a counter comes to, or add a number to it: adds of all regions count.",
+        about="Print the value of a counter, or add a number to it: adds of all regions count.",
         example="counter visits 2",
         run=counter,
         in_transaction="takes part",
@@ -268,7 +267,7 @@ GEO_COMMANDS: Final = (
     ),
     _Command(
         name="bounded",
-        about="Print the balance of a bounded counter, and what of it each region may spend.",
+        about="Print the value of a bounded counter, and how much of it each region may spend.",
         example="bounded stock",
         run=bounded,
         in_transaction="takes part",
@@ -277,7 +276,7 @@ GEO_COMMANDS: Final = (
     ),
     _Command(
         name="bounded-add",
-        about="Add to a bounded counter, for this region to spend, or for another.",
+        about="Add to a bounded counter, for this region or another to spend.",
         example="bounded-add stock 10",
         run=bounded_add,
         in_transaction="takes part",
@@ -287,7 +286,7 @@ GEO_COMMANDS: Final = (
     ),
     _Command(
         name="spend",
-        about="Take from a bounded counter, out of what this region may spend.",
+        about="Subtract from a bounded counter, out of what this region may spend.",
         example="bounded-add stock 10; spend stock 3",
         run=spend,
         in_transaction="takes part",
@@ -296,7 +295,7 @@ GEO_COMMANDS: Final = (
     ),
     _Command(
         name="grant",
-        about="Let another region spend so much of what this one may.",
+        about="Transfer the right to spend N from this region to another.",
         example="bounded-add stock 10; grant stock 4 us",
         run=grant,
         in_transaction="takes part",
@@ -305,7 +304,7 @@ GEO_COMMANDS: Final = (
     ),
     _Command(
         name="set-add",
-        about="Add a member to a set; of an add and a removal that are concurrent the add wins.",
+        about="Add a member to a set; an add wins over a concurrent removal.",
         example="set-add tags blue",
         run=set_add,
         in_transaction="takes part",
@@ -314,7 +313,7 @@ GEO_COMMANDS: Final = (
     ),
     _Command(
         name="set-remove",
-        about="Take a member out of a set; a missing one is no error.",
+        about="Remove a member from a set; a missing member is no error.",
         example="set-remove tags blue",
         run=set_remove,
         in_transaction="takes part",
@@ -332,35 +331,35 @@ GEO_COMMANDS: Final = (
     ),
     _Command(
         name="cut",
-        about="Let nothing through between two regions, until heal.",
+        about="Block all messages between two regions, until heal.",
         example="cut eu us",
         run=cut_link,
         terms=_LINK,
     ),
     _Command(
         name="heal",
-        about="Undo cut.",
+        about="Restore a link that was cut.",
         example="heal eu us",
         run=heal_link,
         terms=_LINK,
     ),
     _Command(
         name="delay",
-        about="Have messages between two regions take so many milliseconds, both ways.",
+        about="Delay messages between two regions by MS milliseconds, both ways.",
         example="delay eu us 40",
         run=delay_link,
         terms=(*_LINK, Parameter("MS", "number")),
     ),
     _Command(
         name="settle",
-        about="Wait until all regions that are joined by uncut links have the same; at most 10 seconds.",
+        about="Wait until all regions joined by uncut links have equal data; at most 10 seconds.",
         example="settle 5",
         run=settle,
         terms=(Parameter("SECONDS", "number", required=False),),
     ),
     _Command(
         name="append",
-        about="Append a node to the log, of one color or of several, and print its name.",
+        about="Append a node to the log, with one or several colors, and print its name.",
         example="append [0, 1] 'first light'",
         run=append,
         in_transaction="refused",
@@ -368,12 +367,12 @@ GEO_COMMANDS: Final = (
     ),
     _Command(
         name="log",
-        about="Print what this region holds of the log, newest first; or draw it, a lane for each region.",
+        about="Print the log as this region holds it, newest first; or draw it, a lane for each region.",
         example="log --graph --limit 20",
         run=log,
         options=(
-            Parameter("graph", "flag", "draw it"),
-            Parameter("limit", "number", "at most so many nodes"),
+            Parameter("graph", "flag", "draw the log as a graph"),
+            Parameter("limit", "number", "the most nodes to print"),
             Parameter("colors", "value", "a color, or a list of them"),
             FORMAT,
         ),

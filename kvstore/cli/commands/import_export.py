@@ -1,4 +1,4 @@
-"""``kvstore import`` and ``kvstore export``: what the options mean for each format, CSV and JSON Lines."""
+"""``kvstore import`` and ``kvstore export``: the options, and their meaning for CSV and for JSON Lines."""
 
 from __future__ import annotations
 
@@ -24,9 +24,11 @@ Format: TypeAlias = Literal["csv", "jsonl"]
 
 _FILE = click.Argument(["file"], metavar="FILE")
 _FORMAT = click.Option(
-    ["--format"], type=click.Choice(["csv", "jsonl"]), help="Default: what the file's name ends with, or csv."
+    ["--format"], type=click.Choice(["csv", "jsonl"]), help="Default: the file's extension, or csv."
 )
-_PREFIX = click.Option(["--prefix"], metavar="NAME", help="What keys begin with. Default: the file's name.")
+_PREFIX = click.Option(
+    ["--prefix"], metavar="NAME", help="The first element of keys. Default: the file's name."
+)
 
 
 def _import(
@@ -60,9 +62,9 @@ def _source(
     types: bool,
     last_wins: bool,
 ) -> tuple[Source, str]:
-    """The file as rows, and how they are called when they are stored."""
+    """Return the file as rows, and the words that report how they were stored."""
     if format == "jsonl" and types:
-        raise Misuse("--types is for CSV: values of JSON Lines have their types")
+        raise Misuse("--types is for CSV: JSON Lines values have types already")
     if format == "jsonl" and not key and prefix is None:
         return RecordSource(stream, name_of(file), Path(file).stem, last_wins=last_wins), "records imported"
     name = _prefix(prefix, file)
@@ -100,7 +102,7 @@ def _export_jsonl(path: str, file: str, prefix: str | None) -> int:
 
 
 def _count(view: kvstore.Snapshot, prefix: str | None) -> int | None:
-    """How many records there are, if somebody wants to see a progress bar."""
+    """Return the number of records if a progress bar will be shown, else None."""
     return view.count(prefix=None if prefix is None else (prefix,)) if sys.stderr.isatty() else None
 
 
@@ -113,7 +115,7 @@ def _format(format: Format | None, file: str) -> Format:
 def _prefix(prefix: str | None, file: str) -> str:
     if prefix is None:
         if file == "-":
-            raise Misuse("--prefix NAME is missing: without a file name there is none to take it from")
+            raise Misuse("--prefix NAME is missing: there is no file name to take it from")
         prefix = Path(file).stem
     if not prefix or prefix in (FILES, LINES, PROGRESS):
         raise Misuse(f'--prefix cannot be "{prefix}"')
@@ -121,7 +123,7 @@ def _prefix(prefix: str | None, file: str) -> str:
 
 
 def _columns(key: tuple[str, ...]) -> list[str]:
-    """Column names, separated by commas; one that has a comma is quoted as in the file."""
+    """Return the column names, separated by commas; a name with a comma is quoted as in the file."""
     try:
         return [column for names in key for column in fields_of(names)]
     except Malformed as error:
@@ -133,7 +135,7 @@ IMPORT = click.Command(
     callback=_import,
     short_help="Store the rows of a CSV or JSON Lines file.",
     help="Store the rows of a file, '-' for standard input. The first line of CSV names the columns, and"
-    " every row becomes a map of its columns. A line of JSON Lines is such a map, with --key or --prefix;"
+    " every row becomes a map of its columns. A line of JSON Lines is such a map with --key or --prefix;"
     " without them it is a record as export writes it. The store is created if it is missing.",
     params=[
         STORE,
@@ -149,8 +151,8 @@ IMPORT = click.Command(
         click.Option(
             ["--types"], is_flag=True, help="Store numbers, true and false of CSV as such, not as text."
         ),
-        click.Option(["--last-wins"], is_flag=True, help="Of rows with the same key keep the last."),
-        click.Option(["--resume"], is_flag=True, help="Go on where the last import of this file was ended."),
+        click.Option(["--last-wins"], is_flag=True, help="Of several rows with one key, keep the last."),
+        click.Option(["--resume"], is_flag=True, help="Continue where the last import of this file stopped."),
         *CREATION,
     ],
 )
@@ -160,6 +162,6 @@ EXPORT = click.Command(
     callback=_export,
     short_help="Write a CSV file that was imported, or records as JSON Lines.",
     help="Write a CSV file that was imported, '-' for standard output, as it was, byte for byte, with rows in"
-    " the order of their keys. Or write JSON Lines: the records below --prefix, or all.",
+    " key order. Or write JSON Lines: the records under --prefix, or all records.",
     params=[STORE, _FILE, _FORMAT, _PREFIX],
 )

@@ -1,4 +1,4 @@
-"""Opening the store that a command names: read-only wherever the command only reads."""
+"""Opening the store that a command names, read-only if the command only reads."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _CANNOT_OPEN: Final = (kvstore.OpenError, kvstore.Damage, kvstore.UnknownProcedu
 def opened(path: str, *, writing: bool, **creation: Any) -> Iterator[kvstore.Database]:
     """Open the store at ``path`` for the length of a command.
 
-    For reading it is opened read-only: never created, and a running application may go on writing. A view
-    lives as long as the command does, as whoever reads the output sets the pace.
+    For reading, the store is opened read-only: it is never created, and a running application may go on
+    writing. A snapshot does not expire, because the reader of the output sets the pace.
 
     Raises:
-        CannotOpen: for whatever reason; its cause is the store's own error.
+        CannotOpen: the store cannot be opened; the cause is the store's own error.
     """
     given = {name: value for name, value in creation.items() if value is not None}
     options = given if writing else {"readonly": True}
@@ -40,19 +40,19 @@ def opened(path: str, *, writing: bool, **creation: Any) -> Iterator[kvstore.Dat
 def opened_world(
     path: str, *, regions: Sequence[str] | None, region: str | None, **creation: Any
 ) -> Iterator[tuple[kvstore.Geo, kvstore.Region]]:
-    """Open the world of regions at ``path``, or create it, and stand in one of them.
+    """Open the store with regions at ``path``, or create it; yield the store and one region of it.
 
-    ``regions``: their names; None for those it was created with. ``region``: the first of them, if None.
+    ``regions``: all names; None for the names at creation. ``region``: a name; None for the first.
 
     Raises:
-        CannotOpen: as ``opened`` does. Misuse: the names cannot be right.
-        kvstore.UnknownRegion: the region is none of them.
+        CannotOpen: the store cannot be opened. Misuse: the names are not valid.
+        kvstore.UnknownRegion: ``region`` is not a region of the store.
     """
     given = {name: value for name, value in creation.items() if value is not None}
     try:
         names = kvstore.regions_of(path) if regions is None else list(regions)
         if region not in (None, *names):
-            raise Misuse(f"--region {region} is none of the regions {', '.join(names)}")
+            raise Misuse(f"--region {region} is not one of the regions {', '.join(names)}")
         world = kvstore.Geo(path, regions=names, snapshot_lifetime=math.inf, **given)
     except _CANNOT_OPEN as error:
         raise CannotOpen(str(error)) from error

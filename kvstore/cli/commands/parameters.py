@@ -1,4 +1,4 @@
-"""The arguments and options that several commands of the program share."""
+"""Arguments and options that several commands of the program share."""
 
 from __future__ import annotations
 
@@ -8,23 +8,21 @@ STORE = click.Argument(["path"], metavar="PATH")
 """The store's folder."""
 
 CREATION = (
-    click.Option(["--shards"], type=click.IntRange(min=1), metavar="N", help="Shards, if it is created: 4."),
-    click.Option(
-        ["--replicas"], type=click.IntRange(min=1), metavar="N", help="Copies, if it is created: 1."
-    ),
+    click.Option(["--shards"], type=click.IntRange(min=1), metavar="N", help="Shards, if created: 4."),
+    click.Option(["--replicas"], type=click.IntRange(min=1), metavar="N", help="Replicas, if created: 1."),
     click.Option(
         ["--durability"],
         type=click.Choice(["commit", "interval", "none"]),
-        help="When a write counts as done: on the disk (commit), or sooner.",
+        help="When a write is acknowledged: once on disk (commit), or sooner.",
     ),
 )
-"""How to open for writing, which creates what is missing."""
+"""The options of commands that create a missing store."""
 
 
 class StrictCommand(click.Command):
-    """Takes ``-2`` as the number it is, and still refuses an option that it does not have.
+    """A command that takes ``-2`` as a number and still refuses unknown options.
 
-    click can only ignore all unknown options or none; so it ignores them, and ``--name`` is looked at here.
+    click ignores either all unknown options or none; so click ignores them, and ``--name`` is checked here.
     """
 
     ignore_unknown_options = True

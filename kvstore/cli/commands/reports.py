@@ -1,4 +1,4 @@
-"""What ``status`` and ``verify`` print, a sentence for people first unless a format is asked for. Routes."""
+"""The output of ``status`` and ``verify``, which begins with a sentence unless a format is given; routes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kvstore.cli.language.printing import counted, show_raw
 
 
 def status_lines(status: Mapping[str, Any], settings: Settings) -> Iterator[str]:
-    """One healthy/unhealthy line, then the other facts."""
+    """Yield ``healthy`` or ``unhealthy``, then the other facts."""
     if settings.format is not None:
         yield from fact_lines(status, settings)
         return
@@ -20,7 +20,7 @@ def status_lines(status: Mapping[str, Any], settings: Settings) -> Iterator[str]
 
 
 def verify_lines(report: Mapping[str, Any], settings: Settings) -> Iterator[str]:
-    """``ok: N records``, or each problem on a line."""
+    """Yield ``ok: N records``, or each problem on a line."""
     if settings.format is not None:
         yield from fact_lines(report, settings)
     elif report["ok"]:
@@ -30,7 +30,7 @@ def verify_lines(report: Mapping[str, Any], settings: Settings) -> Iterator[str]
 
 
 def route_line(route: kvstore.Route, seconds: float) -> str:
-    """``independent, 3 shards, 1 round, 0.4 ms``; where nothing was sent, no shard is named."""
+    """Return ``independent, 3 shards, 1 round, 0.4 ms``; if nothing was sent, the shards are left out."""
     shards = [counted(len(route.shards), "shard")] if route.rounds else []
     return ", ".join([route.path, *shards, counted(route.rounds, "round"), time_text(seconds)])
 

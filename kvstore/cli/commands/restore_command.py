@@ -1,4 +1,4 @@
-"""``kvstore restore``: a store made of a backup that was checked first."""
+"""``kvstore restore``: make a store from a backup, after checking the backup."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def _restore(backup: str, path: str) -> None:
 RESTORE = click.Command(
     "restore",
     callback=_restore,
-    short_help="Make a store of a backup.",
-    help="Check a backup, and copy it to PATH, which must not exist. The copy is a store with an identity of"
-    " its own; the backup stays as it is.",
+    short_help="Make a store from a backup.",
+    help="Check a backup, and copy it to PATH, which must not exist. The copy has an identity of its own; the"
+    " backup stays as it is.",
     params=[click.Argument(["backup"], metavar="BACKUP"), click.Argument(["path"], metavar="PATH")],
 )

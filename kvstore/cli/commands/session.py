@@ -1,8 +1,8 @@
-"""What a session keeps between its commands: settings, the open transaction, and what was run in it; of a
-world of regions, in which one it is.
+"""The state of a session between commands: settings, the open transaction and its statements, and the
+current region of a store with regions.
 
-A transaction that fails at its commit, because something changed or the disk is full, can be run again: the
-statements that took part in it are kept for ``retry``.
+A transaction whose commit fails with a conflict or a full disk can be run again: the statements that took
+part in it are kept for ``retry``.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ NO_REGIONS = "this store has no regions: kvstore shell --geo PATH opens one that
 
 
 class Session:
-    """One person's or script's work with a store. At most one transaction is open in it.
+    """The work of a user or script with a store. At most one transaction is open.
 
-    In a world of regions the store is that of the region it stands in.
+    In a store with regions, ``db`` is the current region.
     """
 
     def __init__(
@@ -30,19 +30,19 @@ class Session:
         self.settings = settings or Settings()
         self.transaction: kvstore.Transaction | None = None
         self.savepoints: dict[str, kvstore.Savepoint] = {}
-        """Those of the open transaction, the oldest first."""
+        """Savepoints of the open transaction, oldest first."""
         self.to_retry: list[Statement] = []
-        """What the last transaction ran that failed at its commit; until another one is committed."""
+        """Statements of the last transaction whose commit failed, until another transaction is committed."""
         self._statements: list[Statement] = []
 
     @property
     def records(self) -> kvstore.Database | kvstore.Transaction:
-        """Where commands read and write: the open transaction, or the store itself."""
+        """The object that commands read and write: the open transaction, or the store."""
         return self.db if self.transaction is None else self.transaction
 
     @property
     def region(self) -> kvstore.Region:
-        """The region it stands in.
+        """The current region.
 
         Raises:
             Misuse: the store has no regions.
@@ -53,33 +53,33 @@ class Session:
 
     @property
     def regions(self) -> kvstore.Geo:
-        """The world. Raises ``Misuse`` as ``region`` does."""
+        """The store with all its regions. Raises ``Misuse`` if the store has no regions."""
         if self.world is None:
             raise Misuse(NO_REGIONS)
         return self.world
 
     def move(self, name: str) -> None:
-        """Stand in another region.
+        """Change to another region.
 
         Raises:
-            Misuse: a transaction is open. kvstore.UnknownRegion: there is none of this name.
+            Misuse: a transaction is open. kvstore.UnknownRegion: there is no such region.
         """
         region = self.regions[name]
         if self.transaction is not None:
-            raise Misuse("a transaction is open in this region: commit or rollback comes first")
+            raise Misuse("a transaction is open in this region: commit or rollback first")
         self.db = region
         self.to_retry = []
 
     @property
     def pending(self) -> int:
-        """Keys that the open transaction would write. Instant: nothing is read for it."""
+        """The number of keys that the open transaction would write, without reading anything."""
         return 0 if self.transaction is None else len(self.transaction.written)
 
     def opened(self) -> kvstore.Transaction:
-        """The open transaction.
+        """Return the open transaction.
 
         Raises:
-            Misuse: there is none.
+            Misuse: no transaction is open.
         """
         if self.transaction is None:
             raise Misuse("no transaction is open: begin opens one")
@@ -89,22 +89,22 @@ class Session:
         """Open a transaction.
 
         Raises:
-            Misuse: one is open. kvstore.ReadOnly: the store was opened for reading.
+            Misuse: a transaction is open. kvstore.ReadOnly: the store was opened for reading.
         """
         if self.transaction is not None:
-            raise Misuse("a transaction is open: commit or rollback comes first")
+            raise Misuse("a transaction is open: commit or rollback first")
         self.transaction = self.db.begin()
 
     def record(self, statement: Statement) -> None:
-        """Keep a statement that was run in the open transaction, if one still is."""
+        """Keep a statement for ``retry``, if a transaction is open."""
         if self.transaction is not None:
             self._statements.append(statement)
 
     def commit(self) -> kvstore.Route:
-        """Commit the open transaction; return the way it took. It is over, whatever comes of it.
+        """Commit the open transaction and return its route. It ends even if the commit fails.
 
         Raises:
-            kvstore.Conflict, kvstore.DiskFull: nothing happened; the hint offers ``retry``.
+            kvstore.Conflict, kvstore.DiskFull: nothing was committed; the hint offers ``retry``.
         """
         transaction = self.opened()
         statements = self._statements
@@ -118,7 +118,7 @@ class Session:
         return transaction.route
 
     def rollback(self) -> int:
-        """Give the open transaction up; return how many writes were pending."""
+        """Roll back the open transaction; return the number of pending writes."""
         pending = self.pending
         transaction = self.opened()
         self._forget()
@@ -126,7 +126,7 @@ class Session:
         return pending
 
     def close(self) -> str:
-        """Roll back what is open; return a sentence about it, or nothing."""
+        """Roll back an open transaction; return a sentence that reports it, or ""."""
         if self.transaction is None:
             return ""
         return f"the open transaction was rolled back: {counted(self.rollback(), 'write')} undone"
@@ -138,7 +138,7 @@ class Session:
 
 
 def _with_offer(error: kvstore.Conflict | kvstore.DiskFull, statements: int) -> kvstore.Error:
-    """The same error, which says how to go on; a conflict with its key as it is typed."""
+    """Return the error with an offer to retry as its hint; a conflict shows its key as it is typed."""
     offer = f"type `retry` to run the {counted(statements, 'command')} of the transaction again"
     if isinstance(error, kvstore.DiskFull):
         error.hint = f"{error.hint}; then {offer}"

@@ -1,4 +1,4 @@
-"""The verbs, one function each, and the tuple that lists them. They know the store, and no terminal."""
+"""The verbs, one function each, and the tuple that lists them. Verbs use the store, and no terminal."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from kvstore.cli.language.printing import show, type_name
 _KEY: Final = Parameter("KEY", "key")
 _PREFIX: Final = Parameter("PREFIX", "key", required=False)
 _START: Final = Parameter("start", "key", "the first key")
-_STOP: Final = Parameter("stop", "key", "the first key that is left out")
-_RAW: Final = Parameter("raw", "flag", "print text bare, not quoted")
+_STOP: Final = Parameter("stop", "key", "the first key after the range")
+_RAW: Final = Parameter("raw", "flag", "print text without quotes")
 _JSON: Final = Parameter("json", "flag", "print JSON")
 
 
@@ -51,7 +51,7 @@ def delete(call: Invocation) -> None:
 def add(call: Invocation) -> None:
     key, number = call.given["KEY"], call.given.get("N", 1)
     value = call.records.add(key, number)
-    if call.session.transaction is not None:  # which does not read it, and so does not conflict
+    if call.session.transaction is not None:  # where add reads nothing, so that it cannot conflict
         call.out(f"{show(key)} += {show(number)}  {type_name(number)}")
         return
     call.out(f"{show(key)} = {show(value)}  {type_name(value)}")
@@ -85,7 +85,7 @@ def count(call: Invocation) -> None:
 def explain(call: Invocation) -> None:
     what = call.given.get("KEY", call.session.transaction)
     if what is None:
-        raise Misuse("KEY is missing: without it, explain is about an open transaction")
+        raise Misuse("KEY is missing: without KEY, explain needs an open transaction")
     route = call.db.explain(what)
     facts = {"path": route.path, "shards": list(route.shards), "rounds": route.rounds}
     call.out_all(fact_lines(facts, call.style()))
@@ -134,14 +134,14 @@ def watch(call: Invocation) -> None:
 
 
 def _change_lines(changes: Iterator[kvstore.Change], style: Settings) -> Iterator[str]:
-    if style.row_format() == "table":  # which would wait for all of its rows
+    if style.row_format() == "table":  # a table would wait for all of its rows
         return map(_change_line, changes)
     rows = (change._replace(cursor=_as_text(change.cursor)) for change in changes)
     return row_lines(kvstore.Change._fields, rows, style)
 
 
 def _as_text(cursor: Any) -> Any:
-    """The cursor with names that JSON has, too."""
+    """Return the cursor with str keys, as JSON requires."""
     return {str(shard): slot for shard, slot in cursor.items()}
 
 
@@ -176,7 +176,7 @@ def explain_commands(call: Invocation) -> None:
 def retry(call: Invocation) -> None:
     session = call.session
     if not session.to_retry:
-        raise Misuse("nothing to retry: no commit has met a conflict")
+        raise Misuse("nothing to retry: no commit has failed with a conflict")
     session.begin()
     try:
         _run_again(session.to_retry, call)
@@ -209,7 +209,7 @@ COMMANDS: Final = (
     ),
     Command(
         name="put",
-        about="Store a value, and print what was understood.",
+        about="Store a value, and print the key and value as understood.",
         example='put ("acct", "eu", 1) 100',
         run=put,
         in_transaction="takes part",
@@ -218,7 +218,7 @@ COMMANDS: Final = (
     ),
     Command(
         name="delete",
-        about="Remove a key; a missing one is no error.",
+        about="Remove a key; a missing key is no error.",
         example='delete ("acct", "eu", 1)',
         run=delete,
         in_transaction="takes part",
@@ -254,14 +254,14 @@ COMMANDS: Final = (
             _START,
             _STOP,
             Parameter("reverse", "flag", "the last key first"),
-            Parameter("limit", "number", "at most so many records"),
+            Parameter("limit", "number", "the most records to print"),
             _RAW,
             FORMAT,
         ),
     ),
     Command(
         name="count",
-        about="Print the number of records, of all or of those whose key begins with PREFIX.",
+        about="Print the number of all records, or of those whose key begins with PREFIX.",
         example='count ("acct",)',
         run=count,
         in_transaction="takes part",
@@ -270,7 +270,7 @@ COMMANDS: Final = (
     ),
     Command(
         name="explain",
-        about="Print which way a write of the key would take, or without KEY the open transaction.",
+        about="Print the route of a write to the key, or without KEY, of the open transaction.",
         example='explain ("acct", "eu", 1)',
         run=explain,
         terms=(Parameter("KEY", "key", required=False),),
@@ -278,40 +278,40 @@ COMMANDS: Final = (
     ),
     Command(
         name="status",
-        about="Print how the store is doing.",
+        about="Print whether the store is healthy, and its state.",
         example="status --json",
         run=status,
         options=(_JSON, FORMAT),
     ),
     Command(
         name="verify",
-        about="Read everything and check it; damage is a failure.",
+        about="Read and check all data; damage is an error.",
         example="verify",
         run=verify,
         options=(_JSON, FORMAT),
     ),
     Command(
         name="backup",
-        about="Write a copy of the store, of one moment, to a folder that does not exist yet.",
+        about="Write a snapshot of the store to a new folder.",
         example="backup copy.db",
         run=backup,
         terms=(Parameter("FOLDER", "text"),),
     ),
     Command(
         name="watch",
-        about="Print changes as they come, until Ctrl-C: of all keys, or of those that begin with PREFIX.",
+        about="Print changes as they come, until Ctrl-C: of all keys, or of keys that begin with PREFIX.",
         example='watch ("acct",) --since 0 --timeout 0',
         run=watch,
         terms=(_PREFIX,),
         options=(
             Parameter("since", "value", "a change's cursor, or 0 for the oldest; without it, from now on"),
-            Parameter("timeout", "number", "end after so many seconds without a change"),
+            Parameter("timeout", "number", "end after N seconds without a change"),
             FORMAT,
         ),
     ),
     Command(
         name="call",
-        about="Run a stored procedure, and print what it returned on each shard.",
+        about="Run a stored procedure, and print its result on each shard.",
         example="call bank.settle {day: 7}",
         run=call_procedure,
         in_transaction="refused",
@@ -321,7 +321,7 @@ COMMANDS: Final = (
     ),
     Command(
         name="compact",
-        about="Write the store's files anew, without the space that is free in them.",
+        about="Rewrite the store's files without their free space.",
         example="compact",
         run=compact,
         in_transaction="refused",
@@ -333,7 +333,7 @@ COMMANDS: Final = (
     *GEO_COMMANDS,
     Command(
         name="retry",
-        about="Run a transaction again, command by command, that conflicted at its commit.",
+        about="Run the last transaction again, command by command, after its commit conflicted.",
         example="retry",
         run=retry,
         tells_time=True,
@@ -341,7 +341,7 @@ COMMANDS: Final = (
     ),
     Command(
         name="format",
-        about="Print results so from now on; auto is a table on a terminal, and JSON lines elsewhere.",
+        about="Set the format of results; auto is a table on a terminal, and JSON lines elsewhere.",
         example="format jsonl",
         run=choose_format,
         terms=(Parameter("NAME", "text", choices=("auto", *FORMATS)),),
@@ -349,7 +349,7 @@ COMMANDS: Final = (
     ),
     Command(
         name="timing",
-        about="Say after each command how long it took, or no more.",
+        about="Print, or stop printing, how long each command took.",
         example="timing on",
         run=switch_timing,
         terms=(Parameter("WHEN", "text", choices=("on", "off")),),
@@ -361,7 +361,7 @@ COMMANDS: Final = (
     ),
     Command(
         name="help",
-        about="Explain all commands, or one.",
+        about="Explain all commands, or one command.",
         example="help scan",
         run=explain_commands,
         terms=(Parameter("COMMAND", "text", required=False),),
@@ -371,10 +371,10 @@ COMMANDS: Final = (
 
 
 def command_named(name: str) -> Command:
-    """The command of this name.
+    """Return the command of this name.
 
     Raises:
-        Misuse: there is none; a similar name is offered.
+        Misuse: there is no such command; the message suggests a similar name.
     """
     names = [command.name for command in COMMANDS]
     if name in names:
@@ -383,17 +383,17 @@ def command_named(name: str) -> Command:
 
 
 def execute(statement: Statement, call: Invocation) -> None:
-    """Run a statement with this call's session and voice; keep it, if it took part in a transaction.
+    """Run a statement with this call's session and output; keep it for retry if a transaction is open.
 
     Raises:
-        Misuse: it cannot be run so. Whatever else the command raises.
+        Misuse: the statement does not fit, or is refused in a transaction. Errors of the command.
     """
     command = command_named(statement.word)
     if command.of_regions and call.session.world is None:
         raise Misuse(f"{command.name}: {NO_REGIONS}")
     call = replace(call, given=command.fit(statement))
     if call.session.transaction is not None and command.in_transaction == "refused":
-        raise Misuse(f"{command.name} takes no part in a transaction: commit or rollback comes first")
+        raise Misuse(f"{command.name} cannot run in a transaction: commit or rollback first")
     began = time.monotonic()
     command.run(call)
     if call.settings.timing and not command.tells_time:
@@ -403,7 +403,7 @@ def execute(statement: Statement, call: Invocation) -> None:
 
 
 def _time_line(command: Command, call: Invocation, seconds: float) -> str:
-    """A write outside a transaction is one of its own: its route is told, too."""
+    """Return the time; for a write outside a transaction, with its route."""
     if command.writes and "KEY" in call.given and call.session.transaction is None:
         return route_line(call.db.explain(call.given["KEY"]), seconds)
     return time_text(seconds)
@@ -418,7 +418,7 @@ def _range(call: Invocation) -> dict[str, Any]:
 
 
 def _explain_prefix(call: Invocation, verb: str) -> None:
-    """A str prefix never matches a tuple: say so where somebody may have expected it."""
+    """Print how to write a tuple prefix, since a str prefix never matches tuples."""
     prefix = call.given.get("PREFIX")
     if isinstance(prefix, str):
         call.note(f"tuples begin so: {verb} {show((prefix,))}")

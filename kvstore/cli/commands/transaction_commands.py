@@ -1,4 +1,4 @@
-"""The verbs around a transaction. What happens inside one is done by those of ``store_commands.py``."""
+"""The verbs that manage a transaction. Verbs that read and write in it are in ``store_commands.py``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def commit(call: Invocation) -> None:
     try:
         route = call.session.commit()
     except KeyboardInterrupt:
-        call.note("interrupted in the commit: look whether it took effect")
+        call.note("interrupted during the commit: check whether it took effect")
         raise
     call.note(route_line(route, time.monotonic() - began))
 
@@ -36,7 +36,7 @@ def rollback(call: Invocation) -> None:
 
 
 def _rollback_to(call: Invocation, name: str) -> None:
-    """Undo what came after the savepoint; it stays, and later ones are gone."""
+    """Undo the writes after the savepoint, which is kept; remove later savepoints."""
     call.session.opened()
     savepoints = call.session.savepoints
     if name not in savepoints:
@@ -49,7 +49,7 @@ def _rollback_to(call: Invocation, name: str) -> None:
 def savepoint(call: Invocation) -> None:
     name = call.given["NAME"]
     made = call.session.opened().savepoint()
-    call.session.savepoints.pop(name, None)  # a name that is there already moves to this place
+    call.session.savepoints.pop(name, None)  # a name in use moves to this place
     call.session.savepoints[name] = made
 
 
@@ -63,14 +63,14 @@ def diff(call: Invocation) -> None:
 TRANSACTION_COMMANDS: Final = (
     Command(
         name="begin",
-        about="Open a transaction: the commands that follow take part in it, up to commit or rollback.",
+        about="Open a transaction: the commands that follow are part of it, until commit or rollback.",
         example='begin; add ("acct", "eu", 1) -30; add ("acct", "us", 7) 30; commit',
         run=begin,
         shell_only=True,
     ),
     Command(
         name="commit",
-        about="Commit the open transaction, and say by which way and how long it took.",
+        about="Commit the open transaction, and print its route and how long it took.",
         example="begin; put hits 0; commit",
         run=commit,
         tells_time=True,
@@ -78,7 +78,7 @@ TRANSACTION_COMMANDS: Final = (
     ),
     Command(
         name="rollback",
-        about="Give the open transaction up, or only what came after a savepoint.",
+        about="Roll back the open transaction, or only the writes after a savepoint.",
         example="begin; savepoint before; put hits 0; rollback --to before; rollback",
         run=rollback,
         options=(Parameter("to", "text", "the name of a savepoint; the transaction stays open"),),
@@ -87,7 +87,7 @@ TRANSACTION_COMMANDS: Final = (
     ),
     Command(
         name="savepoint",
-        about="Name a place in the open transaction that rollback --to comes back to.",
+        about="Name a place in the open transaction, for rollback --to.",
         example="begin; savepoint before; put hits 0; rollback --to before; commit",
         run=savepoint,
         terms=(Parameter("NAME", "text"),),

@@ -1,1 +1,1 @@
-"""The command line: text in, text out. It sees only kvstore's public face; ``app.main`` is its door."""
+"""The command line, built only on kvstore's public interface; ``app.main`` is its entry point."""

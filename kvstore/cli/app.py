@@ -1,8 +1,8 @@
-"""The program ``kvstore``: arguments in, exit code out.
+"""The program ``kvstore``: run the command that the arguments name, and return an exit code.
 
-The verbs of ``store_commands.py`` become click commands here; ``shell`` and what moves data, as ``import``
-does, are commands of the program only. Arguments follow the argv rule: each is one term of the shell's
-grammar if it is exactly one, else text.
+The verbs of ``store_commands.py`` become click commands here; ``shell`` and commands that move data, such as
+``import``, belong to the program only. Arguments follow the argv rule: an argument that is exactly one term
+of the shell's grammar is that term; any other is text.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _SETTINGS = {"help_option_names": ["--help"], "max_content_width": 100}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the program; return its exit code. Errors are told in a sentence on standard error."""
+    """Run the program; return its exit code. An error is printed as a sentence on standard error."""
     _speak_utf8()
     try:
         code = _run(sys.argv[1:] if arguments is None else list(arguments))
@@ -67,20 +67,20 @@ def _run(arguments: list[str]) -> int:
     except BrokenPipeError:
         raise
     except EXPECTED as error:
-        _close_output()  # it may be what failed; who says why flushes it first
+        _close_output()  # standard output may be what failed, and say_error flushes it
         say_error(sentence(error))
         return exit_code(error)
 
 
 def _speak_utf8() -> None:
-    """Whatever the locale says: output is read by other programs, and must not fail on a letter."""
+    """Write UTF-8 in every locale: programs read the output, and no character may make it fail."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 def _close_output() -> None:
-    """What cannot be written now must not be tried again at exit, which would complain."""
+    """Flush standard output; discard what cannot be written, or Python would complain at exit."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -88,7 +88,7 @@ def _close_output() -> None:
 
 
 def _verb(command: Command) -> click.Command:
-    """The command of the program that stands for a verb of the shell."""
+    """Return the program's command for a verb of the shell."""
 
     def callback(path: str, terms: tuple[str, ...], text: bool = False, **options: Any) -> None:
         creation = {option.name: options.pop(str(option.name)) for option in created_by}
@@ -109,7 +109,7 @@ def _verb(command: Command) -> click.Command:
             click.Argument(["terms"], nargs=-1, metavar=names),
             *[_option(option.name, option.kind, option.about) for option in command.options],
             *(
-                [click.Option(["--text"], is_flag=True, help="Keys and values are text.")]
+                [click.Option(["--text"], is_flag=True, help="Take keys and values as text.")]
                 if has_terms
                 else []
             ),
@@ -138,9 +138,9 @@ _METAVARS: Final[dict[ArgumentKind, str]] = {
 
 
 def _given(command: Command, terms: Sequence[str], options: dict[str, Any], text: bool) -> Given:
-    """Fit arguments to a command, as ``Command.fit`` does with a statement of the shell."""
+    """Return the arguments by parameter name, as ``Command.fit`` does for a statement."""
     kinds: list[ArgumentKind] = [parameter.kind for parameter in command.terms]
-    kinds += ["value"] * (len(terms) - len(kinds))  # too many: ``fit_terms`` says so
+    kinds += ["value"] * (len(terms) - len(kinds))  # too many: ``fit_terms`` refuses them
     given = command.fit_terms(
         [_term(kind, argument, text) for kind, argument in zip(kinds, terms, strict=False)]
     )
@@ -179,7 +179,7 @@ def _shell(
     settings = Settings(format=format, color=_is_colored(color))
     where = _World(geo, regions, region, read_only)
     if not commands and file is None and sys.stdin.isatty() and output_width() is not None:
-        from kvstore.cli.prompt import run_session  # it takes a while, and a script needs none of it
+        from kvstore.cli.prompt import run_session  # slow to import, and not needed by a script
 
         with _session(path, where, settings, creation) as session:
             return run_session(session, path)
@@ -188,7 +188,7 @@ def _shell(
 
 
 class _World(NamedTuple):
-    """Of the options of ``shell``, those that say what is opened."""
+    """The options of ``shell`` that determine what is opened."""
 
     geo: bool
     regions: str | None
@@ -197,14 +197,14 @@ class _World(NamedTuple):
 
     def check(self) -> None:
         if not self.geo and (self.regions is not None or self.region is not None):
-            raise Misuse("--regions and --region go with --geo")
+            raise Misuse("--regions and --region need --geo")
         if self.geo and self.read_only:
-            raise Misuse("--geo opens for writing, as regions hear of each other: leave out --read-only")
+            raise Misuse("--geo opens for writing, as regions exchange writes: leave out --read-only")
 
 
 @contextmanager
 def _session(path: str, where: _World, settings: Settings, creation: Mapping[str, Any]) -> Iterator[Session]:
-    """A session with the store at ``path``, or in a region of the world there."""
+    """Open a session with the store at ``path``, or with a region of it."""
     where.check()
     if not where.geo:
         with opened(path, writing=not where.read_only, **creation) as db:
@@ -216,7 +216,7 @@ def _session(path: str, where: _World, settings: Settings, creation: Mapping[str
 
 
 def _is_colored(color: str) -> bool:
-    """By https://no-color.org, and not where nobody would see it."""
+    """Return whether to print colors: by https://no-color.org, and only on a terminal."""
     if color != "auto":
         return color == "always"
     return sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
@@ -239,42 +239,42 @@ def _scripts(commands: Sequence[str], file: str | None) -> Iterator[list[Script]
 _SHELL = click.Command(
     "shell",
     callback=_shell,
-    short_help="Take commands from a person, a line, a file or standard input.",
+    short_help="Run commands from a terminal, a line, a file or standard input.",
     help="On a terminal, take commands until Ctrl-D. Otherwise run commands, one a line or separated by ';',"
     " and stop at the first error. The command 'help' lists them. The store is created if it is missing.",
     params=[
         STORE,
-        click.Option(["commands", "-c"], multiple=True, metavar="COMMAND", help="Run this; may be repeated."),
+        click.Option(["commands", "-c"], multiple=True, metavar="COMMAND", help="Run COMMAND; repeatable."),
         click.Option(["file", "-f"], metavar="FILE", help="Run the lines of this file."),
         click.Option(["--read-only"], is_flag=True, help="Change nothing, and create nothing."),
         click.Option(
-            ["--keep-going"], is_flag=True, help="Go on after an error; fail at the end all the same."
+            ["--keep-going"], is_flag=True, help="Continue after an error; exit with the code of the first."
         ),
         click.Option(["--format"], type=click.Choice(FORMATS), help="How results are printed."),
         click.Option(
             ["--color"],
             type=click.Choice(["auto", "always", "never"]),
             default="auto",
-            help="Color what is typed, and errors. NO_COLOR=1 in the environment is never, unless always.",
+            help="Color input and errors. NO_COLOR=1 in the environment makes auto mean never.",
         ),
-        click.Option(["--geo"], is_flag=True, help="PATH holds a world of regions; stand in one of them."),
+        click.Option(["--geo"], is_flag=True, help="PATH is a store with regions; work in one of them."),
         click.Option(
-            ["--regions"], metavar="NAMES", help="Their names, such as eu,us,ap; left out, those it has."
+            ["--regions"], metavar="NAMES", help="All regions, such as eu,us,ap. Default: those of the store."
         ),
-        click.Option(["--region"], metavar="NAME", help="The one to stand in; left out, the first."),
+        click.Option(["--region"], metavar="NAME", help="The region to work in. Default: the first."),
         *CREATION,
     ],
 )
 
 
 def _load(modules: tuple[str, ...]) -> None:
-    """Import the modules that register procedures; they may lie in the current folder."""
+    """Import the modules that register procedures; the modules may be in the current folder."""
     if modules:
         sys.path.insert(0, os.getcwd())
     for module in modules:
         try:
             importlib.import_module(module)
-        except Exception as error:  # whatever it is: the module is the user's, and so is its fault
+        except Exception as error:  # the user's module may raise anything
             raise Misuse(f"--load {module}: {type(error).__name__}: {error}") from error
 
 
@@ -302,7 +302,7 @@ program = click.Group(
             ["modules", "--load"],
             multiple=True,
             metavar="MODULE",
-            help="Import a module first that registers stored procedures; may be repeated.",
+            help="First import a module that registers stored procedures; may be repeated.",
         ),
         click.Option(
             ["--version"],

@@ -1,7 +1,7 @@
-"""What could come next on a half-typed line: commands, options, regions, and the keys that are in the store.
+"""Completions of a half-typed line: commands, options, regions, and keys of the store.
 
-Keys are looked up as they are typed, by a scan that begins where the typed part stands and is bounded in rows
-and in time, so a large store is as quick as a small one. Whatever is inserted reads back as the key.
+Keys are looked up by a scan that begins at the typed part and is bounded in rows and in time, so a large
+store is as quick as a small one. Inserted text always reads back as the key.
 """
 
 from __future__ import annotations
@@ -35,25 +35,25 @@ KEYS_SECONDS_MAX: Final = 0.05
 
 
 class Typed(NamedTuple):
-    """What stands in front of the cursor."""
+    """The text in front of the cursor, taken apart."""
 
     statement: Statement | None
-    """What is whole of the last statement, if anything is."""
+    """The complete part of the last statement, or None."""
     tuple_before: str | None
-    """Inside a tuple, its source up to the element that is being typed."""
+    """The source of an open tuple up to the element being typed; None outside a tuple."""
     part: str
-    """The source of the word or string that is being typed; may be empty."""
+    """The source of the word or string being typed; may be empty."""
 
 
 class Candidate(NamedTuple):
-    """Text for the place of ``Typed.part``, and what to say about it."""
+    """A text that replaces ``Typed.part``, and its description."""
 
     text: str
     about: str = ""
 
 
 class ShellCompleter(Completer):
-    """What prompt_toolkit asks for completions, on a thread of its own."""
+    """The completer that prompt_toolkit calls, on a thread of its own."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -64,14 +64,14 @@ class ShellCompleter(Completer):
             for text, about in candidates(self._session, typed):
                 yield Completion(text, start_position=-len(typed.part), display_meta=about)
         except EXPECTED:
-            return  # a courtesy: what is wrong is said by the command that meets it
+            return  # offer nothing; the command itself will report the error
 
 
 def typed_before(text: str) -> Typed:
     """Take apart the text before a cursor.
 
     Raises:
-        GrammarError: there is a mistake in it, so that nothing could come next.
+        GrammarError: the text has a mistake, or nothing can come next.
     """
     lexer = _lexed_to_the_end(text.split("\n"))
     tokens = lexer.tokens
@@ -109,10 +109,10 @@ def _offset(text: str, token: Lexeme) -> int:
 
 
 def _open_tuple(tokens: list[Lexeme]) -> Lexeme | None:
-    """The bracket of the tuple that is open, if any.
+    """Return the bracket of the open tuple, or None.
 
     Raises:
-        GrammarError: there are brackets inside it, or it is of another kind.
+        GrammarError: a bracket is open inside the tuple, or the bracket is of another kind.
     """
     still_open: list[Lexeme] = []
     for token in tokens:
@@ -126,7 +126,7 @@ def _open_tuple(tokens: list[Lexeme]) -> Lexeme | None:
 
 
 def candidates(session: Session, typed: Typed) -> Iterable[Candidate]:
-    """What could stand in the place of the part that is being typed."""
+    """Return the completions of the part that is being typed."""
     statement, before, part = typed
     if statement is None:
         return _commands(session, part) if before is None else ()
@@ -150,7 +150,7 @@ def candidates(session: Session, typed: Typed) -> Iterable[Candidate]:
 
 
 def _next_parameter(command: Command, items: Sequence[Term | Option]) -> tuple[Parameter | None, bool]:
-    """What the next term is for, and whether an option could stand there as well."""
+    """Return the parameter of the next term, and whether an option may come instead."""
     terms = iter(command.terms)
     due: Parameter | None = None
     for item in items:
@@ -165,7 +165,7 @@ def _next_parameter(command: Command, items: Sequence[Term | Option]) -> tuple[P
 
 
 def _commands(session: Session, part: str) -> list[Candidate]:
-    """Those that could run here."""
+    """Return the matching commands that can run in this session."""
     return [
         Candidate(command.name, command.about)
         for command in COMMANDS
@@ -183,7 +183,7 @@ def _options(command: Command, items: Sequence[Term | Option], part: str) -> lis
 
 
 def _keys(db: kvstore.Database, part: str) -> Iterator[Candidate]:
-    """Keys that begin as the part does; while nothing is typed, the first of all."""
+    """Yield keys that begin with the part; for an empty part, the first keys of the store."""
     begins = _text_of(part)
     prefix = None if not part else part if begins is None else begins
     for key in _found(db, prefix=prefix):
@@ -191,7 +191,7 @@ def _keys(db: kvstore.Database, part: str) -> Iterator[Candidate]:
 
 
 def _tuple_keys(db: kvstore.Database, before: str, part: str) -> Iterator[Candidate]:
-    """Tuples that begin with the elements before, and have one that begins as the part does."""
+    """Yield tuples that continue ``before`` with an element that begins with the part."""
     prefix = parse_argument(f"{before})")
     if not isinstance(prefix, tuple):
         return
@@ -204,7 +204,7 @@ def _tuple_keys(db: kvstore.Database, before: str, part: str) -> Iterator[Candid
         elif rest and _goes_on(rest[0], begins, part):
             yield Candidate(show((*rest, None)).removeprefix("(").removesuffix(", null)") + _end_of(key))
         elif begins:
-            return  # the scan began where the part would stand: it is past it now
+            return  # the scan began at the part, and is past it now
 
 
 def _goes_on(element: Any, begins: str | bytes | None, part: str) -> bool:
@@ -228,7 +228,7 @@ def _found(db: kvstore.Database, **bounds: Any) -> Iterator[Any]:
 
 
 def _text_of(part: str) -> str | bytes | None:
-    """The text or bytes that the part of a term begins with; None if it is the part of something else."""
+    """Return the str or bytes typed so far; None if the part begins a term of another type."""
     lexer = Lexer()
     lexer.feed(part)
     opening = lexer.open_since
@@ -241,7 +241,7 @@ def _text_of(part: str) -> str | bytes | None:
 
 
 def _as_typed(key: Any) -> str:
-    """A key without quotes, if it is text that means the same without."""
+    """Return the text of a key, without quotes if it reads back as the key without them."""
     if isinstance(key, str) and key.isprintable():
         try:
             statements = StatementReader().feed(f"get {key}")

@@ -1,11 +1,11 @@
-"""What can go wrong on the command line, and the exit code that says so.
+"""Errors of the command line, and their exit codes.
 
 0   done
 1   a command failed: no value at the key, a malformed CSV line, damage found
-2   what was typed cannot be right: grammar, an unknown command or option, no key, no value
-3   nothing was decided, and the same may succeed later (``kvstore.RetryLater``)
+2   the input is wrong: grammar, an unknown command or option, an invalid key or value
+3   nothing was decided, and the command may succeed later (``kvstore.RetryLater``)
 4   the store cannot be opened
-130 interrupted; 141 whoever read the output went away
+130 interrupted; 141 the reader of the output closed it
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ INTERRUPTED: Final = 130
 OUTPUT_CLOSED: Final = 141
 
 _MISUSE_BY_TYPE: Final = (kvstore.KeyInvalid, kvstore.ValueNotSupported, kvstore.LimitExceeded)
-"""Errors of the store that depend on nothing but what was typed."""
+"""Errors of the store that depend only on the input."""
 
 
 class CommandFailed(Exception):
-    """A command could not do what it was asked."""
+    """A command could not be carried out."""
 
 
 class Misuse(Exception):
@@ -40,15 +40,15 @@ class CannotOpen(Exception):
 
 
 class EndOfSession(Exception):
-    """The user has had enough: nothing went wrong."""
+    """The user ended the session; this is no failure."""
 
 
 EXPECTED: Final = (kvstore.Error, CommandFailed, Misuse, CannotOpen, GrammarError, OSError, Unprintable)
-"""Errors that are told in a sentence. Any other is a fault of this program and shows where."""
+"""Errors that are printed as a sentence. Any other error is a bug and prints a traceback."""
 
 
 def exit_code(error: Exception) -> int:
-    """The exit code that stands for this error."""
+    """Return the exit code for this error."""
     match error:
         case CannotOpen():
             return CANNOT_OPEN
@@ -61,7 +61,7 @@ def exit_code(error: Exception) -> int:
 
 
 def sentence(error: Exception) -> str:
-    """What to tell the user about it: never empty, on one line."""
+    """Return the message for the user, which is one line and never empty."""
     message = str(error)
     if isinstance(error, OSError) and not isinstance(error, kvstore.Error) and error.filename:
         message = f"{error.filename}: {error.strerror}"

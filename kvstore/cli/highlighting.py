@@ -1,7 +1,7 @@
-"""Colors for what is being typed: the shell's own lexer says what each part is.
+"""Colors for the text being typed, which the shell's own lexer takes apart.
 
-Total: text that is half-typed or wrong is the usual case here. What stands behind a mistake is marked as one
-up to the end of its line, and the next line begins afresh, as it does when it is run.
+Any text is accepted: half-typed or wrong text is the usual case here. Text after a mistake is marked as a
+mistake up to the end of its line, and the next line begins a new statement, as it does when it is run.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ STYLE: Final = Style.from_dict(
 )
 
 PLAIN: Final = Style.from_dict({"auto-suggestion": "dim"})
-"""Without colors: what is not typed yet must still look different."""
+"""The style without colors, where a suggestion must still differ from typed text."""
 
 _NAMES: Final = {command.name for command in COMMANDS}
 
 
 class Highlight(NamedTuple):
-    """From this place on text is of this class, up to the next mark."""
+    """The style of the text from ``place`` up to the next mark."""
 
     place: TextPosition
     style: str
 
 
 class Highlighter(PromptLexer):
-    """What prompt_toolkit asks for the styles of a line."""
+    """The lexer that prompt_toolkit calls for the styles of a line."""
 
     def lex_document(self, document: Document) -> Callable[[int], StyleAndTextTuples]:
         lines = [_fragments(line, found) for line, found in _by_line(document.lines)]
@@ -53,7 +53,7 @@ class Highlighter(PromptLexer):
 
 
 def marks(lines: list[str]) -> list[Highlight]:
-    """Where the text changes its kind, in order: at each token, comment and mistake. Never raises."""
+    """Return the places where the style changes: each token, comment and mistake. Never raises."""
     found: list[Highlight] = []
     lexer = Lexer()
     for number, line in enumerate(lines, 1):
@@ -61,7 +61,7 @@ def marks(lines: list[str]) -> list[Highlight]:
         if lexer.comment is not None and lexer.comment.line == number:
             found.append(Highlight(lexer.comment, "class:comment"))
         if mistake is None and lexer.open_since is not None and number < len(lines):
-            continue  # the tokens are looked at together, as the first one may be the command
+            continue  # style a statement as a whole: its first token is the command
         found += [mark for mark in _token_marks(lexer) if mistake is None or mark.place < mistake]
         if mistake is not None:
             found.append(Highlight(mistake, "class:mistake"))
@@ -101,7 +101,7 @@ def _style(token: Lexeme, at_command: bool) -> str:
 
 
 def _by_line(lines: list[str]) -> Iterator[tuple[str, list[Highlight]]]:
-    """Each line and its marks, the first of which is what the line before ended with."""
+    """Yield each line and its marks; the first mark has the style that the previous line ended with."""
     found = marks(lines)
     at, style = 0, ""
     for number, line in enumerate(lines, 1):

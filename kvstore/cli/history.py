@@ -1,7 +1,7 @@
-"""Lines that were typed in earlier sessions, kept where the XDG rules keep a program's state.
+"""The lines typed in earlier sessions, kept in the folder that XDG defines for a program's state.
 
-A courtesy: a folder that cannot be written, or a disk that is full, makes the history end with the session,
-and nothing else.
+If the folder cannot be written, or the disk is full, the history ends with the session, and nothing else
+fails.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from prompt_toolkit.history import FileHistory
 
 
 def history_file() -> Path:
-    """Where the history is kept. A relative path in XDG_STATE_HOME is to be ignored, the rules say."""
+    """Return the path of the history. XDG requires that a relative XDG_STATE_HOME is ignored."""
     state = Path(os.environ.get("XDG_STATE_HOME", ""))
     return (state if state.is_absolute() else Path.home() / ".local" / "state") / "kvstore" / "history"
 
 
 class ShellHistory(FileHistory):
-    """Keeps lines in a file for as long as that works; ``trouble`` says why it did not."""
+    """A history that keeps lines in a file until an error occurs, which is then in ``trouble``."""
 
     def __init__(self, file: Path) -> None:
         super().__init__(file)
@@ -32,7 +32,7 @@ class ShellHistory(FileHistory):
             self.trouble = trouble
 
     def append_string(self, string: str) -> None:
-        if not string.startswith(" "):  # how a line is kept out of the history, as in other shells
+        if not string.startswith(" "):  # a leading blank keeps a line out, as in other shells
             super().append_string(string)
 
     def load_history_strings(self) -> Iterable[str]:

@@ -1,7 +1,7 @@
-"""The shell on a terminal: reads lines from a person, runs them as a script's, and goes on after errors.
+"""The shell on a terminal: reads lines from the user, runs them like a script, and continues after errors.
 
-What was typed ends where the grammar says: while a bracket or quote is open, Enter goes on to the next line.
-Ctrl-C clears the line or interrupts the command that is running, Ctrl-D or ``exit`` ends the session.
+While a bracket or quote is open, Enter continues on the next line. Ctrl-C clears the line or interrupts the
+command that is running, Ctrl-D or ``exit`` ends the session.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _CONTINUATION = "...> "
 
 
 def run_session(session: Session, path: str) -> int:
-    """Take commands until the user has had enough; return the exit code."""
+    """Run commands until the user ends the session; return the exit code."""
     history = ShellHistory(history_file())
     prompt = _prompt(session, history)
     say_aside(f"kvstore {kvstore.__version__} on {path}; help lists the commands, Ctrl-D ends")
@@ -50,10 +50,10 @@ def run_session(session: Session, path: str) -> int:
 
 
 def run_text(session: Session, text: str) -> None:
-    """Run the lines of a text, each of them whatever became of those before it, unless a transaction is open.
+    """Run the lines of a text; after a failure, continue with the next line unless a transaction is open.
 
     Raises:
-        EndOfSession: one of them was ``exit``.
+        EndOfSession: a command was ``exit``.
     """
     lines = text.split("\n")
     coming = (f"{line}\n" for line in lines)
@@ -63,7 +63,7 @@ def run_text(session: Session, text: str) -> None:
             say_error(place + sentence(failure.error), color=session.settings.color)
             if session.transaction is not None:
                 if failure.has_more or any(line.strip() for line in coming):
-                    say_aside("what came behind it was not run: the transaction is open")
+                    say_aside("the rest was not run: the transaction is open")
                 break
     except KeyboardInterrupt:
         say_aside("interrupted")
@@ -71,13 +71,13 @@ def run_text(session: Session, text: str) -> None:
 
 
 def is_open(text: str) -> bool:
-    """Whether a bracket or quote is open at the end of the text, so that there is more to come."""
+    """Return whether a bracket or quote is open at the end of the text, so that it continues."""
     reader = StatementReader()
     for line in text.split("\n"):
         try:
             reader.feed(f"{line}\n")
         except GrammarError:
-            continue  # its line is lost; the next one begins afresh
+            continue  # the line is refused; the next one begins a new statement
     try:
         reader.end()
     except GrammarError:
@@ -86,8 +86,10 @@ def is_open(text: str) -> bool:
 
 
 def prompt_text(session: Session) -> str:
-    """``kvstore> ``, and with two writes pending in an open transaction ``kvstore*2> ``; ``kvstore eu> ``,
-    ``kvstore eu*2> `` in a region."""
+    """Return ``kvstore> ``, or with two writes pending in an open transaction ``kvstore*2> ``.
+
+    In a region the prompt is ``kvstore eu> `` or ``kvstore eu*2> ``.
+    """
     name = "kvstore" if session.world is None else f"kvstore {session.region.name}"
     return f"{name}> " if session.transaction is None else f"{name}*{session.pending}> "
 

@@ -1,6 +1,6 @@
-"""Lines of the shell, from wherever they come: read a line, run its statements, tell the failures.
+"""The running of shell lines: read a line, run its statements, report failures.
 
-A script stops at its first failure; ``prompt.py`` puts a person in the place of the script, and goes on.
+A script stops at its first failure; ``prompt.py`` reads from the user instead, and continues.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from kvstore.cli.language.lexer import STATEMENT_CHARS_MAX
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """Lines of the shell, and the name that errors give them."""
+    """Lines of the shell, and their name in error messages."""
 
     name: str
     stream: BinaryIO
 
 
 class Failure(NamedTuple):
-    """What went wrong, and in which line."""
+    """An error, and the number of its line."""
 
     line: int
     error: Exception
     has_more: bool = False
-    """Whether there are statements behind it in its line."""
+    """Whether more statements follow the failed statement in its line."""
 
 
 def run_scripts(session: Session, scripts: list[Script], *, keep_going: bool) -> int:
     """Run the scripts in order; return the exit code, which is that of the first failure.
 
-    A transaction that is open at the end is rolled back, and that is a failure.
+    A transaction that is open at the end is rolled back, which counts as a failure.
     """
     code = 0
     try:
@@ -55,7 +55,7 @@ def run_scripts(session: Session, scripts: list[Script], *, keep_going: bool) ->
 
 
 def _run_scripts(session: Session, scripts: list[Script], *, keep_going: bool) -> int:
-    """A failure in a transaction ends them in any case: what follows was written to be a part of it."""
+    """Run the scripts. A failure in a transaction ends them: the lines that follow belong to it."""
     code = 0
     color = session.settings.color
     try:
@@ -66,15 +66,15 @@ def _run_scripts(session: Session, scripts: list[Script], *, keep_going: bool) -
                 if not keep_going or session.transaction is not None:
                     return code
     except EndOfSession:
-        pass  # the rest of the scripts is not run: that is what exit says
+        pass  # exit skips the rest of all scripts
     return code
 
 
 def failures(session: Session, lines: Iterable[str]) -> Iterator[Failure]:
-    """Run lines; yield each failure, and go on behind it if asked for more.
+    """Run lines; yield each failure, and continue after it if the caller does.
 
     Raises:
-        EndOfSession: one of them was ``exit``.
+        EndOfSession: a command was ``exit``.
     """
     reader = StatementReader()
     for text in lines:
@@ -96,14 +96,14 @@ def _run(session: Session, statement: Statement) -> Exception | None:
     try:
         execute(statement, Invocation(session, {}, say, say_aside, sys.stdout.flush))
     except BrokenPipeError:
-        raise  # nobody reads any more: not an error of this line
+        raise  # the reader of the output is gone: not an error of this line
     except EXPECTED as error:
         return error
     return None
 
 
 def _lines(stream: BinaryIO) -> Iterator[str]:
-    """The lines of a script. What is not UTF-8 becomes surrogates, which the lexer refuses by line."""
+    """Yield the lines of a script. Bytes that are not UTF-8 become surrogates, which the lexer refuses."""
     encoding = "utf-8-sig"  # the first line may begin with a byte order mark
     for raw in iter(functools.partial(stream.readline, STATEMENT_CHARS_MAX + 1), b""):
         yield raw.decode(encoding, "surrogateescape")

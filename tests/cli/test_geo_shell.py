@@ -288,7 +288,7 @@ class TestWhatIsWrong:
     def test_without_geo(self, kv: Kv, option: str) -> None:
         done = kv("shell", "s", option, "eu", "-c", "count")
 
-        assert (done.code, done.err) == (2, "error: --regions and --region go with --geo\n")
+        assert (done.code, done.err) == (2, "error: --regions and --region need --geo\n")
 
 
 class TestAWorldThatIsThere:

@@ -188,7 +188,7 @@ class TestATransaction:
     def test_that_is_pasted_stops_at_an_error(self, shell: Open) -> None:
         terminal = shell()
         terminal.press("\x1b[200~begin\nput a 1\nget x\ncommit\x1b[201~")
-        run(terminal, "", 'error: line 3: no value at "x"\nwhat came behind it was not run')
+        run(terminal, "", 'error: line 3: no value at "x"\nthe rest was not run')
         assert last_line(terminal.text) == "kvstore*1>"
         leave(terminal)
 

@@ -359,7 +359,7 @@ class TestAPastedTransaction:
 
         error, stopped = err.splitlines()
         assert error.startswith(("error: line 3: ", "error: no value"))
-        assert stopped == "what came behind it was not run: the transaction is open"
+        assert stopped == "the rest was not run: the transaction is open"
         assert shell.prompt == "kvstore*1> "
         assert list(db.scan()) == []
 

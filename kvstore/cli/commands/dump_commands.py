@@ -1,7 +1,7 @@
 """``kvstore dump`` and ``kvstore load``: write the whole store as text, and make a store from that text.
 
 A new store is loaded into a temporary folder, which is renamed when the dump has proved to be complete; until
-then PATH does not exist. A dump is loaded into an existing store only after it was read once to its end.
+then PATH stays as it is. A dump is loaded into an existing store only after it was read once to its end.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ def _link_text(call: Invocation) -> str:
 
 
 def _records(call: Invocation) -> Any:
-    """The open transaction or the region: both have counters, sets and bounded counters."""
+    """Return the open transaction or the region: both have counters, sets and bounded counters."""
     return call.records
 
 
@@ -158,7 +158,7 @@ def _colors(value: Any) -> Any:
 
 
 def log(call: Invocation) -> None:
-    """Print nodes, newest first. Reading begins with the oldest; nodes before the limit are discarded."""
+    """Print nodes, newest first. Nodes are read oldest first, and only the last ``limit`` nodes are kept."""
     limit, colors = call.limit(), call.given.get("colors")
     if limit is not None and limit < 0:
         raise Misuse(f"limit must be at least 0, not {limit}")

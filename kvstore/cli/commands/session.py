@@ -101,7 +101,7 @@ class Session:
             self._statements.append(statement)
 
     def commit(self) -> kvstore.Route:
-        """Commit the open transaction and return its route. It ends even if the commit fails.
+        """Commit the open transaction, which ends even if the commit fails; return its route.
 
         Raises:
             kvstore.Conflict, kvstore.DiskFull: nothing was committed; the hint offers ``retry``.

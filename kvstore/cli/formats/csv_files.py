@@ -24,7 +24,7 @@ from kvstore.cli.formats.streams import Progress
 from kvstore.cli.language.printing import show
 
 EXPORT_ROWS: Final = 500
-"""Rows of an export whose original texts are looked up in one read."""
+"""The number of exported rows whose original texts are looked up together."""
 
 
 def read_header(stream: BinaryIO, name: str, options: ImportOptions) -> CsvSource:
@@ -97,7 +97,7 @@ class CsvSource:
         return ImportRow(record.line, layout.row_key(part), value, self._beside(record, part))
 
     def _beside(self, record: CsvRecord, part: Sequence[Any]) -> Sequence[tuple[Any, Any]]:
-        """Return the row's original text, if export would write another. Most files have no such row."""
+        """Return the record of the row's original text, if export would differ. Most rows need none."""
         layout = self._layout
         text = record.text
         if not line_end(text):  # the last line: stored with a line end, which export leaves out

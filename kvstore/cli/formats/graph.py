@@ -124,7 +124,7 @@ def _marks(lanes: int, active: set[int], star: int | None = None) -> str:
 
 
 def _line_marks(lanes: int, active: set[int], line: _Line) -> str:
-    r"""Return the marks of a line such as ``|\|``, or ``|_|/|`` across further lanes."""
+    r"""Return the marks of a line such as ``|\|``, or ``|_|/|`` across lanes in between."""
     marks = list(_marks(lanes, active))
     low, high = sorted((line.start, line.end))
     for column in range(2 * low + 1, 2 * high):

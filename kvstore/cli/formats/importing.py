@@ -102,7 +102,7 @@ class _Mark:
 
 
 class ImportCount(NamedTuple):
-    """Numbers of rows of a file that are stored, and that were stored before this run."""
+    """The number of a file's rows that are stored, and that were stored before this run."""
 
     rows: int
     before: int

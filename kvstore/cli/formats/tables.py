@@ -51,7 +51,7 @@ class Settings:
     """The settings of a session, which hold for all commands until they are changed."""
 
     format: str | None = None
-    """The format of results; None if the output decides: a terminal, or another."""
+    """The format of results; None if it depends on whether the output is a terminal."""
     timing: bool = False
     color: bool = False
     width: Callable[[], int | None] = output_width
@@ -90,7 +90,7 @@ def value_text(value: Any, settings: Settings) -> str:
 
 
 def fact_lines(facts: Mapping[str, Any], settings: Settings) -> Iterator[str]:
-    """Yield the lines of named facts, JSON-able; nested facts have dotted names, except in JSON."""
+    """Yield the lines of named facts that JSON can hold; nested facts have dotted names, except in JSON."""
     match settings.format or ("raw" if settings.width() is None else "table"):
         case "table":
             yield from _simple_table([(name, _fact(fact)) for name, fact in _flat(facts)], ())

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 DIGITS_MAX: Final = 100_000
-"""The most digits that are read or printed, in a tenth of a second. An integer in a key has at most 614."""
+"""The most digits read or printed, within a tenth of a second. The longest integer of a key has 614."""
 _AT_ONCE: Final = 600
 """The most digits that Python converts whatever limit is set."""
 _BITS_PER_DIGIT: Final = 3.3219280948873626

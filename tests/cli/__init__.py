@@ -1,1 +1,1 @@
-"""The command line: its grammar, its verbs, its files, and the program as a user starts it."""
+"""Tests of the command line: grammar, verbs, files, and the program as a process."""

@@ -1,4 +1,4 @@
-"""What the tests of the command line share: the program, run in this process or as one of its own."""
+"""Fixtures of the command line tests: the program, run in this process or as a separate process."""
 
 from __future__ import annotations
 
@@ -28,9 +28,7 @@ ROOT = Path(__file__).parent.parent.parent
 ENVIRONMENT = os.environ | {
     "PYTHONPATH": os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), str(ROOT)])
 }
-ENVIRONMENT.pop(
-    "PYTHONUNBUFFERED", None
-)  # as most users have it: what is printed is kept until it is flushed
+ENVIRONMENT.pop("PYTHONUNBUFFERED", None)  # most users do not set it: output is buffered until it is flushed
 
 EVERYTHING: list[tuple[Any, Any]] = [
     ("text é\n\u2028", {"a": [1, 2.5, None, True], "": {}}),
@@ -41,7 +39,7 @@ EVERYTHING: list[tuple[Any, Any]] = [
     ((True,), [10**400, -(1 << 500_000)]),
     (("empty",), [[], {}, "", b""]),
 ]
-"""Records of every type, and such as a notation could mistake for another."""
+"""Records of every type, and records that a notation could confuse."""
 
 BANK = """
 import kvstore
@@ -57,11 +55,11 @@ def settle(part, args):
 """A module for ``--load``."""
 
 ROUTE = re.compile(r"[a-z-]+(, \d+ shards?)?, \d rounds?, \d+\.\d ms")
-"""What a commit says of its way."""
+"""The route that a commit prints."""
 
 
 class Done(NamedTuple):
-    """How a run of the program ended, and what it said."""
+    """The exit code and output of a run of the program."""
 
     code: int
     out: str
@@ -69,13 +67,13 @@ class Done(NamedTuple):
 
     @property
     def records(self) -> str:
-        """The records of a scan, each on a line as they would be typed."""
+        """The records of a scan, one per line, as a user would type them."""
         read = [from_json(line) for line in self.out.splitlines()]
         return "".join(f"{show(record['key'])} = {show(record['value'])}\n" for record in read)
 
 
 class Stdin(io.TextIOWrapper):
-    """Standard input with something in it, or a terminal with nobody at it."""
+    """Standard input with content, or a terminal without input."""
 
     def __init__(self, content: bytes | None) -> None:
         super().__init__(io.BytesIO(content or b""), encoding="utf-8")
@@ -102,33 +100,33 @@ def kv(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_
 
 
 def start(*arguments: str, cwd: Path, **options: object) -> subprocess.Popen[bytes]:
-    """Start the program as a process of its own."""
+    """Start the program as a separate process."""
     command = [sys.executable, "-m", "kvstore", *arguments]
     return subprocess.Popen(command, cwd=cwd, env=ENVIRONMENT, **options)  # type: ignore[call-overload,no-any-return]
 
 
 def filled(path: Path) -> None:
-    """A store with EVERYTHING in it."""
+    """Create a store with EVERYTHING in it."""
     with kvstore.open(path) as db:
         for key, value in EVERYTHING:
             db.put(key, value)
 
 
 def content(path: Path) -> str:
-    """All that is in a store. As text, in which 1, 1.0 and true differ, and nan is itself."""
+    """Return the content of a store as text, in which 1, 1.0 and true differ, and nan equals nan."""
     with kvstore.open(path, readonly=True) as db:
         return "\n".join(to_json([key, value]) for key, value in db.scan())
 
 
 class Shell:
-    """What is typed at a prompt, in this process, and what it says."""
+    """A prompt in this process, which runs text and returns its output."""
 
     def __init__(self, db: kvstore.Database, capsys: pytest.CaptureFixture[str]) -> None:
         self.session = Session(db, Settings(format="jsonl"))
         self._capsys = capsys
 
     def __call__(self, text: str) -> tuple[str, str]:
-        """Type it; return what stands on standard output and on standard error."""
+        """Run the text; return its standard output and standard error."""
         run_text(self.session, text)
         out, err = self._capsys.readouterr()
         return out, ROUTE.sub("(route)", err)
@@ -150,7 +148,7 @@ def shell(db: kvstore.Database, capsys: pytest.CaptureFixture[str]) -> Shell:
 
 
 class Lines(io.BytesIO):
-    """A script in whose middle something else happens."""
+    """A script whose reading calls functions between its lines."""
 
     def __init__(self, *steps: str | Callable[[], Any]) -> None:
         super().__init__()

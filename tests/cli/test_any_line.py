@@ -1,7 +1,7 @@
-"""Whatever is typed, nobody sees a traceback; whatever is printed reads back as what it was.
+"""No line makes the shell print a traceback, and every printed value reads back as an equal value.
 
-The lines are drawn from a seed, as Hypothesis would take minutes for as many: made by the grammar, then
-mutated, or of random letters. They run against a store in memory, through all that stands behind the prompt.
+The lines are drawn from a seed, as Hypothesis would take minutes for so many: made by the grammar, then
+mutated, or of random letters. They run on a store in memory, through all of the code behind the prompt.
 """
 
 from __future__ import annotations
@@ -122,9 +122,9 @@ MAKERS: list[Callable[[random.Random], str]] = [
 
 
 def stores(monkeypatch: pytest.MonkeyPatch) -> Iterator[kvstore.Database]:
-    """A store in memory for each line, a new one now and then: scans of a full one would take all the time.
+    """A store in memory for each line, replaced now and then, as scans of a full store are slow.
 
-    A backup of it goes nowhere, and a watch of it ends.
+    A backup of the store writes nothing, and a watch of the store ends.
     """
     for first in range(0, LINES, LINES_PER_STORE):
         with kvstore.open(":memory:", shards=2) as db:
@@ -155,7 +155,7 @@ def test_any_line_is_answered_with_a_result_or_a_sentence(monkeypatch: pytest.Mo
 
 
 def said(db: kvstore.Database, line: str, settings: Settings) -> tuple[str, str]:
-    """What the shell says to a line, on standard output and on standard error."""
+    """Return the output of the shell for a line: standard output and standard error."""
     out, err = io.StringIO(), io.StringIO()
     session = Session(db, settings)
     try:
@@ -170,7 +170,7 @@ def said(db: kvstore.Database, line: str, settings: Settings) -> tuple[str, str]
 
 
 def is_quiet(line: str) -> bool:
-    """Whether nothing to say may be the right answer: comments, settings, scans that find nothing."""
+    """Return whether no output may be right: comments, settings, scans that find nothing."""
     quiet = ("#", ";", "format", "timing", "scan", "watch", "exit", "quit", "begin")
     return any(word in line for word in quiet)
 

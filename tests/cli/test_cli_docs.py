@@ -1,4 +1,4 @@
-"""docs/cli.md tells the truth: its examples run, and it leaves out no command, option or exit code."""
+"""docs/cli.md is correct: its examples run, and it names every command, option and exit code."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BLOCKS = re.findall(r"^```console\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 
 @pytest.fixture
 def shell(tmp_path: Path) -> dict[str, str]:
-    """An environment in which ``kvstore`` is the program under test."""
+    """Return an environment in which ``kvstore`` is the program under test."""
     program = tmp_path / "bin" / "kvstore"
     program.parent.mkdir()
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m kvstore "$@"\n')
@@ -33,7 +33,7 @@ def shell(tmp_path: Path) -> dict[str, str]:
 def test_examples_answer_what_the_page_says(block: str, shell: dict[str, str], tmp_path: Path) -> None:
     for example in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
         command, _, answer = example.partition("\n")
-        if command.startswith("cat "):  # the page shows a file: now it is there
+        if command.startswith("cat "):  # the page shows a file: create it
             (tmp_path / command.removeprefix("cat ")).write_text(answer)
             continue
         done = subprocess.run(
@@ -60,7 +60,7 @@ def test_it_shows_the_usage_of_every_verb() -> None:
     for verb in COMMANDS:
         name, _, rest = verb.usage.partition(" ")
         shown = f"`{name} {rest}" if verb.shell_only else f"`{name} PATH {rest}"
-        if not any(term.choices for term in verb.terms) and name != "help":  # whose rows name the choices
+        if not any(term.choices for term in verb.terms) and name != "help":  # rows with choices name them
             assert shown.rstrip() + "`" in PAGE
 
 

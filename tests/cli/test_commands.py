@@ -1,4 +1,4 @@
-"""The verbs, as arguments of the program: what they print, and the exit codes."""
+"""The verbs as arguments of the program: their output and exit codes."""
 
 from __future__ import annotations
 
@@ -266,7 +266,7 @@ class TestOpening:
 
 
 class Broken:
-    """A store on which everything goes wrong in the way a test wants."""
+    """A store whose every operation raises the error of a test."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error

@@ -1,4 +1,4 @@
-"""What Tab offers, and that what it inserts means the key it stands for."""
+"""The completions that Tab offers, and that inserted text reads back as its key."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def db() -> Iterator[kvstore.Database]:
 
 
 def completed(db: kvstore.Database, text: str) -> list[str]:
-    """The text before the cursor, with each completion in its place."""
+    """Return the text before the cursor with each completion in its place."""
     document = Document(text)
     offered = ShellCompleter(Session(db)).get_completions(document, CompleteEvent())
     return [text[: len(text) + found.start_position] + found.text for found in offered]
@@ -134,7 +134,7 @@ class TestKeys:
 
     @given(KEYS, st.integers(0, 30))
     def test_mean_what_they_stand_for(self, key: Any, length: int) -> None:
-        """However much of it is typed: the completion of a key reads back as the key."""
+        """The completion of a key reads back as the key, for any typed part."""
         with kvstore.open(":memory:", shards=1) as db:
             try:
                 db.put(key, 1)

@@ -1,4 +1,4 @@
-"""CSV files into a store and out again, byte for byte, and what happens to those that cannot go in."""
+"""CSV files imported and exported byte for byte, and files that are refused."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ KEYS = {"account": "account_id", "district": "district_id", "loan": "loan_id", "
 
 
 def nothing(_: int) -> None:
-    """No progress bar."""
+    """Show no progress."""
 
 
 def there_and_back(content: bytes, **options: object) -> bytes:
-    """What comes back of a file that was imported into a new store."""
+    """Return the export of a file that was imported into a new store."""
     with kvstore.open(":memory:") as db:
         return through_a_store(content, db, **options)
 
 
 def through_a_store(content: bytes, db: kvstore.Database, **options: object) -> bytes:
-    """What comes back of a file that was imported."""
+    """Return the export of a file that was imported."""
     source = read_header(io.BytesIO(content), "f.csv", ImportOptions(prefix="f", **options))  # type: ignore[arg-type]
     import_rows(db, source, nothing)
     written = io.BytesIO()
@@ -115,7 +115,7 @@ class TestByteForByte:
 
     @staticmethod
     def as_text(record: tuple[list[tuple[str, bool]], bool]) -> str:
-        """A record with quotes where they must be and where somebody liked them, and either line end."""
+        """Draw a record with necessary and unnecessary quotes, and either line end."""
         fields = [
             '"' + field.replace('"', '""') + '"' if liked or set(field) & set('",\r\n') else field
             for field, liked in record[0]
@@ -334,7 +334,7 @@ def test_140_000_rows_are_quick_and_take_no_memory(tmp_path: Path) -> None:
 
 
 def test_memory_does_not_grow_with_the_file() -> None:
-    """Reading and chunking only: what the store itself holds is its own affair."""
+    """Only reading and chunking are measured: the memory of the store does not count."""
 
     def peak(rows: int) -> int:
         content = b"a,b\n" + b"".join(b"%d,some text\n" % number for number in range(rows))
@@ -350,7 +350,7 @@ def test_memory_does_not_grow_with_the_file() -> None:
 
 
 class Forgetful:
-    """A store that takes everything and keeps nothing."""
+    """A store that accepts all batches and keeps nothing."""
 
     size = 0
 

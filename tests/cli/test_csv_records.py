@@ -1,4 +1,4 @@
-"""CSV as RFC 4180 has it: what is read, what is refused, and where."""
+"""CSV as RFC 4180 defines it: accepted records, and refused text with its line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A store as text and back: all of it, exactly, or nothing and the reason."""
+"""A store as text and back: either exactly, or not at all with an error."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def many(path: Path) -> None:
 
 
 def sealed(*lines: str) -> bytes:
-    """A dump of these lines with the end that they need."""
+    """Return a dump of these lines with the last line that belongs to them."""
     text = "".join(f"{line}\n" for line in lines).encode()
     end = {"records": len(lines) - 1, "sha256": hashlib.sha256(text).hexdigest()}
     return text + json.dumps(end).encode() + b"\n"
@@ -71,7 +71,7 @@ class TestThereAndBack:
         with kvstore.open(tmp_path / "s") as db:
             process = start("dump", "s", cwd=tmp_path, stdout=subprocess.PIPE, bufsize=0)
             assert process.stdout is not None
-            dump = process.stdout.readline()  # it has begun; the pipe keeps it from ending
+            dump = process.stdout.readline()  # the dump has begun; the full pipe keeps it from ending
             with db.batch() as batch:
                 for number in range(MANY):
                     batch.put((number,), "later")
@@ -81,7 +81,7 @@ class TestThereAndBack:
         assert b"later" not in dump
 
     def test_a_dump_of_version_1_is_read_for_ever(self, kv: Kv) -> None:
-        """Written by hand, as docs/dump-format.md describes it."""
+        """A dump written by hand, as docs/dump-format.md describes it, is loaded."""
         dump = sealed('{"kvstore dump": 1, "shards": 2}', '["k", {"a": [1, null]}]', '[{"$tuple": [1]}, 2]')
 
         assert kv("load", "s", stdin=dump) == Done(0, "2 records loaded\n", "")

@@ -1,4 +1,4 @@
-"""The shell in a world of regions: each command, what is refused, where it stands, and what it finds."""
+"""The shell in a store with regions: each command, refusals, the current region, and results."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ GEO_COMMANDS = [command for command in COMMANDS if command.of_regions]
 
 
 class GeoShell(Shell):
-    """What is typed in a region."""
+    """A shell in a region."""
 
     def __init__(self, world: kvstore.Geo, capsys: pytest.CaptureFixture[str]) -> None:
         super().__init__(world["eu"], capsys)
         self.session = Session(world["eu"], Settings(format="jsonl"), world)
 
     def out(self, text: str) -> str:
-        """Type what goes well."""
+        """Run a text that succeeds; return its output."""
         out, err = self(text)
         assert "error" not in err, err
         return out
 
     def err(self, text: str) -> str:
-        """Type what does not, and answers nothing."""
+        """Run a text that fails without output; return its error."""
         out, err = self(text)
         assert out == ""
         assert err.startswith("error: ")
@@ -195,7 +195,7 @@ class TestTypedKeys:
 
 
 class TestWhatIsWrong:
-    """Each command says so in a sentence, and a script ends with the code that stands for it."""
+    """Each command reports its error in a sentence, and a script ends with the exit code of the error."""
 
     @pytest.mark.parametrize(
         ("script", "code", "message"),
@@ -294,7 +294,7 @@ class TestWhatIsWrong:
 class TestAWorldThatIsThere:
     @pytest.fixture
     def made(self, tmp_path: Path) -> Path:
-        """A world that a program made."""
+        """Create a store with regions in a program."""
         with kvstore.Geo(tmp_path / "w", regions=["us", "eu"], shards=2) as world:
             world["us"].put("k", "from us")
             world["eu"].counter("hits").add(3)
@@ -394,12 +394,12 @@ def test_help_explains_them_and_their_examples_work(kv: Kv, command: Command) ->
 
 
 NAME = re.compile(r"[0-9:.]{12}  (..)/[0-9]+/[0-9]+ *\[.*?\] +")
-"""Of a node's line: time, name and colors. Which they are depends on when imports came."""
+"""The time, name and colors in a node's line, which depend on when imports arrive."""
 PLACE = re.compile(r"(..)/[0-9]+/[0-9]+")
 
 
 def picture(out: str) -> str:
-    """The graph, of each node its region and what it did."""
+    """Return the graph, with the region and effects of each node."""
     return "\n" + PLACE.sub(r"\1", NAME.sub(r"\1 ", out))
 
 
@@ -432,7 +432,7 @@ class TestTheGraph:
         )
 
     def test_names_what_no_line_can_lead_to(self, geo: GeoShell) -> None:
-        """eu's second node knows us's first, and us's second knows eu's first: the lines would cross."""
+        """eu's second node depends on us's first, and us's second on eu's first: the lines would cross."""
         geo.out("cut eu us; cut eu ap; cut us ap; put a 1; region us; put b 2")
         geo.out("heal eu us; settle; cut eu us; put c 3; region eu; put d 4")
         assert (

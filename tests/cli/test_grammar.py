@@ -1,4 +1,4 @@
-"""The shell's grammar, sentence by sentence, and that no text whatever upsets it."""
+"""The shell's grammar, rule by rule, and that every text gives statements or a GrammarError."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def statements(*lines: str) -> list[Statement]:
 
 
 def term(text: str) -> Any:
-    """The one term of ``put TEXT``."""
+    """Return the only term of ``put TEXT``."""
     (statement,) = statements(f"put {text}")
     (item,) = statement.items
     assert isinstance(item, Term)
@@ -50,7 +50,7 @@ def complaint(*lines: str) -> GrammarError:
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        # bare: numbers only if all of the word is one
+        # bare: a number only if all of the word is a number
         ("0", 0),
         ("-2", -2),
         ("-0", 0),
@@ -263,7 +263,7 @@ class TestOptions:
 
 
 class TestArguments:
-    """The argv rule: one term if it is exactly one, else all of it is text."""
+    """The argv rule: an argument that is exactly one term is that term, any other is text."""
 
     @pytest.mark.parametrize(
         ("text", "value"),

@@ -1,4 +1,4 @@
-"""The drawn log tells the truth: its lines lead from each node to what it comes behind, and nowhere else."""
+"""The drawn log is correct: its lines lead from each node to its causes, and to no other node."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Pasts = dict[int, set[int]]
 
 
 def history(dice: random.Random) -> tuple[list[Node], Pasts]:
-    """Nodes of regions that take over now and then what another knew at some moment; and their pasts."""
+    """Draw nodes of regions that now and then import the state of another region; return nodes and pasts."""
     regions = "abcd"[: dice.randint(2, 4)]
     known: dict[str, set[int]] = {region: set() for region in regions}
     nodes: list[Node] = []
@@ -50,7 +50,7 @@ def drawn(nodes: list[Node], pasts: Pasts, regions: list[str]) -> list[str]:
 
 
 def read(lines: list[str], lanes: int) -> Pasts:
-    """What the picture says, from the top down: in each lane go down the nodes that lead to what comes."""
+    """Read the picture from the top: each lane carries down the nodes that lead to the nodes below."""
     going = [set[int]() for _ in range(lanes)]
     found: Pasts = {}
     for line in lines:

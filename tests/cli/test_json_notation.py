@@ -1,4 +1,4 @@
-"""Keys and values as JSON: read back they are the same, whatever JSON has no word for."""
+"""Keys and values as JSON read back as equal values, including values that JSON cannot express."""
 
 from __future__ import annotations
 
@@ -115,12 +115,12 @@ def test_mistakes_are_told_however_deep_they_are(tail: str) -> None:
 
 @given(st.text('[]{},:"a1 \\', max_size=12))
 def test_deep_text_is_read_by_the_rules_of_json(inner: str) -> None:
-    """The reader without recursion takes what json takes, and nothing else."""
+    """The reader without recursion accepts exactly the texts that json accepts."""
     deep = "[" * 3000 + inner + "]" * 3000
     try:
-        expected = json.loads("[" * 50 + inner + "]" * 50)  # what closes more than it opens is text too
+        expected = json.loads("[" * 50 + inner + "]" * 50)  # text that closes more than it opens is included
     except ValueError:
-        with pytest.raises(ValueError):  # noqa: PT011 - any sentence will do
+        with pytest.raises(ValueError):  # noqa: PT011 - any message is accepted
             from_json(deep)
     else:
         found = from_json(deep)

@@ -1,4 +1,4 @@
-"""JSON Lines into a store and out again: records exactly as they were, and rows of other programs."""
+"""JSON Lines imported and exported: records exactly, and rows of other programs."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Moving many rows takes no more memory than moving few.
 
-Memory is what a process allocates. The pages of the store's file that the system maps are not counted: they
-are its cache, grow into what is free, and are given back when something else needs room.
+Memory is the memory that a process allocates. Mapped pages of the store's file are not counted: they are the
+system's cache, grow while memory is free, and are reclaimed when it is needed.
 
-``KVSTORE_ROWS`` says how many rows; 40,000 by default.
+``KVSTORE_ROWS`` is the number of rows, 20,000 by default.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from tests.support.programs import running
 
 ROWS = int(os.environ.get("KVSTORE_ROWS", "20000"))
 BYTES_MAX = {"reading": 16 << 20, "writing": 40 << 20}
-"""Besides the interpreter; threads' stacks count. The promise is 200 MB; with less, few rows show what many
-would need."""
+"""The limit beside the interpreter's memory, stacks of threads included. The promise is 200 MB; a lower limit
+lets few rows show the needs of many."""
 PATIENCE = 60 + ROWS // 1000
 
 
 def run(*arguments: str, limit: int) -> subprocess.CompletedProcess[bytes]:
-    """Run a command within the limit; what it prints on standard output goes nowhere."""
+    """Run a command within the limit, and discard its standard output."""
     program = [*running.PYTHON, "-m", "tests.support.programs.within_memory"]
     return subprocess.run(
         [*program, str(limit), *arguments],

@@ -1,4 +1,4 @@
-"""What is printed reads back as the same value of the same type."""
+"""A printed value reads back as an equal value of an equal type."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ VALUES = st.recursive(
 
 
 def shape(value: Any) -> Any:
-    """The value with the type of each of its parts, so that 1, 1.0 and True differ, and 0.0 and -0.0 too."""
+    """Return the value with the type of each part, so that 1, 1.0 and True differ, and 0.0 and -0.0 too."""
     if isinstance(value, dict):
         return dict, [(shape(key), shape(part)) for key, part in value.items()]
     if isinstance(value, list | tuple):

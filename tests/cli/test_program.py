@@ -1,4 +1,4 @@
-"""The program as a process of its own: pipes, signals, terminals, and a store that is in use."""
+"""The program as a separate process: pipes, signals, terminals, and a store in use."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_reading_works_beside_a_writer_and_writing_does_not(tmp_path: Path) -> N
 
 @pytest.fixture
 def many(tmp_path: Path) -> Path:
-    """A store whose scan does not fit into a pipe."""
+    """Create a store whose scan does not fit into a pipe."""
     with kvstore.open(tmp_path / "s", durability="none") as db:
         for chunk in range(20):
             with db.batch() as batch:
@@ -108,7 +108,7 @@ def test_an_interrupt_ends_it_quietly_and_harms_nothing(tmp_path: Path) -> None:
     assert process.stdout is not None
     process.stdin.write(
         b"put a 1\nstatus\n" + b"get a\n" * 5000
-    )  # fills the output, so that something arrives
+    )  # fills the output buffer, so that output arrives
     process.stdin.flush()
     process.stdout.readline()
     process.send_signal(signal.SIGINT)
@@ -125,7 +125,7 @@ def test_an_interrupted_import_leaves_whole_chunks(tmp_path: Path) -> None:
     command = ["import", "s", "-", "--prefix", "f"]
     process = start(*command, cwd=tmp_path, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdin is not None
-    process.stdin.write(b"a\n" + b"x\n" * (1 << 17))  # more than a pipe holds: some of it has been read
+    process.stdin.write(b"a\n" + b"x\n" * (1 << 17))  # more than a pipe holds, so part of it has been read
     process.stdin.flush()
     process.send_signal(signal.SIGINT)
 

@@ -80,7 +80,7 @@ def test_one_damaged_replica_of_three_is_enough(kv: Kv, number: int, tmp_path: P
 def test_a_replica_that_is_lost_does_no_harm_or_is_named(kv: Kv, number: int, tmp_path: Path) -> None:
     shutil.rmtree(backup_of_many(tmp_path, 3) / f"replica-{number}")
 
-    if number == 0:  # the one that is read
+    if number == 0:  # the replica that is read
         done = kv("restore", "backup", "r")
         assert done.code == 4
         assert "replica 0 is missing (open the store for writing once" in done.err

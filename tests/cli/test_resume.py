@@ -1,6 +1,6 @@
-"""An import that was ended in the middle goes on there: killed, interrupted, or at a line that was mended.
+"""An import continues where it was killed, interrupted, or stopped at a line that was corrected.
 
-``KVSTORE_IMPORT_KILLS`` says how often the import of each format is killed; 4 by default.
+``KVSTORE_IMPORT_KILLS`` is the number of kills for each format, 4 by default.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def stored(store: Path) -> dict[object, object]:
 
 
 def end_in_the_middle(folder: Path, content: bytes, format: str, after: int, how: signal.Signals) -> None:
-    """Import from a pipe, so that it is known to have read ``after`` bytes, but for what a pipe holds."""
+    """Import from a pipe, so that at least ``after`` bytes minus the capacity of a pipe have been read."""
     process = start(
         *("import", "s", "-", "--format", format, "--prefix", "f", "--key", "id", "--resume"),
         cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -96,7 +96,7 @@ def test_after_an_interrupt(tmp_path: Path, kv: Kv) -> None:
 
 
 class TestAfterABadLine:
-    """Of 2,500 rows the first 2,000 are stored, as the 2,301st was malformed."""
+    """The first 2,000 of 2,500 rows are stored, because row 2,301 was malformed."""
 
     @pytest.fixture(autouse=True, params=["csv", "jsonl"])
     def a_bad_line(self, kv: Kv, request: pytest.FixtureRequest) -> None:

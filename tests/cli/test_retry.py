@@ -1,4 +1,4 @@
-"""A transaction of the shell that conflicts: what is said, and what ``retry`` runs again."""
+"""A conflicting transaction of the shell: its messages, and the commands that ``retry`` runs again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class TestAConflict:
         db.put("b", 0)
 
     def conflicting(self, db: kvstore.Database, shell: Shell) -> str:
-        """A transaction of three commands that conflicts; what its commit says."""
+        """Run a transaction of three commands that conflicts; return the output of its commit."""
         shell('begin; get ("acct", "eu", 1); put b 7; add ("acct", "eu", 1) -30')
         db.add(self.KEY, 5)
         out, err = shell("commit")

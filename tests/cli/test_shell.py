@@ -1,4 +1,4 @@
-"""Scripts of the shell: where they come from, where they stop, and what they say then."""
+"""Scripts of the shell: their sources, where they stop, and their messages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kvstore.cli.commands.store_commands import COMMANDS
 from tests.cli.conftest import BANK, Done, Kv
 
 WORKING_ALONE = [command for command in COMMANDS if command.name != "retry" and not command.of_regions]
-"""Those that need no conflict before them, and no regions: see test_retry.py and test_geo_shell.py."""
+"""Commands that need neither a conflict (test_retry.py) nor regions (test_geo_shell.py)."""
 
 
 class TestWhereAScriptComesFrom:

@@ -1,4 +1,4 @@
-"""The shell on a real terminal: what a person types, and what the screen shows then."""
+"""The shell on a real terminal: typed keys, and the screen that follows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Open = Callable[..., Terminal]
 
 @pytest.fixture
 def shell(tmp_path: Path) -> Iterator[Open]:
-    """Open a shell of the store ``s`` and wait until its prompt stands."""
+    """Open a shell of the store ``s``, and wait for its prompt."""
     with ExitStack() as opened:
 
         def start(*options: str, path: str = "s", **environment: str) -> Terminal:
@@ -281,7 +281,7 @@ class TestAnInterrupt:
         terminal.press("scan" + ENTER)
         terminal.wait_for('["many", 0, 400]')
         terminal.interrupt()
-        terminal.wait_for(lambda text: "interrupted" in text.replace("\n", ""))  # wherever in a line it came
+        terminal.wait_for(lambda text: "interrupted" in text.replace("\n", ""))  # the line may wrap anywhere
         terminal.wait_for(at_prompt)
 
         assert '["many", 39, 499]' not in terminal.text

@@ -1,4 +1,4 @@
-"""Transactions in the shell: what takes part, what is told, and that nothing is lost without a word."""
+"""Transactions in the shell: commands that take part, messages, and that no write is lost silently."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NONE_OPEN = "no transaction is open: begin opens one"
 
 
 def on_two_shards(db: kvstore.Database) -> tuple[str, str]:
-    """Two keys that different shards own."""
+    """Return two keys of different shards."""
     shard = db.explain("a").shards
     other = next(f"b{number}" for number in range(99) if db.explain(f"b{number}").shards != shard)
     return "a", other
@@ -94,7 +94,7 @@ class TestWhatIsBeside:
         assert kv("count", "s").out == "2\n"
 
     def test_has_an_answer_for_every_command(self, db: kvstore.Database) -> None:
-        """Whatever writes takes part or is refused: nothing is stored behind an open transaction's back."""
+        """Every command that writes takes part or is refused: no write bypasses an open transaction."""
         beside = {command.name for command in COMMANDS if command.in_transaction == "beside"}
 
         assert [command.name for command in COMMANDS if command.writes and command.name in beside] == []

@@ -9,7 +9,7 @@
         * ``ForeignSnapshot``, ``BadLine``
     * ``OpenError``: the store could not be opened; nothing happened
         * ``NoParent``, ``NotAStore``, ``WrongFormat``, ``WrongShape``, ``Locked``, ``AlreadyOpen``
-    * ``RetryLater``: nothing was decided; the same call may succeed later
+    * ``RetryLater``: nothing was decided; the call may succeed later
         * ``Conflict``, ``TimedOut``, ``SnapshotExpired``, ``CursorTrimmed``, ``Behind``
         * ``HomeUnreachable``, ``InsufficientRights``
     * ``Damage``: the disk, not the call, is at fault
@@ -17,7 +17,7 @@
     * ``Abort``, ``OutcomeUnknown``, ``ProcedureFailed``, ``InsufficientFunds``
 
 Facts are attributes, passed by keyword: ``Conflict("...", key=("a",), attempts=3).attempts == 3``.
-A broken invariant of our own code is not here: that is an ``AssertionError``.
+A broken invariant of the store's own code is not an ``Error`` but an ``AssertionError``.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from typing import Any, ClassVar
 
 
 class Error(Exception):
-    """Root of all errors of the store. ``hint`` says the way out, in one sentence."""
+    """Base class of all errors of the store. ``hint`` says in one sentence what to do."""
 
     hint: str = ""
     facts: ClassVar[tuple[str, ...]] = ()
-    """Names of the attributes that carry this error's facts; one that was not given is ``None``."""
+    """Names of the attributes that carry this error's facts; an attribute that was not given is ``None``."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -57,21 +57,21 @@ class UsageError(Error):
 
 
 class KeyInvalid(UsageError, TypeError):
-    """A key, or a part of one, is of a type or form that keys do not have."""
+    """A key, or a part of a key, has a type or form that keys cannot have."""
 
     hint = "keys are non-empty str, bytes or tuples of str, bytes, int, float, bool, None, UUID"
     key: Any
 
 
 class ValueNotSupported(UsageError, TypeError):
-    """A value could not be read back as it was; ``place`` says which part."""
+    """A value could not be read back unchanged; ``place`` names the part at fault."""
 
     hint = "values are what msgpack carries: None, bool, int, float, str, bytes, list, dict"
     place: str
 
 
 class LimitExceeded(UsageError, ValueError):
-    """A size or a number is out of its bounds; ``limit`` is the bound it broke."""
+    """A size or a number is out of bounds; ``limit`` is the bound."""
 
     key: Any
     size: int
@@ -81,14 +81,14 @@ class LimitExceeded(UsageError, ValueError):
 class NotFound(UsageError, KeyError):
     """The key has no value. Also a ``KeyError``."""
 
-    hint = "get(key, default) answers without raising"
+    hint = "get(key, default) returns the default instead of raising"
     key: Any
 
     __str__ = Error.__str__
 
 
 class TypeClash(UsageError):
-    """The operation does not fit the type of the value that is there."""
+    """The operation does not fit the type of the stored value."""
 
     key: Any
     found: Any
@@ -97,7 +97,7 @@ class TypeClash(UsageError):
 class Finished(UsageError):
     """A transaction or batch was used after its end."""
 
-    hint = "begin a new one"
+    hint = "begin a new transaction or batch"
 
 
 class Closed(UsageError):
@@ -115,7 +115,7 @@ class Forked(UsageError):
 
 
 class ReadOnly(UsageError):
-    """A write through a handle that only reads."""
+    """A write was attempted through a read-only handle."""
 
     hint = "open without readonly=True"
     path: str
@@ -161,19 +161,19 @@ class UnknownColor(UsageError):
 
 
 class UnknownRegion(UsageError):
-    """There is no region of this name."""
+    """No region has this name."""
 
     region: str
 
 
 class DuplicateRegion(UsageError):
-    """Two regions have the same name."""
+    """Two regions share one name."""
 
     region: str
 
 
 class ForeignSnapshot(UsageError):
-    """A position or image that belongs to another store."""
+    """The position or image belongs to another store."""
 
 
 class BadLine(UsageError):
@@ -196,7 +196,7 @@ class NoParent(OpenError):
 
 
 class NotAStore(OpenError):
-    """There is no store at this path, and it may not or cannot be created here."""
+    """There is no store at this path, and a new store may not or cannot be created there."""
 
 
 class WrongFormat(OpenError):
@@ -207,7 +207,7 @@ class WrongFormat(OpenError):
 
 
 class WrongShape(OpenError):
-    """The store was created with another number of shards or replicas, or another placement."""
+    """The store was created with a different number of shards or replicas, or a different placement."""
 
     hint = "leave the argument out to open the store as it is"
     name: str
@@ -229,24 +229,24 @@ class AlreadyOpen(OpenError):
 
 
 class RetryLater(Error):
-    """Nothing was decided; the same call may succeed later."""
+    """Nothing was decided; the call may succeed later."""
 
 
 class Conflict(RetryLater):
-    """A condition did not hold, or what was read has changed; ``key`` is where."""
+    """A condition did not hold, or a record that was read has changed; ``key`` is its key."""
 
     key: Any
     attempts: int
 
 
 class TimedOut(RetryLater, TimeoutError):
-    """The time allowed was over before there was an outcome."""
+    """The timeout expired before there was an outcome."""
 
     waited: float
 
 
 class SnapshotExpired(RetryLater):
-    """A snapshot outlived its lifetime: an old view keeps the file from reusing its pages."""
+    """The snapshot is older than its lifetime, which is bounded because old views keep pages from reuse."""
 
     hint = "take a new snapshot, or open with a longer snapshot_lifetime"
     age: int
@@ -254,28 +254,28 @@ class SnapshotExpired(RetryLater):
 
 
 class CursorTrimmed(RetryLater):
-    """The log no longer reaches back to this cursor; ``oldest`` is the oldest usable one."""
+    """The log no longer reaches back to this cursor; ``oldest`` is the oldest usable cursor."""
 
-    hint = "go on from its oldest, or from 0, which begins with the state as it is"
+    hint = "continue from the error's oldest, or from 0, which begins with the current state"
     cursor: Any
     oldest: Any
 
 
 class Behind(RetryLater):
-    """The region has not yet applied what the session has seen."""
+    """The region has not yet applied what the session has seen. Reserved: no call raises it yet."""
 
     region: str
 
 
 class HomeUnreachable(RetryLater):
-    """The home region of the key cannot be reached."""
+    """The home region of the key cannot be reached. Reserved: no call raises it yet."""
 
     region: str
     key: Any
 
 
 class InsufficientRights(RetryLater):
-    """The balance would cover it, but the region's own rights do not."""
+    """The balance covers the debit, but the region's own rights do not."""
 
     key: Any
     region: str
@@ -286,7 +286,7 @@ class Damage(Error):
 
 
 class Corrupt(Damage):
-    """Stored bytes contradict themselves; ``record`` names what is damaged."""
+    """Stored bytes are damaged or missing; ``record`` names the file or record."""
 
     hint = "verify() lists all damage; restore the named replica from a backup"
     record: str
@@ -299,7 +299,7 @@ class Failed(Damage):
 
 
 class DiskFull(Damage, OSError):
-    """There is no room for the next commit. Nothing changed, and reads go on."""
+    """There is no room for the next commit. Nothing changed, and reads continue."""
 
     hint = "free some space; no reopening is needed"
     path: str
@@ -314,13 +314,13 @@ class DiskFull(Damage, OSError):
 
 
 class Abort(Error):
-    """Raised by a transaction's own function: rolled back, and never retried."""
+    """Raised by a transaction's own function to roll back; the transaction is never retried."""
 
 
 class OutcomeUnknown(Error):
     """The commit failed at a point where it may or may not have taken effect."""
 
-    hint = "open the store again and look; an idempotency key resolves it"
+    hint = "open the store again and read; a request with an idempotency key can be repeated"
 
 
 class ProcedureFailed(Error):

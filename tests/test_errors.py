@@ -1,4 +1,4 @@
-"""The tree of errors: each one raised by what causes it, and each one in docs/errors.md."""
+"""The tree of errors: each error is raised by its cause and described in docs/errors.md."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ TREE: dict[str, tuple[tuple[type[Exception], ...], set[str]]] = {
     "ProcedureFailed": ((kvstore.Error,), {"name", "shard"}),
     "InsufficientFunds": ((kvstore.Error,), {"key"}),
 }
-"""Name: its bases, and facts it must carry."""
+"""Bases of each error, and the facts that it must carry, by name."""
 GROUPS = {"Error", "UsageError", "OpenError", "RetryLater", "Damage"}
 
 
@@ -98,7 +98,7 @@ class TestTheTree:
 
     @pytest.mark.parametrize("name", TREE)
     def test_a_copy_has_the_same_text_and_facts(self, name: str) -> None:
-        """Copies are what crosses threads and, by way of pickling, processes."""
+        """Copies of errors cross threads and, pickled, processes."""
         facts = dict.fromkeys(TREE[name][1], "found")
         error = all_errors()[name]("what happened", hint="the way out", **facts)
 
@@ -124,7 +124,7 @@ class TestTheTree:
 
 
 class Raised:
-    """What each error is raised by. The name of a method is the name of the error."""
+    """The cause of each error. A method has the name of the error that it raises."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -222,7 +222,7 @@ class TestEachIsRaised:
 
         assert type(raised.value) is all_errors()[name]
         assert str(raised.value)
-        if name != "LimitExceeded":  # of its facts, those that the limit is about
+        if name != "LimitExceeded":  # it carries only the facts that its limit is about
             given = {fact for fact in TREE[name][1] if getattr(raised.value, fact) is not None}
             assert given == TREE[name][1]
 

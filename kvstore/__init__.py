@@ -159,7 +159,7 @@ _OF_REGIONS = {
     "open_region": "geo.world",
     "regions_of": "geo.world",
 }
-"""Loaded with the first use: a script that opens one store does not wait for what regions need."""
+"""Modules of the names that are loaded at first use: opening a store does not import the code of regions."""
 
 
 def __getattr__(name: str) -> Any:

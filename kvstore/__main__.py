@@ -1,4 +1,4 @@
-"""``python -m kvstore``: the same as the command ``kvstore``."""
+"""``python -m kvstore`` runs the command ``kvstore``."""
 
 from kvstore.cli.app import main
 

@@ -1,4 +1,4 @@
-"""Keys and their bytes: encoded keys compare, byte by byte, as the keys themselves do.
+"""Keys and their encoding: the bytes of keys sort in the order of the keys.
 
 A key is a non-empty ``str``, ``bytes`` or ``tuple``; a tuple holds str, bytes, int, float, bool,
 None, UUID and tuples. Exact types only: a subclass would come back as its base class.
@@ -22,8 +22,8 @@ FORMAT, version 1
 INVARIANTS
     KEYS-1  encode(a) < encode(b) exactly when a sorts before b: bare keys before tuples, then by the
         type of the first element that differs (in the order of the table), then by its value.
-        Strs go by code points, and -0.0 before 0.0: two keys, though Python calls them equal.
-    KEYS-2  decode(encode(key)) == key, with the same types throughout; decode takes no other bytes.
+        Strs sort by code points. -0.0 sorts before 0.0: they are two keys, though equal in Python.
+    KEYS-2  decode(encode(key)) == key, with equal types throughout; decode rejects all other bytes.
     KEYS-3  An encoded key has at most KEY_BYTES_MAX bytes, in every mode.
 """
 
@@ -42,9 +42,9 @@ KeyPart: TypeAlias = "str | bytes | int | float | bool | UUID | tuple[KeyPart, .
 Key: TypeAlias = str | bytes | tuple[KeyPart, ...]
 
 KEY_BYTES_MAX = 480
-"""Bound on an encoded key, shape byte included. LMDB takes 511; the rest is for bytes put around it."""
+"""Upper bound on the size of an encoded key, shape byte included. LMDB allows 511, prefixes included."""
 INT_BYTES_MAX = 255
-"""Bound on the magnitude of an int in a key: its length has to fit in one byte."""
+"""Upper bound on the magnitude of an int in a key, in bytes: its length is stored in one byte."""
 
 _TUPLE_SHAPE = b"\x01"
 _FIRST, _END = b"\x00", b"\x02"
@@ -53,7 +53,7 @@ _ABOVE_ALL_CODES = b"\xff"
 _SHOWN_CHARS_MAX = 80
 
 _WORD_MAX = 2**64 - 1
-"""From here on ints are written with a length byte, though 8 bytes would still hold this one."""
+"""Least magnitude of an int that is written with a length byte, although it would fit in 8 bytes."""
 _SIZES = range(9)
 _POSITIVE_CODES = [bytes([0x14 + size]) for size in _SIZES]
 _NEGATIVE_CODES = [bytes([0x14 - size]) for size in _SIZES]
@@ -62,7 +62,7 @@ _DOUBLE = struct.Struct(">d")
 
 
 def encode(key: Key) -> bytes:
-    """The bytes of ``key``; ``KeyInvalid`` or ``LimitExceeded`` when it is not a key."""
+    """Return the bytes of ``key``. Raises ``KeyInvalid`` or ``LimitExceeded`` if it is not a valid key."""
     encoded = _encode_bound(key)
     if not key:
         raise KeyInvalid(f"{_shown(key)} is empty", key=key)
@@ -70,12 +70,12 @@ def encode(key: Key) -> bytes:
 
 
 def decode(encoded: bytes) -> Key:
-    """The key that ``encode`` made these bytes from; ``ValueError`` when there is none."""
+    """Return the key that ``encode`` made these bytes from. Raises ``ValueError`` if there is none."""
     if encoded[:2] == b"\x00\x02":
         try:
             text = encoded[2:-1].decode()
         except UnicodeDecodeError:
-            text = ""  # An escaped NUL, or damage: the thorough way below tells.
+            text = ""  # An escaped NUL, or damage: _decode_thoroughly finds out which.
         if text and "\x00" not in text and encoded[-1] == 0 and len(encoded) <= KEY_BYTES_MAX:
             return text
     try:
@@ -85,9 +85,10 @@ def decode(encoded: bytes) -> Key:
 
 
 def decode_sorted(batch: list[bytes]) -> list[Key]:
-    """``decode`` for keys in rising or falling order, as a scan has them.
+    """Return the decoded keys of a batch in ascending or descending order, as a scan reads it.
 
-    What the first and the last begin with, all between them begin with: bare strs are known by two looks.
+    All keys of such a batch share the common prefix of the first and the last key, so these two show
+    whether all are bare strs.
     """
     bare_strs = batch and batch[0][:2] == batch[-1][:2] == b"\x00\x02"
     if bare_strs and _ESCAPED_NUL not in b"".join(batch):
@@ -96,14 +97,14 @@ def decode_sorted(batch: list[bytes]) -> list[Key]:
 
 
 def prefix_range(prefix: Key) -> tuple[bytes, bytes]:
-    """Where the keys that begin with ``prefix`` are: from the first bytes up to, not with, the second.
+    """Return the range of the encoded keys that begin with ``prefix``: its start, and its excluded end.
 
-    A tuple stands for all tuples that begin with these whole elements, itself included; a str
-    or bytes for all bare keys of that type that begin so. An empty prefix is all of its type.
+    A tuple covers all tuples that begin with these whole elements, itself included; a str or bytes
+    covers all bare keys of its type that begin with it. An empty prefix covers all keys of its type.
     """
     encoded = _encode_bound(prefix)
     if type(prefix) is tuple:
-        # More elements begin with a code; FF here would be an escape, inside another element.
+        # A further element begins with a code below FF; FF here would escape a NUL inside a longer element.
         return encoded, encoded + _ABOVE_ALL_CODES
     start = encoded[:-1]
     return start, _successor(start)
@@ -112,9 +113,9 @@ def prefix_range(prefix: Key) -> tuple[bytes, bytes]:
 def key_range(
     *, prefix: Key | None = None, start: Key | None = None, stop: Key | None = None
 ) -> tuple[bytes, bytes]:
-    """Where the keys are that satisfy all that is given; ``start`` is in, ``stop`` is out.
+    """Return the range of the encoded keys within all given bounds: its start, and its excluded end.
 
-    Unlike a key, a bound may be empty: ``start=""`` is the first place a str could have.
+    Unlike a key, a bound may be empty: ``start=""`` is the lower bound of all str keys.
     """
     low, high = (_FIRST, _END) if prefix is None else prefix_range(prefix)
     if start is not None:
@@ -125,9 +126,9 @@ def key_range(
 
 
 def placement(key: Key, encoded: bytes, elements: int | None) -> bytes:
-    """The part of ``encoded``, the bytes of ``key``, that decides the shard.
+    """Return the part of ``encoded``, the bytes of ``key``, that decides the shard.
 
-    That is all of it when ``elements`` is None or ``key`` has no more elements than that.
+    That is all of ``encoded`` if ``elements`` is None or ``key`` has at most ``elements`` elements.
     """
     if elements is None or type(key) is not tuple or len(key) <= elements:
         return encoded
@@ -136,7 +137,7 @@ def placement(key: Key, encoded: bytes, elements: int | None) -> bytes:
 
 
 def _encode_bound(key: Key) -> bytes:
-    """``encode`` for a key that may be empty."""
+    """Return the bytes of a key that may be empty. Raises ``KeyInvalid`` or ``LimitExceeded``."""
     try:
         if type(key) is str:
             encoded = f"\x00\x02{key}\x00".encode() if "\x00" not in key else b"\x00" + _encode_str(key)
@@ -171,9 +172,9 @@ def _encode_tuple(key: tuple[KeyPart, ...]) -> bytes:
 
 
 def _encode_nested(part: tuple[KeyPart, ...]) -> bytes:
-    """A tuple inside a tuple, and those inside it, without recursion: nesting may be endless.
+    """Return the bytes of a tuple inside a tuple. No recursion: the nesting is unbounded.
 
-    Once it is too long for a key the rest is left out, and the caller refuses it by its length.
+    Once the bytes are too long for a key the rest is left out; the caller refuses the key by its length.
     """
     encoded = [b"\x05"]
     unfinished = [iter(part)]
@@ -237,13 +238,13 @@ def _encode_long_int(part: int, size: int) -> bytes:
 
 
 def _complement(negative: int, size: int) -> bytes:
-    """The magnitude with every bit inverted, so that a smaller number has smaller bytes."""
+    """Return the magnitude with every bit inverted, so that a smaller number has smaller bytes."""
     return (negative + (1 << 8 * size) - 1).to_bytes(size, "big")
 
 
 def _encode_float(part: float) -> bytes:
     if isnan(part):
-        raise KeyInvalid("nan has no place in an order")
+        raise KeyInvalid("nan cannot be part of a key: it has no place in the order of keys")
     bits = int.from_bytes(_DOUBLE.pack(part), "big")
     ordered = bits ^ (_WORD_MAX if bits & _SIGN_BIT else _SIGN_BIT)
     return b"\x21" + ordered.to_bytes(8, "big")
@@ -278,10 +279,10 @@ def _decode_thoroughly(encoded: bytes) -> Key:
 
 
 def _decode_parts(encoded: bytes, *, escapes: bool = False) -> tuple[KeyPart, ...]:
-    """What follows the shape byte. Reading past the end is noticed at the end, or an IndexError.
+    """Return the elements after the shape byte. Raises ``ValueError`` or ``IndexError`` for other bytes.
 
-    Escaped NULs are rare: without ``escapes`` a str ends at its first 00, and the FF that is then
-    where a code should be says to begin again.
+    Escaped NULs are rare: without ``escapes`` a str ends at its first 00, and an FF in the place of the
+    next code restarts the decoding with ``escapes``.
     """
     parts: list[KeyPart] = []
     enclosing: list[list[KeyPart]] = []
@@ -313,7 +314,7 @@ def _decode_parts(encoded: bytes, *, escapes: bool = False) -> tuple[KeyPart, ..
             part, position = _DECODERS[code](encoded, position + 1)
             parts.append(part)
             if code == 0x00 and enclosing:
-                position += 1  # The FF that tells a None from the end of its tuple.
+                position += 1  # Skip the FF that distinguishes a None from the end of its tuple.
     if position != end or enclosing:
         raise ValueError("cut off")
     return tuple(parts)
@@ -395,7 +396,7 @@ def _demand(holds: bool) -> None:
 
 
 def _successor(start: bytes) -> bytes:
-    """The least bytes above everything that begins with ``start``."""
+    """Return the least bytes above everything that begins with ``start``."""
     trimmed = start.rstrip(b"\xff")
     return trimmed[:-1] + bytes([trimmed[-1] + 1])
 
@@ -408,7 +409,7 @@ def _bare_refusal(key: Any) -> KeyInvalid:
 
 
 def _too_long(key: Key, size: int) -> LimitExceeded:
-    """``size`` is what was counted: of very deep nesting, as far as it was looked at."""
+    """Return the error for a key of ``size`` bytes; a very deep key is counted only in part."""
     return LimitExceeded(
         f"key {_shown(key)} takes {size} bytes, over the limit of {KEY_BYTES_MAX}",
         key=key,
@@ -418,12 +419,12 @@ def _too_long(key: Key, size: int) -> LimitExceeded:
 
 
 _brief = reprlib.Repr()
-_brief.maxlevel = 3  # Even a short key's repr may be endless, when it holds few tuples many times.
+_brief.maxlevel = 3  # Even a short key's repr can be huge, if the key holds a few tuples many times over.
 _brief.maxstring = _brief.maxother = _brief.maxlong = _SHOWN_CHARS_MAX // 2
 
 
 def _shown(key: Any) -> str:
-    """``key`` for a message. Some things cannot be shown: their ``repr`` fails."""
+    """Return ``key`` as text for a message, or the name of its type if its ``repr`` raises."""
     try:
         text = _brief.repr(key)
     except Exception:
@@ -432,11 +433,11 @@ def _shown(key: Any) -> str:
 
 
 def check_limit(limit: int | None) -> int | None:
-    """Return the limit, or refuse one that is no number of rows."""
+    """Return ``limit``. Raises ``LimitExceeded`` if it is neither None nor an int of at least 0."""
     if limit is None:
         return None
     if type(limit) is not int:
-        raise LimitExceeded(f"limit is an int, a number of rows, not {type(limit).__name__}", limit=0)
+        raise LimitExceeded(f"limit must be an int, a number of rows, not {type(limit).__name__}", limit=0)
     if limit < 0:
         raise LimitExceeded(f"limit is {limit}; it cannot be negative", size=limit, limit=0)
     return limit

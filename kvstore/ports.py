@@ -1,18 +1,18 @@
-"""What storage must offer to those above it (architecture, section 4).
+"""The interface of storage to the rooms above it (architecture, section 4).
 
-One environment per host. Everything a host's roles write goes through its one open batch, so one
-commit, and one fsync, covers all of them. Two implementations keep this contract, ``lmdb`` and
-``memory``; ``tests/storage/test_conformance.py`` holds both to it.
+Each host has one environment. All roles of a host write through its one open batch, so one commit, and
+one fsync, covers all of them. Two implementations keep this contract, ``lmdb`` and ``memory``;
+``tests/storage/test_conformance.py`` checks both.
 
 THE DURABILITY CONTRACT
-    PORT-1  What a batch wrote is visible to the batch at once, and to views only after its commit.
-    PORT-2  A commit is all or nothing, also over a crash; when it returns it is as durable as the
-        environment's ``durability`` says.
+    PORT-1  A batch sees its own writes at once; views see them only after the batch's commit.
+    PORT-2  A commit is all or nothing, even across a crash; when ``commit`` returns, the commit is as
+        durable as the environment's ``durability`` says.
     PORT-3  A view shows one commit for as long as it is open.
-    PORT-4  A record that was changed by anything but this port raises ``Corrupt``; a missing answer is
-        given only when the neighbours of the gap prove it (contracts B4).
+    PORT-4  Reading a record that was changed by anything but this port raises ``Corrupt``; a key is
+        reported missing only if the neighbours of the gap prove it (contracts B4).
 
-Names of logs and tables are exactly ``NAME_BYTES`` long, so that no two overlap.
+Names of logs and tables are exactly ``NAME_BYTES`` long, so that no two key ranges overlap.
 """
 
 from __future__ import annotations
@@ -35,25 +35,25 @@ class RecordLog(Protocol):
     """A contiguous, append-only run of records, each chained to its predecessor's checksum."""
 
     def append(self, index: int, record: bytes) -> None:
-        """Write the record after the last one; ``index`` is asserted to be next."""
+        """Append a record; ``index`` is asserted to be ``last + 1``."""
 
     def read(self, first: int, count_max: int) -> list[tuple[int, bytes]]:
-        """Return up to ``count_max`` records from ``first`` on. Raises ``Corrupt``."""
+        """Return up to ``count_max`` pairs of index and record from ``first`` on. Raises ``Corrupt``."""
 
     def replace(self, index: int, record: bytes) -> None:
-        """Put another record in the place of one, and chain those after it anew."""
+        """Replace the record at ``index``, and chain the records after it anew."""
 
     def replace_from(self, index: int, records: list[bytes]) -> None:
-        """Put these in the place of one and of all that come after it."""
+        """Replace the record at ``index`` and all records after it by ``records``."""
 
     def reset(self, first: int) -> None:
-        """Forget every record; the next one is ``first``."""
+        """Remove every record; the next index is ``first``."""
 
     def truncate_before(self, index: int, count_max: int) -> int:
-        """Forget up to ``count_max`` records below ``index`` and return how many went."""
+        """Remove up to ``count_max`` records below ``index`` and return the number removed."""
 
     def check_end(self) -> None:
-        """Raise ``Corrupt`` unless the last record is the one the head was taken from."""
+        """Raise ``Corrupt`` unless the last record has the checksum that the head holds."""
 
     @property
     def first(self) -> int: ...
@@ -63,14 +63,14 @@ class RecordLog(Protocol):
 
     @property
     def head(self) -> Head:
-        """What its owner keeps of it, outside the data it covers."""
+        """Summary of the log that its owner stores outside the data it covers."""
 
 
 class ReadableTable(Protocol):
     """An ordered map of bytes to bytes."""
 
     def get(self, key: bytes) -> bytes | None:
-        """Return the value, or None when the neighbours prove there is none. Raises ``Corrupt``."""
+        """Return the value, or None if the neighbours prove the key missing. Raises ``Corrupt``."""
 
     def scan(
         self, start: bytes, stop: bytes, *, reverse: bool = False, limit: int
@@ -87,19 +87,19 @@ class Table(ReadableTable, Protocol):
     def put(self, key: bytes, value: bytes) -> None: ...
 
     def delete(self, key: bytes) -> None:
-        """Remove the key, if it is there."""
+        """Remove the key, if present."""
 
 
 class CommitView(Protocol):
-    """What one commit left: closed promptly, because an old view keeps space from being reused."""
+    """The state after one commit. Close it promptly: an old view keeps space from being reused."""
 
     def table(self, name: bytes) -> ReadableTable: ...
 
     def log(self, name: bytes, head: Head) -> RecordLog:
-        """The log as of this commit; its writing methods may not be called."""
+        """Return the log as of this commit; its writing methods must not be called."""
 
     def problems(self) -> Iterator[str]:
-        """Walk every record of every log and table and yield a sentence for each damage."""
+        """Walk every record of every log and table and yield a sentence for each problem."""
 
     def record_count(self) -> int: ...
 
@@ -110,22 +110,22 @@ class WriteBatch(Protocol):
     """The one open batch of an environment, bound to the thread that began it."""
 
     def commit(self) -> None:
-        """Make it visible and durable. Raises ``OutcomeUnknown``; then the environment failed."""
+        """Make the batch visible and durable. Raises ``OutcomeUnknown``; the environment has then failed."""
 
     def abort(self) -> None: ...
 
 
 class Link(Protocol):
-    """A way to one other region. It may lose, delay, repeat and reorder messages, but not change them."""
+    """A channel to one other region. It may lose, delay, repeat and reorder messages, but not change them."""
 
     def start(self, deliver: Callable[[bytes], None]) -> None:
-        """Hand every message that comes to ``deliver``, on any thread; called once."""
+        """Pass every incoming message to ``deliver``, on any thread. Called once."""
 
     def send(self, message: bytes) -> None:
-        """Send it, or lose it; never waits for the other side."""
+        """Send the message, or lose it; never wait for the other side."""
 
     def close(self) -> None:
-        """Deliver nothing any more."""
+        """Stop delivering messages."""
 
 
 class Leases(Protocol):
@@ -152,38 +152,38 @@ class Environment(Protocol):
 
     @property
     def failure(self) -> BaseException | None:
-        """Why this environment refuses to write; None while it does not."""
+        """The error after which this environment refuses to write; None while it accepts writes."""
 
     @property
     def suspicion(self) -> str | None:
-        """What speaks against this environment although it could be opened."""
+        """A sentence that says why an environment that could be opened is suspect; None if it is not."""
 
     def begin(self) -> WriteBatch:
-        """Open the batch on this thread. Raises ``Failed``."""
+        """Open the batch on this thread and return it. Raises ``Failed``."""
 
     def expect(self, payload_bytes: int, records: int) -> None:
-        """Ask for room for the next batch. Raises ``DiskFull``; then nothing changed."""
+        """Reserve room for the next batch. Raises ``DiskFull``, with nothing changed."""
 
     def log(self, name: bytes, head: Head) -> RecordLog:
-        """The log of this name, seen and written through the open batch.
+        """Return the log of this name, read and written through the open batch.
 
-        ``head`` is where its owner recorded it to begin and end, kept outside the data it covers.
+        ``head`` is what the log's owner stored of it, outside the data it covers.
         """
 
     def table(self, name: bytes) -> Table:
-        """The table of this name, seen and written through the open batch."""
+        """Return the table of this name, read and written through the open batch."""
 
     def read(self, name: bytes, key: bytes) -> bytes | None:
-        """One record of a table as of the last commit. Raises ``Corrupt``."""
+        """Return the value of a table's key as of the last commit; None if missing. Raises ``Corrupt``."""
 
     def view(self) -> CommitView:
-        """A view of the last commit. Raises ``LimitExceeded`` when too many are open."""
+        """Return a view of the last commit. Raises ``LimitExceeded`` if too many views are open."""
 
     def sync(self) -> None:
         """Make every commit so far durable, whatever ``durability`` is."""
 
     def copy_to(self, folder: str) -> None:
-        """Write a compact copy of the last commit as another environment's files."""
+        """Write a compact copy of the last commit to ``folder``, as the files of another environment."""
 
     def size_bytes(self) -> int: ...
 
@@ -191,6 +191,6 @@ class Environment(Protocol):
         """Refuse all further writes."""
 
     def retire(self) -> None:
-        """Close it; another file stands in its place, whose marks are not to be touched."""
+        """Close the environment, whose file was replaced, without touching the new file's marks."""
 
     def close(self) -> None: ...

@@ -1,8 +1,8 @@
 """The words of the protocols as types: one name for each idea, used in every room.
 
-All are integers at run time. ``TransactionId`` names a transaction by its place in one shard's
-sequence; a transaction over several shards has one such id per participant, and matches a set of
-ids if *any* of its ids is in the set (Eris, SOSP 2017, section 6.3).
+The numbers are integers at run time. ``TransactionId`` identifies a transaction by its place in one
+shard's sequence; a transaction over several shards has one such id per participant, and matches a set
+of ids if *any* of its ids is in the set (Eris, SOSP 2017, section 6.3).
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ ShardId = NewType("ShardId", int)
 HostId = NewType("HostId", int)
 """A host's number, from 0. A host owns one environment and carries one replica of every shard."""
 ClientId = NewType("ClientId", int)
-"""A client's number: the epoch of the opening that made it (contracts C4)."""
+"""A client's number: the epoch of the opening that created the client (contracts C4)."""
 RequestId = NewType("RequestId", int)
-"""A client's own count of its requests, from 1."""
+"""A request's number among the requests of its client, from 1."""
 RegionId = NewType("RegionId", int)
-"""A region's number, from 0: its place among the names of all regions, sorted."""
+"""A region's number, from 0: its place among the sorted names of all regions."""
 Epoch = NewType("Epoch", int)
-"""The reign of one sequencer, from 1; it never goes back."""
+"""The number of one sequencer's term, from 1; it never decreases."""
 ViewNumber = NewType("ViewNumber", int)
-"""A shard's view; replica ``view % replicas`` is its designated learner."""
+"""The number of a shard's view; replica ``view % replicas`` is its designated learner."""
 SequenceNumber = NewType("SequenceNumber", int)
-"""A place in one shard's sequence of one epoch, from 1."""
+"""A place in one shard's sequence within one epoch, from 1."""
 Slot = NewType("Slot", int)
-"""A place in one shard's log, from 1, over all epochs: epoch base + sequence number."""
+"""A place in one shard's log, from 1, across all epochs: epoch base + sequence number."""
 Timestamp = NewType("Timestamp", int)
-"""Nanoseconds since 1970, made unique and rising by the sequencer."""
+"""Nanoseconds since 1970, which the sequencer makes unique and increasing."""
 
 ChainId = tuple[RegionId, ShardId]
 """A chain of the FuzzyLog: one region's log of one shard."""
@@ -37,7 +37,7 @@ Kind = Literal["bounded", "counter", "set", "register"]
 
 
 class TransactionId(NamedTuple):
-    """One of the names of a transaction: its place in one participant's sequence."""
+    """One of the ids of a transaction: its place in one participant's sequence."""
 
     epoch: Epoch
     shard: ShardId

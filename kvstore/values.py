@@ -1,18 +1,19 @@
-"""Values and their bytes: msgpack, and nothing that could not be read back.
+"""Values and their encoding: msgpack, limited to values that can be read back.
 
-What comes back equals what was put, but tuples come back as lists, bytearray and memoryview as
-bytes. Map keys are str, bytes, int, float, bool and None. An int beyond 64 bits travels as the
-msgpack extension INT_EXTENSION: two's complement, big-endian, of any length.
+A decoded value equals the encoded value, except that tuples come back as lists, and bytearray and
+memoryview as bytes. Map keys are str, bytes, int, float, bool and None. An int beyond 64 bits is
+stored as the msgpack extension INT_EXTENSION: two's complement, big-endian, of any length.
 
-Subclasses of these types are taken and come back as the base class: an IntEnum as its int, an
-OrderedDict as a dict, a namedtuple as a list. Refused, with the place named, are all other types,
-msgpack's own ExtType and Timestamp, strs with lone surrogates (which have no UTF-8), and more than
-VALUE_DEPTH_MAX containers inside each other, so also a container that holds itself.
+Subclasses of these types are accepted and come back as the base class: an IntEnum as its int, an
+OrderedDict as a dict, a namedtuple as a list. All other types are refused, with the place named, and
+so are msgpack's own ExtType and Timestamp, strs with lone surrogates (which have no UTF-8 form), and
+containers nested more than VALUE_DEPTH_MAX deep, which includes a container that holds itself.
 
-Scalars are written by msgspec, whose bytes are the same, in a third of the time. It takes more
-types than come back, though (sets, dates, dataclasses), where msgpack takes two of its own. So a
-container is written by both, and what they agree on, byte by byte, is msgpack's data model and
-nothing else, at half the cost of reading it back. Only where they differ do we look ourselves.
+Scalars are encoded by msgspec, which writes msgpack's bytes in a third of the time. But msgspec also
+accepts types that would not come back (sets, dates, dataclasses), and msgpack two types of its own. A
+container is therefore encoded by both: bytes on which the two libraries agree are msgpack's data
+model and nothing else, at half the cost of reading the value back. Only where the bytes differ is the
+value examined part by part.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ import msgspec
 from kvstore.errors import LimitExceeded, ValueNotSupported
 
 VALUE_BYTES_MAX = 16 * 1024 * 1024
-"""Bound on an encoded value."""
+"""Upper bound on the size of an encoded value, in bytes."""
 VALUE_DEPTH_MAX = 1024
-"""Bound on containers inside each other: msgpack (from 1.2 on) reads no more, whatever the stack allows."""
+"""Upper bound on the nesting of containers: msgpack (from 1.2 on) reads no deeper, whatever the stack."""
 INT_EXTENSION = 1
 """The msgpack extension type of ints beyond 64 bits."""
 
@@ -40,11 +41,16 @@ _KEYS_CARRIED = (str, bytes, memoryview, int, float, type(None))
 _CARRIED = (*_KEYS_CARRIED, bytearray, *_CONTAINERS)
 _SHOWN_CHARS_MAX = 40
 _BUFFER_BYTES = 512
-"""First buffer of a packer. The default, a whole MiB, takes longer to get than most values to pack."""
+"""Size of a packer's first buffer. Allocating the default of 1 MiB takes longer than packing most values."""
 
 
 def encode(value: Any) -> bytes:
-    """The bytes of ``value``; ``ValueNotSupported`` when it would not be read back as it was."""
+    """Return the bytes of ``value``.
+
+    Raises:
+        ValueNotSupported: the value would not be read back unchanged.
+        LimitExceeded: the bytes are longer than ``VALUE_BYTES_MAX``.
+    """
     try:
         payload = _write(value) if type(value) in _SCALARS else _encode_container(value)
     except (UnicodeEncodeError, OverflowError):
@@ -56,12 +62,12 @@ def encode(value: Any) -> bytes:
 
 
 def decode(payload: bytes) -> Any:
-    """A new copy of the value whose bytes these are; ``ValueError`` for what is no msgpack."""
+    """Return a new copy of the value with these bytes. Raises ``ValueError`` if they are not msgpack."""
     try:
         try:
             return _read(payload)
         except RecursionError:
-            # msgpack keeps a stack of its own: a deep value is readable from deep in the caller's.
+            # msgpack has its own stack, so it reads a deep value even when the caller's stack is deep.
             return msgpack.unpackb(payload, strict_map_key=False, ext_hook=_from_extension)
     except (msgspec.DecodeError, ValueError, TypeError) as damage:
         raise ValueError(f"not an encoded value: {damage!r}") from damage
@@ -72,7 +78,7 @@ def _int_from(data: bytes | memoryview) -> int:
 
 
 EXTENSIONS: dict[int, Callable[[bytes | memoryview], Any]] = {INT_EXTENSION: _int_from}
-"""What reads the data of each msgpack extension; ``execution/crdt/cells.py`` adds the records of a region."""
+"""Decoder of each msgpack extension; ``execution/crdt/cells.py`` adds the decoder of a key's cells."""
 
 
 def _from_extension(code: int, data: bytes | memoryview) -> Any:
@@ -95,7 +101,7 @@ _FOREIGN = msgpack.ExtType(127, b"not msgpack's")
 
 
 def _unlike_anything(part: Any) -> msgpack.ExtType:
-    """What a packer writes in place of what it does not take: bytes that msgspec never writes."""
+    """Return what a packer writes for a part that it does not support: bytes that msgspec never writes."""
     return _FOREIGN
 
 
@@ -104,20 +110,20 @@ _packer = partial(msgpack.Packer, default=_unlike_anything, buf_size=_BUFFER_BYT
 
 
 def _encode_container(value: Any) -> bytes:
-    """The bytes that both libraries write for ``value``; where they differ, a closer look.
+    """Return the bytes that both libraries write for ``value``; if they differ, examine it part by part.
 
-    Inside one list more at first, because msgpack writes one level more than it reads.
+    The first comparison adds an enclosing list, because msgpack writes one level more than it reads.
     """
     try:
         payload = _write(value)
         if _exact_packer().pack([value])[1:] == payload:
             return payload
         if _packer().pack(value) == payload:
-            # It holds tuples or subclasses. A tuple as a map key can be written, but not read.
+            # The value holds tuples or subclasses. A tuple as a map key can be written, but not read.
             msgpack.unpackb(payload, strict_map_key=False)
             return payload
     except Exception:
-        # Whatever it was, the look finds it and names its place.
+        # The examination finds the cause, whatever it is, and names its place.
         return _encode_after_look(value)
     return _encode_after_look(value)
 
@@ -129,7 +135,7 @@ def _encode_after_look(value: Any) -> bytes:
 
 
 def _refuse_unreadable(value: Any) -> None:
-    """Raise for the first part, in order, that could not be read back. Without recursion."""
+    """Raise ``ValueNotSupported`` for the first part that could not be read back. No recursion."""
     path: list[str] = []
     enclosing: list[Any] = []
     unfinished: list[Iterator[tuple[str, Any]]] = [iter([("value", value)])]
@@ -158,7 +164,7 @@ def _not_supported(place: str, objection: str) -> ValueNotSupported:
 
 
 def _objection(part: Any, enclosing: list[Any]) -> str:
-    """Why ``part`` could not be read back, leaving out what is inside it; empty when it could."""
+    """Return why ``part``, apart from its contents, could not be read back; empty if it could."""
     kind = type(part)  # Not isinstance, which a mock can deceive.
     if not issubclass(kind, _CARRIED) or issubclass(kind, msgpack.ExtType):
         return kind.__name__
@@ -200,7 +206,7 @@ def _has_utf8(text: str) -> bool:
 
 
 def _shown(key: Any) -> str:
-    """A map key as it stands between the brackets of a place, cut to fit in a message."""
+    """Return a map key as shown between the brackets of a place, shortened to fit in a message."""
     try:
         text = json.dumps(key, ensure_ascii=False) if isinstance(key, str) else repr(key)
     except Exception:

@@ -56,7 +56,7 @@ similar_bounds = (
     | st.lists(st.sampled_from(b"a\x00\xfe\xff"), max_size=3).map(bytes)
 )
 similar_keys = similar_bounds.filter(bool)
-"""From so few parts that one is often the prefix of another."""
+"""Keys built from so few parts that one key is often the prefix of another."""
 
 
 def a_deep_tuple(levels: int) -> tuple[Any, ...]:
@@ -67,14 +67,14 @@ def a_deep_tuple(levels: int) -> tuple[Any, ...]:
 
 
 def identity(part: Any) -> Any:
-    """Equal for two parts exactly when they are the same key, to the type and the sign of zero."""
+    """Return a value that is equal for two parts only if they are one key, in type and sign of zero too."""
     if type(part) is tuple:
         return (tuple, *map(identity, part))
     return type(part), struct.pack(">d", part) if type(part) is float else part
 
 
 def place(part: Any) -> Any:
-    """Where a part stands in the order, told without its bytes: first the type, then the value."""
+    """Return the place of a part in the order, independent of its bytes: first the type, then the value."""
     match part:
         case None:
             return (0,)
@@ -150,7 +150,7 @@ def test_ints_of_every_length(oracle: ModuleType, bits: int, off: int, sign: int
     ],
 )
 def test_bytes_of_format_1(key: Key, encoded: str) -> None:
-    """What is on disk must stay readable: a change here needs a new format number."""
+    """Data on disk must stay readable: a change here needs a new format number."""
     assert encode(key) == bytes.fromhex(encoded)
     assert identity(decode(bytes.fromhex(encoded))) == identity(key)
 
@@ -542,7 +542,7 @@ def assert_decoded_or_refused(encoded: bytes) -> None:
 
 
 def test_every_short_encoding() -> None:
-    """All codes, each with the bytes that are special after some code."""
+    """Every code is followed by each of the bytes that are special after some code."""
     special = [0x00, 0x01, 0x02, 0x05, 0x14, 0x15, 0x61, 0xF7, 0xFF]
     for shape, code in itertools.product(range(3), range(256)):
         for tail in itertools.chain.from_iterable(itertools.product(special, repeat=n) for n in range(3)):

@@ -1,4 +1,4 @@
-"""Values: what goes in comes out, and what would not is refused with its place."""
+"""Values: a supported value is read back equal, and an unsupported value is refused with its place."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ loose_values = st.recursive(
 
 
 def identity(value: Any) -> Any:
-    """Equal for two values exactly when they are the same, to the type, the order and the bits."""
+    """Return a value that is equal for two values only if their types, order and bits are equal."""
     match value:
         case dict():
             return type(value), [(identity(key), identity(part)) for key, part in value.items()]
@@ -188,7 +188,7 @@ def test_msgpack_alone_reads_the_bytes(value: Any) -> None:
     ],
 )
 def test_bytes_of_format_1(value: Any, payload: str) -> None:
-    """What is on disk must stay readable: a change here needs a new format number."""
+    """Data on disk must stay readable: a change here needs a new format number."""
     assert encode(value) == bytes.fromhex(payload)
     assert decode(bytes.fromhex(payload)) == as_it_comes_back(value)
 
@@ -412,7 +412,7 @@ def test_1024_levels_are_the_deepest(wrap: Callable[[Any], Any], innermost: Any)
 
 @pytest.mark.parametrize("recursion_limit", [400, 20_000])
 def test_the_depth_is_the_same_whatever_the_stack(recursion_limit: int) -> None:
-    """An execution that some replica refuses and another takes would part them."""
+    """Replicas would diverge if an execution were refused by one replica and accepted by another."""
     usual = sys.getrecursionlimit()
     sys.setrecursionlimit(recursion_limit)
     try:

@@ -1,7 +1,7 @@
-"""LMDB's data file as bytes: what must be known of it before it is mapped (contracts B3, B4).
+"""LMDB's data file as bytes: checks and repairs before the file is mapped (contracts B3, B4).
 
-A page past the end of a mapped file raises SIGBUS, which no ``except`` can catch, so the two meta
-pages are read with ``pread`` first and compared with the file's size. LMDB 0.9 on 64-bit hosts:
+Reading past the end of a mapped file raises SIGBUS, which no ``except`` can catch. The two meta pages
+are therefore read with ``pread`` first and compared with the file's size. LMDB 0.9 on 64-bit hosts:
 
     page header  16 bytes   page number u64, pad u16, flags u16 (0x08 = meta), lower/upper u32
     meta         magic u32 0xBEEFC0DE, version u32 1, address u64, map size u64,
@@ -22,7 +22,7 @@ from kvstore.errors import Corrupt, WrongFormat
 MAGIC = 0xBEEFC0DE
 DATA_VERSION = 1
 LOOKS = 10
-"""How often the meta pages are read before they are called damaged."""
+"""Number of times that the meta pages are read before they are reported as damaged."""
 _HEADER = struct.Struct("=QHHI")
 _META = struct.Struct("=IIQQ48s48sQQ")
 _META_FLAG = 0x08
@@ -31,7 +31,7 @@ META_BYTES = _HEADER.size + _META.size
 
 
 class MetaPage(NamedTuple):
-    """One of the two roots of the file, and the bytes it was read from."""
+    """One of the two roots of the file, and the bytes that the root was read from."""
 
     page: int
     page_bytes: int
@@ -41,27 +41,27 @@ class MetaPage(NamedTuple):
 
     @property
     def has_its_slot(self) -> bool:
-        """Whether the commit is one that is written here: even ones into page 0, odd ones into page 1."""
+        """Whether the commit belongs on this page: even commits go to page 0, odd commits to page 1."""
         return self.transaction == 0 or self.transaction & 1 == self.page
 
     @property
     def file_bytes(self) -> int:
-        """How long the file must be for every page of this root to exist."""
+        """Least size of a file that holds every page of this root, in bytes."""
         return (self.last_page + 1) * self.page_bytes
 
 
 def newest_meta(path: Path) -> MetaPage:
-    """Return the root LMDB would open. Raises ``Corrupt`` or ``WrongFormat``, naming the file.
+    """Return the root that LMDB would open. Raises ``Corrupt`` or ``WrongFormat``, naming the file.
 
-    The two slots hold consecutive commits, so a flipped bit cannot make the older one the newer. While
-    another process commits they may be read a commit apart: then they are read again.
+    The two pages hold consecutive commits, so a flipped bit cannot turn the older root into the newer.
+    While another process commits, the pages may be read a commit apart; they are then read again.
     """
     for _ in range(LOOKS):
         older, newer = sorted(_both_metas(path), key=lambda meta: meta.transaction)
         if newer.transaction - older.transaction <= 1 and newer.has_its_slot and older.has_its_slot:
             return newer
     record = f"{path}: meta pages"
-    what = f"commit {newer.transaction} does not follow on commit {older.transaction}"
+    what = f"commit {newer.transaction} does not follow commit {older.transaction}"
     raise Corrupt(f"{record}: {what}", record=record)
 
 
@@ -92,37 +92,37 @@ def _meta_at(path: Path, file: int, *, page: int, offset: int) -> MetaPage | Non
 
 
 def _another_version(path: Path, found: int | str) -> WrongFormat:
-    message = f"{path} is an LMDB file of {found} version; this store reads version {DATA_VERSION}"
+    message = f"{path}: unsupported version of LMDB's file ({found}); this store reads {DATA_VERSION}"
     return WrongFormat(message, path=str(path), found=found, expected=DATA_VERSION)
 
 
 def page_bytes_of(meta: bytes) -> int:
-    """The page size a meta page states, or the system's when it states none LMDB could have."""
+    """Return the page size that a meta page states, or the system's if LMDB cannot have that size."""
     stated = int.from_bytes(meta[_PAGE_SIZE_AT : _PAGE_SIZE_AT + 4], "little")
     sound = 256 <= stated <= 1 << 16 and stated & (stated - 1) == 0
     return stated if sound else os.sysconf("SC_PAGE_SIZE")
 
 
 def is_cut_short(path: Path) -> bool:
-    """Whether the file ends before the last page its newest root counts.
+    """Return whether the file ends before the last page that its newest root counts.
 
-    Not yet damage: a page that was given back within the commit that took it is counted but never
-    written. Whoever sees True walks the file without mapping it before deciding.
+    This need not be damage: a page that one commit both took and freed is counted but never written.
+    If True, the caller walks the file without mapping it before it decides.
     """
     needed = newest_meta(path).file_bytes  # read first: a writer may be extending the file
     return path.stat().st_size < needed
 
 
 def extend(path: Path) -> None:
-    """Give a sound file the unwritten pages at its end, so that mapping it cannot fault."""
+    """Extend a sound file by the unwritten pages at its end, so that reading its map cannot fault."""
     os.truncate(path, newest_meta(path).file_bytes)
 
 
 def restore_root(path: Path, meta: bytes) -> None:
-    """Write a saved meta page into both slots of the file, and make that durable (B3).
+    """Write a saved meta page over both meta pages of the file, durably (B3).
 
-    Each slot keeps the parity of its transaction ids, which LMDB writes it by: the one that the page was
-    not saved from gets the id before, so LMDB takes the other, and both are the same root.
+    Each page keeps the parity of the transaction ids that LMDB writes to it: the page that the root was
+    not saved from gets the preceding id. LMDB then opens the other page, and both hold one root.
     """
     _, pad, flags, rest = _HEADER.unpack_from(meta)
     transaction = int.from_bytes(meta[-8:], sys.byteorder)
@@ -135,12 +135,12 @@ def restore_root(path: Path, meta: bytes) -> None:
 
 
 def drop_cached_pages(path: Path) -> None:
-    """After a failed sync the page cache may hold what the disk does not: read the disk (A5)."""
+    """Drop the file's cached pages, which may differ from the disk after a failed sync (A5)."""
     with path.open("rb", buffering=0) as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def boot_id() -> str:
-    """What names this run of the machine: after another one, unsynced pages are lost."""
+    """Return the id of the machine's current boot, if known. Unsynced pages do not survive a boot."""
     source = Path("/proc/sys/kernel/random/boot_id")
     return source.read_text().strip() if source.exists() else ""

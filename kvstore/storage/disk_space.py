@@ -1,8 +1,8 @@
-"""Whether there is room for the next commit, asked before it begins (contracts A5).
+"""The check, before each commit, that there is room for the commit (contracts A5).
 
-LMDB copies each page it changes, so a record can cost several pages. A commit that runs out of disk
-in the middle leaves its outcome unknown; asking first turns that into ``DiskFull`` with nothing
-changed. The system is asked again only after half of what it last granted may be used up.
+LMDB copies each page that it changes, so a record can cost several pages. A commit that runs out of
+disk space midway has an unknown outcome; checking first raises ``DiskFull`` instead, with nothing
+changed. The system is asked again only after half of the space that it last reported may be used up.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ except ImportError:  # pragma: no cover - there is no such limit where the modul
     resource = None  # type: ignore[assignment]
 
 RESERVE_BYTES = 1 << 20
-"""Always left free: enough for an opening, a close and the pages of a few small commits."""
+"""Space that is always left free: enough for an opening, a close and the pages of a few small commits."""
 RECORD_COST_BYTES = 3 * 4096
-"""Pages that one record may newly occupy: its leaf, a split, and a share of the branches."""
+"""Space that one record may newly occupy, in pages: its leaf, a split, and a share of the branches."""
 GRANT_BYTES_MAX = 64 << 20
-"""Upper bound of what is used before asking again: other programs use the disk as well."""
+"""Upper bound on the space used between two checks: other programs use the disk as well."""
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
 def refused(location: str) -> Iterator[None]:
-    """Turn what a disk says that will not be written to into ``DiskFull`` or ``Failed``."""
+    """Translate the errors of a disk that refuses a write into ``DiskFull`` or ``Failed``."""
     try:
         yield
     except Damage:
@@ -46,19 +46,19 @@ def refused(location: str) -> Iterator[None]:
 
 
 class DiskSpace:
-    """The room left for one data file: on its disk, under the file size limit, in its map."""
+    """The space left for one data file: on its disk, under the file size limit, in its map."""
 
     def __init__(self, data: Path) -> None:
         self._data = data
         self.map_bytes = 1 << 62
-        """Address space reserved for the file: known once it is mapped."""
+        """Address space reserved for the file, known once the file is mapped."""
         self._granted = 0
 
     def expect(self, payload_bytes: int, records: int) -> None:
-        """Note what the next batch will write, in bytes and in records.
+        """Reserve space for the next batch, given in bytes and in records.
 
         Raises:
-            DiskFull: there is no room for it; nothing changed.
+            DiskFull: there is not enough space; nothing changed.
         """
         wanted = 2 * payload_bytes + records * RECORD_COST_BYTES
         if wanted > self._granted:

@@ -1,7 +1,7 @@
-"""``python -m kvstore.storage.examine FOLDER``: walk one environment and say what is wrong.
+"""``python -m kvstore.storage.examine FOLDER``: walk one environment and report its problems.
 
-Run as a child process, because LMDB follows a damaged page pointer wherever it leads. Prints one
-line for each problem; the exit code is 0 when there is none.
+It runs as a child process, because LMDB follows damaged page pointers, which can end the process. It
+prints one line for each problem; the exit code is 0 if there are none.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from kvstore.storage.soundness import DATA_FILE, structure_problems
 
 
 def examine(folder: Path) -> Iterator[str]:
-    """Yield a sentence for each problem: of the pages first, then, if they are sound, of records."""
+    """Yield a sentence for each problem: in the pages first and, if these are sound, in the records."""
     found = False
     for problem in structure_problems(folder / DATA_FILE):
         found = True

@@ -1,8 +1,8 @@
-"""The open batch of an LMDB environment: writes gathered in memory, applied in one go.
+"""The open batch of an LMDB environment: writes are buffered in memory and applied in one call.
 
-Nothing is written to LMDB before the commit. py-lmdb lets other threads run at each of its calls, and
-beside a computing thread each call may then wait 5 ms for its turn; one call for the whole batch
-waits once. Sorted, it is also faster, and a record written twice is stored once.
+Nothing is written to LMDB before a scan or the commit. py-lmdb lets other threads run during each of
+its calls, and beside a computing thread each call may then wait 5 ms to continue; one call for the
+whole batch waits once. Sorted writes are also faster, and a record written twice is stored once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _UNWRITTEN: Any = object()
 
 
 class BatchOwner(Protocol):
-    """What a batch needs of its environment."""
+    """The part of an environment that its batch uses."""
 
     location: str
     raw: Any
@@ -31,7 +31,7 @@ class BatchOwner(Protocol):
 
 
 class LmdbBatch:
-    """One object that serves batch after batch. ``put`` gathers; None marks a removed key."""
+    """The batch of an environment, reused for each batch. ``put`` buffers a value; None removes a key."""
 
     __slots__ = ("_environment", "_reading", "_writing", "_written", "put")
 
@@ -43,7 +43,7 @@ class LmdbBatch:
         self.put = self._written.__setitem__
 
     def get(self, key: bytes) -> bytes | None:
-        """The value as this batch sees it."""
+        """Return the value as this batch sees it; None if the key is missing."""
         value = self._written.get(key, _UNWRITTEN)
         if value is _UNWRITTEN:
             value = self._txn().get(key)
@@ -56,17 +56,17 @@ class LmdbBatch:
         return key in self._written
 
     def rows(self, position: bytes, *, reverse: bool, limit: int) -> list[Row]:
-        """Up to ``limit`` rows as this batch sees them; what it gathered goes to LMDB first."""
+        """Return up to ``limit`` rows as this batch sees them, applying the buffered writes first."""
         if self._written:
             self._apply()
         return rows_of(self._txn(), position, reverse=reverse, limit=limit)
 
     def committed_rows(self, position: bytes, *, reverse: bool, limit: int) -> list[Row]:
-        """Up to ``limit`` rows without what is still only gathered."""
+        """Return up to ``limit`` rows without the writes that are still buffered."""
         return rows_of(self._txn(), position, reverse=reverse, limit=limit)
 
     def _txn(self) -> Any:
-        """Where to read what this batch did not write."""
+        """Return the transaction through which this batch reads records that are not buffered."""
         if self._writing is not None:
             return self._writing
         if self._reading is None:
@@ -74,7 +74,7 @@ class LmdbBatch:
         return self._reading
 
     def _apply(self) -> Any:
-        """Write what was gathered, in key order, and return the write transaction."""
+        """Apply the buffered writes in key order and return the write transaction."""
         txn, written = self._writing, self._written
         if txn is None:
             txn = self._writing = self._environment.begin_txn(write=True)
@@ -87,7 +87,7 @@ class LmdbBatch:
         return txn
 
     def commit(self) -> None:
-        """Make it visible and durable. Raises ``OutcomeUnknown``; then the environment failed."""
+        """Make the batch visible and durable. Raises ``OutcomeUnknown``; the environment has then failed."""
         environment = self._environment
         try:
             txn = self._apply()

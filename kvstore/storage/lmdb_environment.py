@@ -3,9 +3,9 @@
 INVARIANTS
     LMDB-1  One batch is open at a time, and only on the thread that began it.
     LMDB-2  After a failed commit nothing is written until the environment is opened again.
-    LMDB-3  With ``interval`` no page of the last synced root is overwritten before the next one is
-        safe: a read transaction pins it, and the side file holds its meta page.
-    LMDB-4  The count record names its own transaction, so a root that is not the last one shows.
+    LMDB-3  With ``interval`` no page of the last synced root is overwritten before the next root is
+        safe: a read transaction pins the root, and the side file holds its meta page.
+    LMDB-4  The count record holds the number of its commit, so a root that is not the last is detected.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from kvstore.storage.soundness import (
 Durability = Literal["commit", "interval", "none"]
 
 OPENING_RECORDS = 16
-"""Room asked for before a file is opened for writing."""
+"""Number of records for which there must be space before a file is opened for writing."""
 
 
 class LmdbEnvironment:
@@ -59,9 +59,9 @@ class LmdbEnvironment:
         """Open the environment, creating its file unless ``readonly``.
 
         Raises:
-            Corrupt: the file is cut short or its roots contradict themselves.
-            DiskFull: there is no room to open it for writing.
-            WrongFormat: it is an LMDB file of another version.
+            Corrupt: the file is missing or cut short, or its roots are inconsistent.
+            DiskFull: there is not enough space to open the file for writing.
+            WrongFormat: the file was written by another version of LMDB.
         """
         self.folder = folder
         self.location = str(folder)
@@ -73,10 +73,10 @@ class LmdbEnvironment:
         data = folder / DATA_FILE
         self.suspicion: str | None = None
         self.is_worth_closing = False
-        """Whether ``close`` may call it closed: it was before, or something was committed since."""
+        """Whether ``close`` may write the closed mark: it was there, or there was a commit since."""
         self._distrusted = False
         self._missed = 0
-        """Records that another program removed, as far as the count tells: never forgotten."""
+        """Number of records that another program removed, judged by the count; later counts include it."""
         if data.exists():
             self.suspicion = check_before_mapping(folder, readonly=readonly)
         elif readonly:
@@ -97,7 +97,7 @@ class LmdbEnvironment:
             raise
 
     def _forget_close(self) -> None:
-        """Before the file is mapped: should a damaged page end the process, the next opening examines it."""
+        """Remove the closed mark before mapping: if a damaged page ends the process, the file is examined."""
         self.is_worth_closing = (self.folder / CLOSED_MARK).exists()
         with refused(self.location):
             side_file.remove(self.folder / CLOSED_MARK)
@@ -120,12 +120,12 @@ class LmdbEnvironment:
         if self.durability == "interval":
             self.sync()
         else:
-            # From here on commits are not covered by an older synced root: it must not come back.
+            # An older synced root does not cover the commits from here on: it must not be restored.
             self._lmdb.sync(True)
             side_file.remove(self.folder / SYNCED_ROOT)
 
     def _explain_root(self, stored: Any, entries: int, number: int) -> None:
-        """Another program wrote: keep the count as it was, so that what it removed stays missed."""
+        """Raise ``Corrupt``, or note that another program wrote, and keep its removed records counted."""
         sound = stored is not None and crc32(stored, crc32(COUNT_KEY)) == RESIDUE
         ours = sound and int.from_bytes(stored[8:16], "big") == number
         if not sound or (self.suspicion is None and not ours):
@@ -144,7 +144,7 @@ class LmdbEnvironment:
             txn.put(COUNT_KEY, count_record(self.count(txn), txn.id()))
 
     def count(self, txn: lmdb.Transaction) -> int:
-        """How many records there should be, as ``txn`` sees it."""
+        """Return the number of records that there should be, as ``txn`` sees it."""
         entries: int = txn.stat(self._main)["entries"] + self._missed
         return entries
 
@@ -156,10 +156,10 @@ class LmdbEnvironment:
         return self._batch
 
     def begin_txn(self, *, write: bool) -> lmdb.Transaction:
-        """A transaction of LMDB's own.
+        """Return a new transaction of LMDB.
 
-        Raises ``LimitExceeded`` when too many read, and ``Failed`` when LMDB gave the file up: a commit
-        failed in a way after which it lets nobody read either.
+        Raises ``LimitExceeded`` if too many snapshots are open, and ``Failed`` if a commit failed in such
+        a way that LMDB refuses reads as well.
         """
         try:
             return self._lmdb.begin(write=write)
@@ -175,13 +175,13 @@ class LmdbEnvironment:
 
     def beside(self, key: bytes) -> Beside:
         if self._batch.is_written(key):
-            return [], []  # this batch itself removed it
+            return [], []  # this batch itself removed the key
         with translated(self):
             below = self._batch.committed_rows(key, reverse=True, limit=1)
             return below, self._batch.committed_rows(key, reverse=False, limit=1)
 
     def distrust(self) -> None:
-        """Damage was met: the file is not called closed, so that the next opening examines all of it (B4)."""
+        """Note damage: ``close`` leaves no mark, so that the next opening examines the whole file (B4)."""
         self._distrusted = True
 
     def log(self, name: bytes, head: Head) -> StoredLog:
@@ -209,9 +209,9 @@ class LmdbEnvironment:
         return LmdbView(self, self.begin_txn(write=False))
 
     def sync(self) -> None:
-        """Make every commit so far durable; with ``interval``, move the synced root here (B3).
+        """Make every commit so far durable; with ``interval``, save the current root as synced (B3).
 
-        No commit may run meanwhile. Raises ``Failed`` when the disk refuses.
+        No commit may run meanwhile. Raises ``Failed`` if the disk refuses the sync.
         """
         if self.durability == "commit" or self.readonly:
             return
@@ -248,7 +248,7 @@ class LmdbEnvironment:
             copy = open_lmdb(Path(folder), sync=True, readonly=False)
             try:
                 with copy.begin(write=True) as txn:
-                    # A compact copy counts its commits anew, and the count record names one (LMDB-4).
+                    # A compact copy numbers its commits anew, and the count record has a number (LMDB-4).
                     stored: Any = txn.get(COUNT_KEY)
                     txn.put(COUNT_KEY, count_record(int.from_bytes(stored[:8], "big"), txn.id()))
             finally:
@@ -260,7 +260,7 @@ class LmdbEnvironment:
     def close(self) -> None:
         """Close the files; everything committed is synced first unless the environment failed.
 
-        Raises ``Failed`` or ``DiskFull`` when the disk refuses that; it is closed all the same.
+        Raises ``Failed`` or ``DiskFull`` if the disk refuses the sync; the environment is closed then too.
         """
         assert self.raw is None, "closed with an open batch"
         clean = not self.readonly and self.failure is None
@@ -280,7 +280,7 @@ class LmdbEnvironment:
 
     def retire(self) -> None:
         self.is_worth_closing = False
-        self.durability = "commit"  # nothing that is worth a sync
+        self.durability = "commit"  # a replaced file needs no sync
         self.close()
 
     def _mark_closed(self) -> None:
@@ -289,12 +289,12 @@ class LmdbEnvironment:
             side_file.write(self.folder / CLOSED_MARK, {"metas": metas})
             side_file.remove(self.folder / SYNCED_ROOT)
         except OSError:
-            # A full disk: without the mark the next opening takes this for an unclean end.
+            # A full disk: without the mark the next opening treats this as an unclean end.
             return
 
 
 class LmdbView:
-    """One commit, for as long as it is open. Not for two threads at once."""
+    """A view of one commit. Only one thread may use it at a time."""
 
     __slots__ = ("_environment", "location", "raw")
     damage = (lmdb.Error,)
@@ -334,7 +334,7 @@ class LmdbView:
 
 @contextmanager
 def translated(owner: LmdbEnvironment | LmdbView) -> Iterator[None]:
-    """Turn what LMDB says of a damaged file into ``Corrupt``."""
+    """Translate LMDB's errors about a damaged file into ``Corrupt``."""
     try:
         yield
     except lmdb.Error as error:

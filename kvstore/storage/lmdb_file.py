@@ -1,4 +1,4 @@
-"""One LMDB file: how it is opened, read row by row, and what its count record says."""
+"""One LMDB file: opening it, reading its rows, and its count record."""
 
 from __future__ import annotations
 
@@ -14,17 +14,20 @@ from kvstore.errors import Corrupt, Failed
 from kvstore.storage.records import COUNT_KEY, Row
 
 MAP_BYTES_MAX = 1 << 40
-"""Address space reserved, not disk: one TiB, halved until the system grants it."""
+"""Address space, not disk space, to reserve: one TiB, halved until the system grants it."""
 MAP_BYTES_MIN = 1 << 26
 READERS_MAX = 1024
 SPARE_READERS = 32
-"""Read transactions that py-lmdb keeps ready; beginning one of these costs a microsecond."""
+"""Number of read transactions that py-lmdb keeps ready; beginning a ready transaction costs a microsecond."""
 _COUNT = struct.Struct(">QQ")
 _COUNT_KEY_CRC = crc32(COUNT_KEY)
 
 
 def open_lmdb(folder: Path, *, sync: bool, readonly: bool) -> lmdb.Environment:
-    """Open the file in this folder with as much address space as the system grants."""
+    """Open the file in this folder with as much address space as the system grants.
+
+    Raises ``Failed`` if the system grants none, and ``Corrupt`` if LMDB cannot open the file.
+    """
     map_bytes = MAP_BYTES_MAX
     while True:
         try:
@@ -48,13 +51,13 @@ def open_lmdb(folder: Path, *, sync: bool, readonly: bool) -> lmdb.Environment:
 
 
 def count_record(entries: int, transaction: int) -> bytes:
-    """What stands under ``COUNT_KEY``: how many records there are, and after which commit."""
+    """Return the value of ``COUNT_KEY``: the number of records, and the commit that left them."""
     payload = _COUNT.pack(entries, transaction)
     return payload + crc32(payload, _COUNT_KEY_CRC).to_bytes(4, "little")
 
 
 def rows_of(txn: Any, position: bytes, *, reverse: bool, limit: int) -> list[Row]:
-    """Up to ``limit`` rows from the first key >= ``position`` on, or downwards below it."""
+    """Return up to ``limit`` rows upwards from the first key >= ``position``, or downwards below it."""
     cursor = txn.cursor()
     found = cursor.set_range(position) if position else cursor.first()
     if not reverse:

@@ -1,8 +1,8 @@
-"""The memory environment: the same contract without a disk, with faults on demand.
+"""The memory environment: the contract of ``kvstore/ports.py`` without a disk, with faults on demand.
 
-A ``MemoryDisk`` outlives the environments opened on it, as a real disk outlives processes. It keeps
-for each folder what was committed and what was synced; ``lose_power`` puts every folder back to
-what was synced.
+A ``MemoryDisk`` outlives the environments opened on it, as a real disk outlives processes. For each
+folder it keeps the committed and the synced state; ``lose_power`` resets every folder to the synced
+state.
 """
 
 from __future__ import annotations
@@ -30,30 +30,30 @@ from kvstore.storage.sorted_map import SortedMap
 
 @dataclass
 class MemoryFolder:
-    """What one folder of the disk holds."""
+    """The contents of one folder of the disk."""
 
     committed: SortedMap = field(default_factory=SortedMap)
     synced: SortedMap = field(default_factory=SortedMap)
     manifest: Any = None
-    """What a folder on disk keeps as a side file."""
+    """The manifest of the store, which is a side file in a folder on disk."""
 
 
 @dataclass
 class MemoryDisk:
-    """Folders by name, and the faults that are to happen."""
+    """Folders by name, and the faults to inject."""
 
     folders: dict[str, MemoryFolder] = field(default_factory=dict)
     commits_left: dict[str, int] = field(default_factory=dict)
-    """Commits that still succeed, by folder; the next one fails. A missing folder never fails."""
+    """Commits that succeed before a commit fails, by folder; a folder without an entry never fails."""
     full: bool = False
 
     def copy(self, source: str, target: str) -> None:
-        """Make ``target`` a synced copy of what ``source`` committed."""
+        """Make ``target`` a synced copy of the committed state of ``source``."""
         version = self.folders[source].committed
         self.folders[target] = MemoryFolder(committed=version, synced=version)
 
     def lose_power(self) -> None:
-        """Forget what was not synced. Environments that are open must not be used any more."""
+        """Discard all commits that were not synced. Open environments must not be used afterwards."""
         for folder in self.folders.values():
             folder.committed = folder.synced
 
@@ -103,7 +103,7 @@ class MemoryEnvironment:
         return self.view().table(name).get(key)
 
     def distrust(self) -> None:
-        """A memory disk is never examined."""
+        """Do nothing: a memory disk is never examined."""
 
     def view(self) -> MemoryView:
         return MemoryView(self.location, self._folder.committed)
@@ -141,7 +141,7 @@ class MemoryEnvironment:
         raise AssertionError("a memory environment is never replaced")
 
     def publish(self, version: SortedMap) -> None:
-        """Make a batch's version the committed one, or fail as the disk was told to."""
+        """Make a batch's version the committed version. Raises ``OSError`` if a fault is injected."""
         left = self._disk.commits_left.get(self.name)
         if left == 0:
             raise OSError(5, "injected commit failure")
@@ -177,7 +177,7 @@ class MemoryBatch:
 
 
 class MemoryView:
-    """One committed version."""
+    """A view of one committed version."""
 
     __slots__ = ("location", "raw")
     damage: tuple[type[Exception], ...] = ()
@@ -187,7 +187,7 @@ class MemoryView:
         self.raw: Any = version
 
     def distrust(self) -> None:
-        """A memory disk is never examined."""
+        """Do nothing: a memory disk is never examined."""
 
     def rows(self, position: bytes, *, reverse: bool, limit: int) -> list[Row]:
         rows: list[Row] = self.raw.rows(position, reverse=reverse, limit=limit)

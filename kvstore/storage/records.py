@@ -12,8 +12,8 @@ Because the checksum is stored little-endian at the end, the CRC over key and wh
 constant, ``RESIDUE``, so a check costs one pass and no slicing. The checksum covers the key too: a
 record that surfaces under another key must not pass.
 
-A miss is an answer and is checked like one (contracts B4): the records on both sides of the gap
-must be sound and in order, or a damaged page could hide a key that exists.
+That a key is missing is checked as well (contracts B4): the records on both sides of the gap must be
+sound and in order, or else a damaged page could hide a key that exists.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from kvstore.errors import Corrupt
 RESIDUE = 0x2144DF1C
 LOG, TABLE, OWN = b"\x02", b"\x03", b"\x04"
 COUNT_KEY = OWN + b"count"
-"""Holds the number of records in the environment as of each commit, as 8 bytes big-endian."""
+"""Key of the count record: the number of records as of each commit, as 8 bytes big-endian."""
 EMPTY_CHECKSUM = 0
-"""What the first record of a log is chained to."""
+"""Checksum to which the first record of a log is chained."""
 ROWS_MAX = 1024
-"""Rows fetched at once where everything is walked."""
+"""Number of rows fetched at a time in a walk over all records."""
 
 Row = tuple[bytes, bytes]
 Beside = tuple[list[Row], list[Row]]
-"""The row below a key and the row above it, where there are any."""
+"""The row below a key and the row above it; an empty list where there is no such row."""
 
 
 Head = tuple[int, int, int]
@@ -46,7 +46,7 @@ Head = tuple[int, int, int]
 
 
 class Raw(Protocol):
-    """An ordered map of bytes inside one transaction: what LMDB and memory both are."""
+    """An ordered map of bytes inside one transaction, as both LMDB and memory provide it."""
 
     def get(self, key: bytes, /) -> bytes | None: ...
     def put(self, key: bytes, value: bytes, /) -> object: ...
@@ -54,7 +54,7 @@ class Raw(Protocol):
 
 
 class Owner(Protocol):
-    """Whoever holds the transaction that a log or table reads and writes through."""
+    """The holder of the transaction through which a log or table reads and writes."""
 
     @property
     def raw(self) -> Raw: ...
@@ -63,17 +63,17 @@ class Owner(Protocol):
     def location(self) -> str: ...
 
     def distrust(self) -> None:
-        """Something damaged was met: the next opening is to examine everything."""
+        """Note damage, so that the next opening examines everything."""
 
     @property
     def damage(self) -> tuple[type[Exception], ...]:
-        """What ``raw`` raises when it meets a damaged page."""
+        """Exceptions that ``raw`` raises at a damaged page."""
 
     def rows(self, position: bytes, *, reverse: bool, limit: int) -> list[Row]:
-        """Up to ``limit`` rows from the first key >= position on, or downwards below it."""
+        """Return up to ``limit`` rows upwards from the first key >= ``position``, or downwards below it."""
 
     def beside(self, key: bytes) -> Beside:
-        """What stands beside the place of a key that is missing; nothing if the batch removed it."""
+        """Return the neighbours of a missing key; none if the open batch removed the key."""
 
 
 def seal(key: bytes, payload: bytes) -> bytes:
@@ -82,7 +82,7 @@ def seal(key: bytes, payload: bytes) -> bytes:
 
 
 def corrupt(owner: Owner, key: bytes, what: str) -> Corrupt:
-    """The error that names a damaged record by environment, room, name and key."""
+    """Return the error that names a damaged record by environment, room, name and key."""
     owner.distrust()
     room = {OWN: "record", LOG: "log", TABLE: "table"}.get(key[:1], "unknown room")
     record = f"{owner.location}: {room} {key[1:4].hex()} key {key[4:].hex()}"
@@ -90,7 +90,7 @@ def corrupt(owner: Owner, key: bytes, what: str) -> Corrupt:
 
 
 def fetch(owner: Owner, key: bytes) -> bytes | None:
-    """Return the payload stored under ``key``, or None when it is proved missing."""
+    """Return the payload stored under ``key``, or None if the key is proved missing. Raises ``Corrupt``."""
     try:
         value = owner.raw.get(key)
     except owner.damage as error:
@@ -115,7 +115,7 @@ def _prove_missing(owner: Owner, key: bytes) -> None:
 def checked_rows(owner: Owner, low: bytes, high: bytes, *, reverse: bool, limit: int) -> list[Row]:
     """Return up to ``limit`` sound rows with ``low <= key < high``, values still sealed.
 
-    One row more is read at either end where there is one, so that a gap is proved there too.
+    A further row is read beyond either end, if there is one, so that gaps at the ends are proved too.
     """
     if low >= high or limit <= 0:
         return []
@@ -136,7 +136,7 @@ def _check_row(owner: Owner, key: bytes, value: bytes) -> None:
 
 
 def _cut(owner: Owner, rows: list[Row], low: bytes, high: bytes, *, reverse: bool) -> list[Row]:
-    """Check the rows, which are in rising order here, and keep those within the bounds."""
+    """Check the rows, which are in ascending order here, and return the rows within the bounds."""
     if not rows:
         return rows
     keys, values = zip(*rows, strict=True)
@@ -182,7 +182,7 @@ class StoredTable:
 
 
 class StoredLog:
-    """One log. Its owner keeps the head outside the data it covers, and gives it back here."""
+    """One log. Its owner stores the head outside the data that it covers, and passes it in here."""
 
     __slots__ = ("_chain", "_owner", "_prefix", "first", "last")
 
@@ -232,7 +232,7 @@ class StoredLog:
         _, value = self._sealed(self.last, self.last)[0]
         if int.from_bytes(value[-4:], "little") != self._chain:
             key = self._prefix + self.last.to_bytes(8, "big")
-            raise corrupt(self._owner, key, "log does not end with the record it should")
+            raise corrupt(self._owner, key, "the last record does not match the head of the log")
 
     def replace(self, index: int, record: bytes) -> None:
         assert self.first <= index <= self.last, f"replace {index} outside {self.first}..{self.last}"
@@ -263,7 +263,7 @@ class StoredLog:
 
 
 def _is_found(owner: Owner, key: bytes, value: bytes) -> bool:
-    """Whether a look-up finds what a walk has met: a damaged branch page can part the two."""
+    """Return whether a look-up finds a row that a walk found: a damaged branch page can prevent it."""
     try:
         return owner.raw.get(key) == value
     except owner.damage:
@@ -271,7 +271,7 @@ def _is_found(owner: Owner, key: bytes, value: bytes) -> bool:
 
 
 def problems(owner: Owner) -> Iterator[str]:
-    """Walk every record and yield a sentence for each that is damaged, out of order, or cannot be found."""
+    """Walk all records and yield a sentence for each record that is damaged, out of order or not found."""
     position, count = b"", 0
     while rows := owner.rows(position, reverse=False, limit=ROWS_MAX):
         for key, value in rows:
@@ -281,7 +281,7 @@ def problems(owner: Owner) -> Iterator[str]:
             if crc32(value, crc32(key)) != RESIDUE:
                 yield str(corrupt(owner, key, "checksum does not match").args[0])
             elif not _is_found(owner, key, value):
-                yield str(corrupt(owner, key, "not found where it is looked for").args[0])
+                yield str(corrupt(owner, key, "a look-up does not find it").args[0])
             position, count = key + b"\x00", count + 1
     stored = owner.raw.get(COUNT_KEY)
     recorded = int.from_bytes(stored[:8], "big") if stored else 0

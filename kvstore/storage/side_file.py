@@ -1,7 +1,7 @@
 """Small files beside the data: replaced as a whole, durably, and checked when read.
 
-A side file is one JSON object with a ``crc`` of the rest. It is written to a temporary name, synced,
-renamed and the folder synced, so a crash leaves the old one or the new one.
+A side file is one JSON object with a ``crc`` of its other fields. It is written under a temporary name,
+synced and renamed, and the folder is synced, so a crash leaves either the old file or the new file.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ def read(path: Path) -> dict[str, Any] | None:
 
 
 def read_unchecked(path: Path) -> dict[str, Any]:
-    """Return the content and its ``crc`` as they stand; empty when there is no JSON object."""
+    """Return the content and its ``crc`` unchecked; empty if the file is missing or holds no JSON object."""
     try:
         content = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except ValueError:
-        return {}  # damaged, which is what a missing checksum says
+        return {}  # damaged: the missing checksum tells the caller
     return content if isinstance(content, dict) else {}
 
 
 def remove(path: Path) -> None:
-    """Remove the file durably; a missing one is fine."""
+    """Remove the file durably, if it exists."""
     if path.exists():
         path.unlink()
         sync_folder(path.parent)

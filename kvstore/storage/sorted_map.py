@@ -1,7 +1,7 @@
-"""An ordered map of bytes whose versions share their parts: what the memory environment is made of.
+"""An ordered map of bytes whose versions share their parts; the memory environment is built on it.
 
 Keys and values lie in sorted chunks. A chunk is never changed once it is reachable from a published
-map, so a fork copies only the list of chunks and costs the same whether or not it is written to.
+map, so a fork copies only the list of chunks, whether or not it is written to afterwards.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 
 CHUNK_MAX = 256
-"""Items in a chunk before it is split: a put copies one chunk."""
+"""Number of items at which a chunk is split: a put copies one chunk."""
 
 Chunk = tuple[list[bytes], list[bytes]]
 
 
 class SortedMap:
-    """Keys in byte order. ``fork`` gives an independent map; this one keeps what it has."""
+    """A map with its keys in byte order. ``fork`` returns an independent copy."""
 
     __slots__ = ("_chunks", "_lows", "_size")
 
@@ -73,7 +73,7 @@ class SortedMap:
         return True
 
     def rows(self, position: bytes, *, reverse: bool, limit: int) -> list[tuple[bytes, bytes]]:
-        """Up to ``limit`` items from the first key >= ``position`` on, or downwards below it."""
+        """Return up to ``limit`` items upwards from the first key >= ``position``, or downwards below it."""
         which = bisect_right(self._lows, position) - 1
         at = bisect_left(self._chunks[which][0], position)
         return self._down(which, at, limit) if reverse else self._up(which, at, limit)

@@ -1,4 +1,4 @@
-"""What is checked of an environment's file before LMDB may map it (contracts A5, B3, B4)."""
+"""The checks of an environment's file before LMDB may map it (contracts A5, B3, B4)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kvstore.storage import data_file, side_file
 DATA_FILE = "data.mdb"
 READERS_FILE = "lock.mdb"
 CLOSED_MARK = "closed"
-"""Side file of a clean close: the checksum of the meta pages as they were left."""
+"""Side file of a clean close: the bytes of the meta pages as they were left."""
 FAILED_MARK = "failed"
 """Side file of a failed commit or sync: the next opening distrusts the page cache."""
 SYNCED_ROOT = "synced-root"
@@ -20,16 +20,16 @@ SYNCED_ROOT = "synced-root"
 
 
 FLIPPED_BITS_MAX = 8
-"""Meta pages that differ in no more bits than this are damaged; in more, somebody wrote to them."""
+"""Largest difference of meta pages, in bits, that is taken for damage; a larger one is a foreign write."""
 
 
 def check_before_mapping(folder: Path, *, readonly: bool) -> str | None:
-    """Bring the file to where it may be mapped, or raise ``Corrupt`` naming what is wrong.
+    """Prepare the file for mapping, or raise ``Corrupt`` naming what is wrong.
 
-    A root that was never synced before the machine stopped is put back to the synced one; a file
-    whose commit failed is read again from the disk; one that ends early is walked page by page.
+    If the machine stopped before the root was synced, the last synced root is restored. If a commit
+    failed, the file is read again from the disk. If the file ends early, it is walked page by page.
 
-    Returns a sentence when the file may be mapped but was written to by something else than a store.
+    Returns a sentence if the file may be mapped but was written to by another program; else None.
     """
     data = folder / DATA_FILE
     restore_synced_root(folder, readonly=readonly)
@@ -52,19 +52,19 @@ def _changed_since_close(folder: Path) -> str | None:
     data = folder / DATA_FILE
     found, left = meta_pages(data), bytes.fromhex(mark["metas"])
     if found == left or side_file.read(folder / CLOSED_MARK) != mark:
-        return None  # equal, or a writer has come by between the two looks
+        return None  # equal, or a writer has opened the store between the two reads
     flipped = (int.from_bytes(found, "big") ^ int.from_bytes(left, "big")).bit_count()
     if flipped <= FLIPPED_BITS_MAX:
         record = f"{data}: meta pages"
         raise Corrupt(f"{record}: {flipped} bits changed since the store was closed", record=record)
-    return f"{data}: something else wrote to it since the store was closed"
+    return f"{data}: another program wrote to it since the store was closed"
 
 
 def restore_synced_root(folder: Path, *, readonly: bool) -> None:
-    """Put back the last synced root, if the machine stopped since and the store was not closed (B3)."""
+    """Restore the last synced root if the machine stopped since and the store was not closed (B3)."""
     data, path = folder / DATA_FILE, folder / SYNCED_ROOT
     if not path.exists() or side_file.read(folder / CLOSED_MARK) is not None:
-        return  # a close synced everything, and was cut off before it removed the older root
+        return  # a close synced everything, and was interrupted before it removed the older root
     root = side_file.read(path)
     if root is None:
         raise Corrupt(
@@ -78,7 +78,7 @@ def restore_synced_root(folder: Path, *, readonly: bool) -> None:
         record = f"{data}: not opened for writing since the machine stopped"
         raise Corrupt(record, hint="open it once without readonly=True", record=record)
     data_file.restore_root(data, bytes.fromhex(root["meta"]))
-    side_file.write(path, {**root, "boot": data_file.boot_id()})  # what it names is on disk now
+    side_file.write(path, {**root, "boot": data_file.boot_id()})  # the root that it names is on disk now
 
 
 def _walk_or_raise(data: Path) -> None:
@@ -87,7 +87,7 @@ def _walk_or_raise(data: Path) -> None:
 
 
 def structure_problems(data: Path) -> Iterator[str]:
-    """Walk every page of the file without mapping it and yield what is wrong with its structure."""
+    """Walk every page of the file without mapping it and yield a sentence for each problem of structure."""
     # Imported here because only a suspect file needs the walker.
     from lmdb.verify import VerifyError, verify
 
@@ -98,7 +98,7 @@ def structure_problems(data: Path) -> Iterator[str]:
 
 
 def meta_pages(data: Path) -> bytes:
-    """What the two meta pages hold; short when the file is."""
+    """Return the bytes of the two meta pages; fewer if the file is short."""
     with data.open("rb", buffering=0) as file:
         first = os.pread(file.fileno(), data_file.META_BYTES, 0)
         page_bytes = data_file.page_bytes_of(first)

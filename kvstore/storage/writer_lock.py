@@ -1,4 +1,4 @@
-"""One process writes (architecture, section 4): an exclusive lock on a file in the store's folder."""
+"""The lock that lets one process write (architecture, section 4), on a file in the store's folder."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ LOCK_FILE = "writer.lock"
 
 
 class WriterLock:
-    """Held from construction to ``release``. The file holds the pid of the holder, for messages.
+    """A lock that is held from construction to ``release``. The file holds the holder's pid, for messages.
 
-    The lock belongs to the open file, so a child that is forked would keep it alive: ``forget``
-    closes the child's copy without releasing the parent's lock.
+    The lock belongs to the open file, so a forked child would keep the lock alive: ``forget`` closes the
+    child's copy without releasing the parent's lock.
     """
 
     def __init__(self, store: Path) -> None:
@@ -29,16 +29,16 @@ class WriterLock:
             message = f"{store} is open for writing in process {pid or 'unknown'}"
             raise Locked(message, path=str(store), pid=pid) from error
         os.ftruncate(self._file, 0)
-        with suppress(OSError):  # a full disk: the lock holds all the same, it only cannot say by whom
+        with suppress(OSError):  # on a full disk the lock still holds, but without a pid
             os.pwrite(self._file, b"%d\n" % os.getpid(), 0)
 
     def release(self) -> None:
-        with suppress(OSError):  # a disk that fails: the file still names who held it, which harms nobody
+        with suppress(OSError):  # on a failing disk the old pid remains, which is harmless
             os.ftruncate(self._file, 0)
         os.close(self._file)
 
     def forget(self) -> None:
-        """In a forked child: let go of the inherited file, not of the lock."""
+        """Close the inherited file in a forked child, without releasing the lock."""
         os.close(self._file)
 
 

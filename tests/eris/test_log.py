@@ -177,7 +177,7 @@ class TestAHost:
         another = (disk.get(last) or b"")[:-4].replace(b"n", b"m")
         disk.put(last, seal(last, another))
 
-        with pytest.raises(Corrupt, match="does not end"):
+        with pytest.raises(Corrupt, match="does not match the head"):
             cluster.restart(0)
 
     def test_is_not_loaded_if_the_end_of_a_log_is_gone(self) -> None:

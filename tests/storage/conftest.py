@@ -18,7 +18,7 @@ def medium(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.fixture
 def environment(medium: Medium) -> Iterator[Environment]:
-    """An open environment; what a test leaves open is closed."""
+    """Yield an open environment, and close it if the test leaves it open."""
     opened = medium.open()
     yield opened
     opened.close()

@@ -34,7 +34,7 @@ logs = st.sampled_from(LOGS)
 
 
 class State:
-    """What the tables and logs hold: the model of one commit."""
+    """The contents of all tables and logs: the model of one commit."""
 
     def __init__(self) -> None:
         self.tables: dict[bytes, Rows] = {name: {} for name in TABLES}
@@ -50,7 +50,7 @@ class State:
 
 
 class History(RuleBasedStateMachine):
-    """One environment and its model. ``batch`` is open exactly while ``staged`` is there."""
+    """One environment and its model. ``batch`` is open exactly while ``staged`` is not None."""
 
     kind = ""
     views = Bundle("views")

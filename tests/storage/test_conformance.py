@@ -1,4 +1,4 @@
-"""What every environment must do: each clause of ``kvstore/ports.py``, held against LMDB and memory alike."""
+"""The contract of environments: each clause of ``kvstore/ports.py``, checked for LMDB and for memory."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ class TestAView:
         batch.commit()
 
         view = environment.view()
-        # The count counts itself; an empty environment may not have it yet.
+        # The count record counts itself; an empty environment may not have it yet.
         assert view.record_count() - max(before, 1) == 3
         assert list(view.problems()) == []
         view.close()
@@ -156,7 +156,7 @@ class TestATable:
 
     @pytest.fixture
     def table(self, environment: Environment) -> Environment:
-        """Table ``T`` with ``KEYS``, between neighbours that are full at both ends."""
+        """Return an environment with ``KEYS`` in table ``T``, between tables that are full at both ends."""
         batch = environment.begin()
         for key in (*self.KEYS, b"\xff" * 500):
             environment.table(BELOW).put(key, b"below")
@@ -333,13 +333,13 @@ class TestAFullDisk:
 
 
 class TestDamage:
-    """PORT-4: what was changed by anything but the port is never taken for an answer."""
+    """PORT-4: a record that was changed by anything but the port is never returned."""
 
     KEY, VALUE = TABLE + T + b"b", b"two"
 
     @pytest.fixture
     def damage(self, medium: Medium) -> Callable[[Callable[[Medium], None]], Environment]:
-        """Write a few records, let the test change the raw ones, and open the environment again."""
+        """Return a function that writes records, lets a test change the raw records, and reopens."""
 
         def change(act: Callable[[Medium], None]) -> Environment:
             environment = medium.open()

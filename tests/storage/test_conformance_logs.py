@@ -1,4 +1,4 @@
-"""What every environment must do: each clause of ``kvstore/ports.py`` about logs."""
+"""The contract of environments: each clause of ``kvstore/ports.py`` about logs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.environments import (
 
 
 def records_up_to(last: int) -> list[bytes]:
-    """The first records of the log that the tests begin with."""
+    """Return the first records of the log that the tests begin with."""
     return [b"record %d" % index for index in range(1, last + 1)]
 
 
@@ -118,7 +118,7 @@ class TestALog:
     def test_has_other_records_from_one_on(
         self, environment: Environment, head: Head, index: int, count: int
     ) -> None:
-        """It may become shorter by that, or longer."""
+        """A replacement may make the log shorter or longer."""
         others = [b"other %d" % at for at in range(count)]
         besides = record_count(environment) - 10
         batch = environment.begin()
@@ -187,7 +187,7 @@ class TestALog:
     def test_begins_as_a_new_one_does_when_everything_is_forgotten(
         self, environment: Environment, head: Head
     ) -> None:
-        """Its chain of checksums starts anew: what it holds then does not depend on what it held."""
+        """The chain of checksums starts anew, so new records do not depend on the removed records."""
         batch = environment.begin()
         log = environment.log(T, head)
         log.reset(1)

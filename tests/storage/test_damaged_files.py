@@ -1,4 +1,4 @@
-"""Files that were cut short, flipped, of another format, or written to by another program (contracts B4)."""
+"""Files cut short, with flipped bits, of another format, or written to by another program (contracts B4)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kvstore.storage.soundness import CLOSED_MARK, DATA_FILE, meta_pages
 from tests.support.media import a_file_that_ends_early, copy_folder, raw_lmdb
 from tests.support.pages import PAGE, kinds
 
-T = b"tab"  # as a_file_that_ends_early has it
+T = b"tab"  # the name that a_file_that_ends_early uses
 RECORDS = 150
 META_PAGE_BITS = 8 * data_file.META_BYTES
 ROOT = Path(__file__).parent.parent.parent
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 @pytest.fixture
 def closed(tmp_path: Path) -> Path:
-    """A folder that was closed after a few commits, so that its free list is in use."""
+    """Return a folder that was closed after a few commits, so that its free list is in use."""
     folder = tmp_path / "closed"
     folder.mkdir()
     environment = LmdbEnvironment(folder)
@@ -40,7 +40,7 @@ def closed(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def killed(closed: Path) -> Path:
-    """The same, but its process ended without closing it."""
+    """Return a folder with a few commits whose process ended without closing it."""
     (closed / CLOSED_MARK).unlink()
     return closed
 
@@ -90,7 +90,7 @@ class TestAFileThatIsCutShort:
         whole = (folder / DATA_FILE).stat().st_size
         assert len(outcomes) > 100
         assert outcomes[whole] == str(RECORDS)
-        # Pages at the end may never have been written to; up to there it is whole, or it is damaged.
+        # Only pages at the end that were never written may be missing; any other cut is damage.
         assert set(outcomes.values()) == {"corrupt", str(RECORDS)}
         assert outcomes[whole // 2] == "corrupt"
 
@@ -157,9 +157,9 @@ class TestMetaPages:
             LmdbEnvironment(killed)
 
     def test_lose_no_bit_of_their_commit_unnoticed_after_a_kill(self, killed: Path) -> None:
-        """Or the older root would pass for the newer, and the last commit be missing without a word.
+        """If a bit were lost, the older root would pass for the newer, and the last commit be lost silently.
 
-        But for bit 1, which can move a root by two commits, to the other side of the other root.
+        The exception is bit 1, which can move a root by two commits, to the other side of the other root.
         """
         data = killed / DATA_FILE
         page_bytes = data_file.newest_meta(data).page_bytes
@@ -245,7 +245,7 @@ class TestAnotherProgram:
         environment.close()
 
     def test_that_cut_the_root_away_from_its_count_is_noticed(self, killed: Path) -> None:
-        """LMDB-4: an unclean end hides no foreign commit either."""
+        """LMDB-4: a commit by another program is detected after an unclean end, too."""
         with raw_lmdb(killed) as env, env.begin(write=True) as txn:
             assert txn.delete(TABLE + T + b"0070")
 
@@ -321,7 +321,7 @@ class TestAFailureMark:
 
 class TestABranchPageThatSendsAstray:
     def test_is_found_by_the_walk_as_well_as_by_a_look_up(self, killed: Path) -> None:
-        """All pages are sound and in order; only the way to some records is not the way they lie."""
+        """All pages are sound and in order, but a branch page leads look-ups of some records astray."""
         data = killed / DATA_FILE
         (branch,) = kinds(data)["branch"]
         raw = data.read_bytes()[branch * PAGE : (branch + 1) * PAGE]
@@ -330,14 +330,14 @@ class TestABranchPageThatSendsAstray:
 
         environment = LmdbEnvironment(killed)
 
-        assert any("not found where it is looked for" in problem for problem in problems_in(environment))
+        assert any("a look-up does not find it" in problem for problem in problems_in(environment))
         environment.close()
 
 
 class TestDamageThatWasMet:
     @pytest.fixture
     def met(self, closed: Path) -> Path:
-        """Closed after a reading met a record that was damaged."""
+        """Return a folder that was closed after a read had found a damaged record."""
         data = closed / DATA_FILE
         change(data, data.read_bytes().rindex(b"secondsecond"), b"S")
         environment = LmdbEnvironment(closed)
@@ -346,7 +346,7 @@ class TestDamageThatWasMet:
         return closed
 
     def test_leaves_no_mark_of_a_clean_close(self, met: Path) -> None:
-        """So that with several replicas the next opening examines this one, and rebuilds it."""
+        """With several replicas, the next opening then examines this replica and rebuilds it."""
         assert not (met / CLOSED_MARK).exists()
 
     def test_is_an_error_by_name_at_the_next_opening_too(self, met: Path) -> None:

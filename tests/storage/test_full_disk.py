@@ -1,4 +1,4 @@
-"""A disk that is full: told in advance, and survived when it was not (contracts A5)."""
+"""A full disk: reported before the commit, and survived when a commit meets it (contracts A5)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 @contextmanager
 def file_size_limit(limit: int) -> Iterator[None]:
-    """No file of this process may grow beyond ``limit`` for as long as the block lasts."""
+    """Keep all files of this process from growing beyond ``limit`` bytes for the duration of the block."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
     try:
@@ -61,7 +61,7 @@ class TestAskingFirst:
             space.expect(1, 1)
 
     def test_what_is_used_up_is_asked_for_anew(self, space: DiskSpace) -> None:
-        """The system is asked rarely, but never too late."""
+        """The free space is checked rarely, but never too late."""
         room = 32 << 20
         granted = 0
         with file_size_limit(1000 + room), contextlib.suppress(DiskFull):

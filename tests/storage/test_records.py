@@ -1,4 +1,4 @@
-"""Sealed records: what a checksum finds, what a chain finds, and what a miss must prove (contracts B4)."""
+"""Sealed records: what a checksum and a chain detect, and what proves a key missing (contracts B4)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ T = b"tab"
 
 
 class Shelf:
-    """The owner of a sorted map in memory, whose pages can be made to lie."""
+    """The owner of a sorted map in memory, which can simulate damaged pages."""
 
     location = "shelf"
     damage: tuple[type[Exception], ...] = (ZeroDivisionError,)
@@ -36,14 +36,14 @@ class Shelf:
     def __init__(self) -> None:
         self.map = SortedMap()
         self.hidden: set[bytes] = set()
-        """Keys that ``get`` does not find, although a walk meets them: a damaged branch page."""
+        """Keys that a walk finds and ``get`` does not, as with a damaged branch page."""
         self.order: list[bytes] | None = None
-        """The order in which a walk meets the keys, if it is not theirs."""
+        """Keys in the order in which a walk finds them; None for ascending order."""
         self.broken: set[bytes] = set()
         """Keys at which the pages cannot be read at all."""
 
     def distrust(self) -> None:
-        """There is no next opening."""
+        """Do nothing: there is no next opening."""
 
     @property
     def raw(self) -> Shelf:
@@ -71,7 +71,7 @@ class Shelf:
         return self.rows(key, reverse=True, limit=1), self.rows(key, reverse=False, limit=1)
 
     def flip(self, key: bytes, bit: int) -> None:
-        """Turn one bit of the stored value round."""
+        """Flip one bit of the stored value."""
         value = bytearray(self.map.get(key) or b"")
         value[bit // 8] ^= 1 << bit % 8
         self.map.put(key, bytes(value))
@@ -130,7 +130,7 @@ class TestTheChecksum:
             flipped = (int.from_bytes(full, "big") ^ 1 << bit).to_bytes(len(full), "big")
             shelf.map.put(flipped, value)
             assert crc32(value, crc32(flipped)) != RESIDUE
-            with pytest.raises(Corrupt):  # the flipped record is a neighbour of the gap it left
+            with pytest.raises(Corrupt):  # the flipped record is a neighbour of the gap that it left
                 table.get(b"key")
             shelf.map.delete(flipped)
 
@@ -282,7 +282,7 @@ class TestALogsRecords:
 
         shelf.map.put(index_key(2), older)
 
-        with pytest.raises(Corrupt, match="does not end"):
+        with pytest.raises(Corrupt, match="does not match the head"):
             log.check_end()
 
     @pytest.mark.parametrize("index", [1, 2, 3])

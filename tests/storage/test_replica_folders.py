@@ -32,7 +32,7 @@ def assert_holds(db: kvstore.Database, value: str) -> None:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A closed store of three replicas, and 60 keys on two shards."""
+    """Return the path of a closed store of three replicas, with 60 keys on two shards."""
     store = tmp_path / "s"
     with kvstore.open(store, shards=2, replicas=3) as db:
         write(db, "value")
@@ -63,7 +63,7 @@ class TestOneReplica:
 
     @pytest.mark.parametrize("clean", [True, False])
     def test_with_pages_of_garbage_is_rebuilt(self, path: Path, replica: int, *, clean: bool) -> None:
-        """After a clean end nobody looks at all pages; meta pages that changed are noticed even so."""
+        """After a clean close not all pages are examined, but changed meta pages are detected."""
         data = data_of(path, replica)
         whole = bytearray(data.read_bytes())
         first = 0 if clean else 8192
@@ -88,7 +88,7 @@ class TestOneReplica:
     def test_of_another_store_without_its_side_file_is_moved_aside_too(
         self, path: Path, replica: int, tmp_path: Path
     ) -> None:
-        """Contracts B2: one of another uuid is never overwritten."""
+        """Contracts B2: a replica with another uuid is never overwritten."""
         self.put_foreign(path, replica, tmp_path)
         (path / f"replica-{replica}" / "manifest.json").unlink()
 
@@ -110,7 +110,7 @@ class TestOneReplica:
 
 
 class TestPowerLoss:
-    """With ``interval``, on real files: all replicas are put back to their synced roots and open."""
+    """With ``interval``, on real files: all replicas are restored to their synced roots and open."""
 
     @pytest.mark.parametrize("replicas", [1, 3])
     def test_leaves_the_last_synced_state(self, replicas: int, tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ class TestPowerLoss:
 
 
 def lose_pages(data: Path, synced: bytes, chance: random.Random) -> None:
-    """Leave some of the pages that were written since the sync as they were, and some as garbage."""
+    """Put some of the pages written since the sync back to the synced content, turn others into garbage."""
     now = data.read_bytes()
     pages = []
     for at in range(0, len(now), 4096):

@@ -1,4 +1,4 @@
-"""Side files: the old content or the new one, and never a damaged one that passes for content."""
+"""Side files: a reader gets the old or the new content, and never damaged content."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_torn_file_has_no_content(path: Path) -> None:
 
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
-        # All but the last line feed is all that matters.
+        # Only the last line feed may be missing.
         assert side_file.read(path) in ([CONTENT] if length == len(whole) - 1 else [None])
 
 

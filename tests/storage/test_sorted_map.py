@@ -1,4 +1,4 @@
-"""The sorted map behaves like a dict whose keys are sorted, and its forks know nothing of each other."""
+"""The sorted map behaves like a dict whose keys are sorted, and its forks are independent."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Steps = list[tuple[str, bytes, bytes]]
 
 @pytest.fixture(autouse=True, scope="module")
 def small_chunks() -> Iterator[None]:
-    """Chunks of a few items, so that short histories split and empty them."""
+    """Make chunks of a few items, so that short histories split and empty them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sorted_map, "CHUNK_MAX", 4)
         yield

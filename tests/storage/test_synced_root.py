@@ -49,8 +49,11 @@ def commit_something(environment: LmdbEnvironment, chance: random.Random) -> Non
 
 
 def power_loss(synced: bytes, now: bytes, chance: random.Random) -> bytes:
-    """A file as the disk may have it: each page that changed since the sync is the old one, the new one,
-    half of each, or garbage; and so is its length."""
+    """Return a file as the disk may have it after a loss of power.
+
+    Each page that changed since the sync is the old page, the new page, half of each, or garbage; the
+    length is the old or the new length.
+    """
     pages = []
     for at in range(0, len(now), PAGE):
         old, new = synced[at : at + PAGE], now[at : at + PAGE]
@@ -237,7 +240,7 @@ def test_power_loss_in_the_middle_of_a_close_loses_nothing(
     expected = rows_in(environment)
     environment.close()
     assert (folder / CLOSED_MARK).exists()
-    side_file.write(folder / SYNCED_ROOT, root)  # as it was just before its removal
+    side_file.write(folder / SYNCED_ROOT, root)  # the content just before its removal
     monkeypatch.setattr(data_file, "boot_id", lambda: "another boot")
 
     found = LmdbEnvironment(folder, durability="interval")

@@ -1,4 +1,4 @@
-"""One process writes; a second is told which."""
+"""One process writes; an error tells a second process the pid of the first."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ sys.stdin.read()
 
 
 def another_process(folder: Path) -> subprocess.Popen[str]:
-    """A process that holds the lock until its input ends."""
+    """Start a process that holds the lock until its input ends."""
     command = [sys.executable, "-c", HOLDER, str(folder)]
     holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None

@@ -1,1 +1,1 @@
-"""What a transaction does to data: deterministic, on a table."""
+"""The deterministic execution of transactions on the tables of a shard."""

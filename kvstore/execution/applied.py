@@ -13,14 +13,14 @@ from kvstore.execution.procedure_context import Owns
 from kvstore.types import ShardId, Slot, Timestamp
 
 ValueChanges = dict[bytes, bytes | None]
-"""What is shown afterwards by key, encoded; None where nothing is any more."""
+"""New shown value of each changed key, encoded; None if the key no longer shows a value."""
 
 
 class Applied(NamedTuple):
-    """What came of a part.
+    """The result of one shard's part of a transaction.
 
-    ``changes``: None where they are those of plain operations (contracts A7). ``effects``: None where the
-    operations themselves tell them.
+    ``changes``: None if the changes follow from plain operations (contracts A7). ``effects``: None if the
+    effects follow from the operations.
     """
 
     outcome: Outcome
@@ -29,16 +29,16 @@ class Applied(NamedTuple):
 
 
 class RegionExecution(Protocol):
-    """Executes one shard of a region (``crdt/region_shard.py``): loaded only where a store is a region."""
+    """The execution of one shard of a region (``crdt/region_shard.py``): loaded only for a region."""
 
     def execute(self, operations: tuple[Operation, ...], slot: Slot, time: Timestamp) -> Applied:
-        """Decide a part of a transaction of this region, or carry out an import."""
+        """Execute a part of a transaction of this region, or an import."""
 
     def call(self, call: Call, slot: Slot, time: Timestamp, shard: ShardId, owns: Owns) -> Applied:
         """Run one shard's part of a call of a stored procedure."""
 
     def check_debits(self, operations: Iterable[Operation]) -> Outcome | None:
-        """Return the refusal of a debit among operations that are all locked, if one is to be."""
+        """Return the refusal of the first debit without enough rights, if any; all keys are locked."""
 
 
 encode_effects = msgspec.msgpack.Encoder().encode
@@ -46,17 +46,17 @@ decode_effects = msgspec.msgpack.Decoder(tuple[KeyEffect, ...]).decode
 
 
 def changes_of(operations: tuple[Operation, ...], applied: Applied) -> ValueChanges:
-    """What a part changed, whether its operations tell it or not."""
+    """Return the changes of a part, derived from its operations if ``applied.changes`` is None."""
     return plain_effects(operations) if applied.changes is None else applied.changes
 
 
 def effect_of(operation: Operation) -> KeyEffect | None:
-    """What an operation that was not refused changes, wherever that is carried out; None for a check."""
+    """Return the effect of an operation that was not refused, for any region; None for a check."""
     if type(operation) is PutIf:
         return Put(operation.key, operation.value)
     return operation if isinstance(operation, KEY_EFFECTS) else None
 
 
 def effects_of(operations: Iterable[Operation]) -> tuple[KeyEffect, ...]:
-    """The same of all of them."""
+    """Return the effects of these operations, in order."""
     return tuple(effect for effect in map(effect_of, operations) if effect is not None)

@@ -1,9 +1,9 @@
-"""Running one shard's part of a transaction: staged first, written only when all of it succeeded.
+"""The execution of one shard's part of a transaction: staged first, written only if all of it succeeds.
 
 INVARIANTS
-    EXECUTE-1  Executing is a function of the table, the operations and the slot: no clock, no chance.
+    EXECUTE-1  Execution is a function of the table, the operations and the slot: no clock, no randomness.
     EXECUTE-2  A part that refuses or raises has no effect (contracts A5).
-    EXECUTE-3  The version of a record is the slot of the transaction that wrote it, so it only rises.
+    EXECUTE-3  The version of a value is the slot of the transaction that wrote it, so it only increases.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ from kvstore.ports import ReadableTable, Table
 from kvstore.types import Slot
 
 StagedWrites = dict[bytes, bytes | None]
-"""New cell by key; None where the key goes."""
+"""New stored value by key; None if the key is removed."""
 
 
 class Executed(NamedTuple):
-    """What came of one shard's part of a transaction."""
+    """The result of one shard's part of a transaction."""
 
     effects: StagedWrites
     outcome: Outcome
     plain: bool = True
-    """Whether the operations alone tell the effects, so that the log need not keep these (A7)."""
+    """Whether the effects follow from the operations alone, so that the log need not keep them (A7)."""
 
 
 def execute(operations: tuple[Operation, ...], table: ReadableTable, slot: Slot) -> Executed:
-    """Return what the operations would change, and their outcome. The table is only read."""
+    """Return the writes of the operations, and their outcome. The table is only read."""
     staged: StagedWrites = {}
     results: list[bytes | bool] = []
     plain = True
     version = slot.to_bytes(VERSION_BYTES, "big")
     for operation in operations:
-        if type(operation) is Put:  # first and by exact type: nearly all of them are
+        if type(operation) is Put:  # first and by exact type: nearly all operations are puts
             staged[operation.key] = version + operation.value
             continue
         match operation:
@@ -71,12 +71,12 @@ def execute(operations: tuple[Operation, ...], table: ReadableTable, slot: Slot)
             case Put() | Expire() | Check() | CheckRange() | Reserve():
                 pass  # Put: above; Expire: see outcomes.py; the others: see validation.py
             case _:
-                raise AssertionError(f"{type(operation).__name__} is of regions only: see region_shard.py")
+                raise AssertionError(f"{type(operation).__name__} is for regions only: see region_shard.py")
     return Executed(staged, Outcome(results=tuple(results)) if results else DONE, plain)
 
 
 def _delete(key: bytes, staged: StagedWrites, table: ReadableTable) -> bool:
-    """Stage it where it changes something; return whether it does."""
+    """Stage the removal of the key; return whether the table has it."""
     if table.get(key) is None:
         staged.pop(key, None)
         return False
@@ -85,7 +85,7 @@ def _delete(key: bytes, staged: StagedWrites, table: ReadableTable) -> bool:
 
 
 def plain_effects(operations: tuple[Operation, ...]) -> dict[bytes, bytes | None]:
-    """The new values by key, None where the key went, of operations whose effects were plain."""
+    """Return the new values by key, None for a removed key, of operations whose effects are plain."""
     effects: dict[bytes, bytes | None] = {}
     for operation in operations:
         match operation:
@@ -97,7 +97,7 @@ def plain_effects(operations: tuple[Operation, ...]) -> dict[bytes, bytes | None
 
 
 def apply(effects: StagedWrites, table: Table) -> None:
-    """Write what was staged."""
+    """Write the staged writes to the table."""
     for key, cell in effects.items():
         if cell is None:
             table.delete(key)
@@ -110,8 +110,10 @@ def _cell(key: bytes, staged: StagedWrites, table: ReadableTable) -> bytes | Non
 
 
 def _sum(cell: bytes | None, amount: bytes) -> bytes:
-    """The encoded sum; where there is no such number the value stays as it is, so that all replicas
-    agree and a participant never refuses (contracts C1)."""
+    """Return the encoded sum, or the value unchanged if there is no such number.
+
+    So all replicas agree, and a participant never refuses (contracts C1).
+    """
     value = None if cell is None else decoded_value(cell)
     if cell is None or not is_number(value):
         return amount

@@ -1,8 +1,7 @@
-"""What a transaction may ask of one shard: a closed set of operations, as they stand in the log.
+"""The operations of transactions on one shard: a closed set, in the form that the log stores.
 
-Keys are encoded by ``kvstore.keys`` and values by ``kvstore.values`` before they come here, so an
-operation is a few short byte strings. Tags are part of storage format 1; a new operation takes a
-new tag.
+Keys are already encoded by ``kvstore.keys`` and values by ``kvstore.values``, so an operation is a few
+short byte strings. Tags are part of storage format 1; a new operation takes a new tag.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ class Put(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
 
 
 class PutIf(msgspec.Struct, frozen=True, array_like=True, tag=2, gc=False):
-    """Set the key if its version is ``version``; None means: if it is absent. May refuse."""
+    """Set the key if its version is ``version``, or if the key is absent for None. May refuse."""
 
     key: bytes
     value: bytes
@@ -30,34 +29,34 @@ class PutIf(msgspec.Struct, frozen=True, array_like=True, tag=2, gc=False):
 
 
 class Delete(msgspec.Struct, frozen=True, array_like=True, tag=3, gc=False):
-    """Remove the key. With ``report`` the outcome says whether it was there."""
+    """Remove the key. With ``report`` the outcome says whether the key existed."""
 
     key: bytes
     report: bool = False
 
 
 class Add(msgspec.Struct, frozen=True, array_like=True, tag=4, gc=False):
-    """Add the encoded number; what is missing or not a number counts as 0 (contracts C1)."""
+    """Add the encoded number. A missing value, or a value that is no number, counts as 0 (contracts C1)."""
 
     key: bytes
     amount: bytes
 
 
 class Expire(msgspec.Struct, frozen=True, array_like=True, tag=5, gc=False):
-    """Forget the outcomes of idempotency keys that were stored before this time (contracts C4)."""
+    """Remove the outcomes of idempotency keys that were stored before this time (contracts C4)."""
 
     before: Timestamp
 
 
 class Check(msgspec.Struct, frozen=True, array_like=True, tag=6, gc=False):
-    """Refuse unless the key's version is this one: None for an absent key, 0 for one never read."""
+    """Refuse unless the key has this version: None for an absent key, 0 for a key that was never read."""
 
     key: bytes
     version: int | None
 
 
 class CheckRange(msgspec.Struct, frozen=True, array_like=True, tag=7, gc=False):
-    """Refuse unless this shard's records from ``start`` up to, not with, ``stop`` have this digest."""
+    """Refuse unless this shard's rows with ``start <= key < stop`` have this digest."""
 
     start: bytes
     stop: bytes
@@ -65,7 +64,7 @@ class CheckRange(msgspec.Struct, frozen=True, array_like=True, tag=7, gc=False):
 
 
 class Reserve(msgspec.Struct, frozen=True, array_like=True, tag=8, gc=False):
-    """In a preliminary: the conclusory may write this key."""
+    """Reserve a key, in a preliminary, that the conclusory may write."""
 
     key: bytes
 
@@ -78,14 +77,14 @@ class SetAdd(msgspec.Struct, frozen=True, array_like=True, tag=9, gc=False):
 
 
 class SetRemove(msgspec.Struct, frozen=True, array_like=True, tag=10, gc=False):
-    """Take back all adds of this member that are there: others, that are not known yet, stay."""
+    """Remove all adds of this member that are known here; adds that are not known yet stay."""
 
     key: bytes
     member: bytes
 
 
 class Credit(msgspec.Struct, frozen=True, array_like=True, tag=11, gc=False):
-    """Add to the bounded counter; the right to spend it is this region's."""
+    """Add to the bounded counter; the right to spend the amount goes to the region ``owner``."""
 
     key: bytes
     amount: int
@@ -93,14 +92,14 @@ class Credit(msgspec.Struct, frozen=True, array_like=True, tag=11, gc=False):
 
 
 class Spend(msgspec.Struct, frozen=True, array_like=True, tag=12, gc=False):
-    """Take from the bounded counter, out of this region's rights. May refuse."""
+    """Spend from the bounded counter, out of this region's rights. May refuse."""
 
     key: bytes
     amount: int
 
 
 class Grant(msgspec.Struct, frozen=True, array_like=True, tag=13, gc=False):
-    """Give rights of this region to another one. May refuse."""
+    """Transfer rights of this region to the region ``taker``. May refuse."""
 
     key: bytes
     amount: int
@@ -108,21 +107,21 @@ class Grant(msgspec.Struct, frozen=True, array_like=True, tag=13, gc=False):
 
 
 class Append(msgspec.Struct, frozen=True, array_like=True, tag=14, gc=False):
-    """Be a node of this color; the payload stands with the lowest one."""
+    """Append a node to this color; the lowest color of the node carries the payload."""
 
     payload: bytes | None
 
 
 KeyEffect: TypeAlias = Put | Delete | Add | SetAdd | SetRemove | Credit | Spend | Grant
-"""What changes something, wherever it is carried out, once it was decided that it does."""
+"""An operation that changes a key, in any region, once it has been accepted."""
 KEY_EFFECTS = (Put, Delete, Add, SetAdd, SetRemove, Credit, Spend, Grant)
 ESCROW = (Credit, Spend, Grant)
 
 
 class Skip(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
-    """Slots of a chain that changed no data, up to this one (contracts A1).
+    """Slots of a chain, up to ``last``, that changed no data (contracts A1).
 
-    ``edges``: causes that were to go with transactions which came to nothing; those behind rely on them.
+    ``edges``: causes of transactions that had no effect, because later nodes rely on them.
     """
 
     last: Slot
@@ -130,18 +129,18 @@ class Skip(msgspec.Struct, frozen=True, array_like=True, tag=1, gc=False):
 
 
 class Marker(msgspec.Struct, frozen=True, array_like=True, tag=2, gc=False):
-    """A slot where the region imported: how far the chains of this color had come by it, by region."""
+    """A slot at which the region imported. ``chains``: last imported slot of this color, by region."""
 
     last: Slot
     chains: dict[RegionId, Slot]
 
 
 class Piece(msgspec.Struct, frozen=True, array_like=True, tag=3, gc=False):
-    """A slot of a node (contracts A1): what it changed on this shard; nothing, perhaps.
+    """A slot of a node (contracts A1), with the node's effects on this shard, if any.
 
-    ``places``: its slot on each of its colors, where it has more than one. With the lowest of them stand
-    its ``edges``, by shard the last slot of its region that it comes behind besides what its own chains
-    imply, and its ``payload``.
+    ``places``: slot of the node on each of its colors, if there are several. The piece of the lowest color
+    carries the ``payload`` and the ``edges``: by shard, the last slot of the node's region that the node
+    depends on, unless its own chains imply it.
     """
 
     last: Slot
@@ -156,7 +155,7 @@ ChainItem: TypeAlias = Skip | Marker | Piece
 
 
 class Segment(msgspec.Struct, frozen=True, array_like=True):
-    """A part of a region's chain of this shard, from a slot on."""
+    """A part of a region's chain of this shard, from slot ``first`` on."""
 
     region: RegionId
     first: Slot
@@ -168,8 +167,7 @@ class Segment(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Import(msgspec.Struct, frozen=True, array_like=True, tag=15):
-    """What came from other regions of the chains of this shard; whole nodes only, with all their causes
-    (contracts D3)."""
+    """Segments of other regions' chains of this shard: whole nodes only, with all causes (contracts D3)."""
 
     segments: tuple[Segment, ...]
 
@@ -192,13 +190,13 @@ Operation: TypeAlias = (
     | Import
 )
 Operations: TypeAlias = dict[ShardId, tuple[Operation, ...]]
-"""Each participant's part of a transaction."""
+"""Each participant's part of a transaction, by shard."""
 
 
 class IdempotencyToken(msgspec.Struct, frozen=True, array_like=True):
-    """An idempotency key: its shard, ``record_shard``, takes part in the transaction and keeps the digest.
+    """An idempotency key. Its shard, ``record_shard``, takes part in the transaction and keeps the digest.
 
-    ``result``: what the user's function returned, encoded, where one decided the transaction.
+    ``result``: encoded result of the user's function, if a function decided the transaction.
     """
 
     key: bytes
@@ -210,8 +208,8 @@ class IdempotencyToken(msgspec.Struct, frozen=True, array_like=True):
 class Call(msgspec.Struct, frozen=True, array_like=True):
     """A call of a stored procedure, with the keys it may touch, encoded.
 
-    ``keys``: by each shard that runs it, those it owns. ``prefixes``: ranges, from the first bytes up to,
-    not with, the second; each shard that runs it owns a part of them.
+    ``keys``: keys owned by each shard that runs the call, by shard. ``prefixes``: ranges, each as its start
+    and its excluded end; each shard that runs the call owns a part of them.
     """
 
     name: str
@@ -221,13 +219,13 @@ class Call(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Outcome(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What one shard's part of a transaction came to.
+    """The outcome of one shard's part of a transaction.
 
-    ``refused``: a condition did not hold and the part had no effect. ``results``: one entry for
-    each ``Add`` (the new value, encoded) and each reporting ``Delete`` (True if it was there); of a
-    procedure what it returned; of a refused ``Check`` its key; of a refused preliminary the encoded
-    ``Current``. ``failure``: what a procedure raised; its part had no effect. ``unaffordable``: of a refused
-    debit, encoded, what there is (``escrow.py``).
+    ``refused``: whether a condition did not hold, so that the part had no effect. ``results``: an entry
+    for each ``Add`` (the new value, encoded) and each reporting ``Delete`` (True if the key existed); for a
+    procedure, its result; for a refused ``Check``, its key; for a refused preliminary, the encoded
+    ``Current``. ``failure``: error of a procedure, as text; the part had no effect. ``unaffordable``: for a
+    refused debit, the encoded ``Unaffordable`` (``escrow.py``).
     """
 
     refused: bool = False

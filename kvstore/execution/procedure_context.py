@@ -1,8 +1,8 @@
-"""What the body of a stored procedure sees: the declared keys of the one shard it runs on.
+"""The context of a stored procedure's body: the declared keys of the shard that the body runs on.
 
-Everything is staged, so that a body that raises has no effect, and reads see what the body wrote. A
-declared key of another shard can be written here too, which does nothing: it is written there, by the
-same body. It cannot be read here: its value is not here.
+All writes are staged, so that a body that raises has no effect; reads see the staged writes. Writing a
+declared key of another shard does nothing here: the body also runs on that shard, and writes the key
+there. Reading such a key is refused, because its value is not on this shard.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from kvstore.ports import ReadableTable
 from kvstore.types import ShardId, Slot, Timestamp
 
 WRITTEN_BYTES_MAX = 64 << 20
-"""Keys and values that one part may write (contracts C5)."""
+"""Upper bound on the keys and values that one part may write, in bytes (contracts C5)."""
 ROWS_MAX = 256
 
 Owns = Callable[[ShardId, bytes], bool]
-"""Whether a shard is where an encoded key belongs."""
+"""Function of a shard and an encoded key: whether the key belongs to the shard."""
 StagedRow = tuple[bytes, bytes | None]
 
 
 class Part:
     """One shard's part of a call. ``shard``: its number; ``time``: the transaction's, in nanoseconds."""
 
-    __iter__ = None  # not a Mapping: say scan() to walk it
+    __iter__ = None  # not a Mapping: scan() iterates
 
     def __init__(
         self,
@@ -57,13 +57,13 @@ class Part:
 
     @property
     def keys(self) -> list[Key]:
-        """The declared keys that are on this shard, in order."""
+        """The declared keys of this shard, in order."""
         return [keys.decode(encoded) for encoded in sorted(self._own)]
 
     # -- reading -----------------------------------------------------------------------------
 
     def get(self, key: Key, default: Any = None) -> Any:
-        """The value, or ``default``. Raises ``KeyNotDeclared``, for a key of another shard too."""
+        """Return the value, or ``default``. Raises ``KeyNotDeclared``, for a key of another shard too."""
         payload = self._payload(self._readable(key))
         return default if payload is None else values.decode(payload)
 
@@ -85,14 +85,14 @@ class Part:
         reverse: bool = False,
         limit: int | None = None,
     ) -> Iterator[tuple[Key, Any]]:
-        """Iterate over this shard's ``(key, value)`` in key order, as they are at this call.
+        """Iterate over this shard's ``(key, value)`` pairs in key order, as of this call.
 
         Raises:
-            KeyNotDeclared: not all of the range was declared.
+            KeyNotDeclared: a part of the range was not declared.
         """
         low, high = keys.key_range(prefix=prefix, start=start, stop=stop)
         if not any(first <= low and high <= last for first, last in self._call.prefixes):
-            self._refuse(prefix, "a procedure that scans declares prefixes and has scans=True")
+            self._refuse(prefix, "declare the prefix, and register the procedure with scans=True")
         written = [row for row in self._staged.items() if low <= row[0] < high]
         return self._rows(low, high, reverse, math.inf if limit is None else limit, written)
 
@@ -102,7 +102,7 @@ class Part:
         written.sort(reverse=reverse)
         rows = merge(written, self._stored(low, high, reverse), key=_key, reverse=reverse)
         for encoded, found in groupby(rows, key=_key):
-            payload = next(found)[1]  # what was written comes before what is stored
+            payload = next(found)[1]  # a staged row comes before the stored row of its key
             if left <= 0:
                 return
             if payload is not None:
@@ -120,7 +120,7 @@ class Part:
     # -- writing -----------------------------------------------------------------------------
 
     def put(self, key: Key, value: Any) -> None:
-        """Set the key, where it belongs."""
+        """Set the key, on the shard that it belongs to."""
         encoded, payload = self._declared(key), values.encode(value)
         if self._is_here(encoded):
             self._refuse_clash(key, encoded, deletes=False)
@@ -129,7 +129,7 @@ class Part:
     __setitem__ = put
 
     def delete(self, key: Key) -> None:
-        """Remove the key, where it belongs; a missing one is fine."""
+        """Remove the key, if present, on the shard that it belongs to."""
         encoded = self._declared(key)
         if self._is_here(encoded):
             self._refuse_clash(key, encoded, deletes=True)
@@ -140,10 +140,11 @@ class Part:
         self.delete(key)
 
     def add(self, key: Key, n: int | float = 1) -> Any:
-        """Add to the number there, or to 0, and return the sum; None on shards that it is not on.
+        """Add to the stored number, or to 0, and return the sum; None if the key is on another shard.
 
         Raises:
-            TypeClash: what is there is no number. LimitExceeded: the sum could not be stored.
+            TypeClash: the stored value is not a number.
+            LimitExceeded: the sum cannot be stored.
         """
         encoded = self._declared(key)
         check_amount(n)
@@ -156,16 +157,16 @@ class Part:
         return values.decode(total)
 
     def _note_added(self, key: Key, encoded: bytes, before: bytes | None, n: int | float) -> None:
-        """A region adds to counters; raises ``TypeClash`` there, where ``before`` is none."""
+        """Do nothing; in a region, note the addition; raise ``TypeClash`` if ``before`` is no counter."""
 
     def _refuse_clash(self, key: Key, encoded: bytes, *, deletes: bool) -> None:
-        """A region raises ``TypeClash`` for a write to what shows another type than a register."""
+        """Do nothing; in a region, raise ``TypeClash`` if the key shows another type than a register."""
 
     def _stage(self, encoded: bytes, payload: bytes | None) -> None:
         self._open()
         self._written += len(encoded) + len(payload or b"")
         if self._written > WRITTEN_BYTES_MAX:
-            message = f"one part of a call may write {WRITTEN_BYTES_MAX} bytes"
+            message = f"one part of a call may write at most {WRITTEN_BYTES_MAX} bytes"
             raise LimitExceeded(message, size=self._written, limit=WRITTEN_BYTES_MAX)
         self._staged[encoded] = payload
 
@@ -196,7 +197,7 @@ class Part:
         message = f"{self._call.name!r} has not declared {key!r} on shard {self.shard}"
         raise KeyNotDeclared(message, hint=hint, key=key, shard=self.shard)
 
-    # -- for the one who runs it -------------------------------------------------------------
+    # -- for the caller of the body ----------------------------------------------------------
 
     def _payload(self, encoded: bytes) -> bytes | None:
         table = self._open()
@@ -211,7 +212,7 @@ class Part:
         return self._table
 
     def finish(self, slot: Slot) -> StagedWrites:
-        """End it, and return what it changed: cells of this version, None where a key went."""
+        """End the part, and return its writes: stored values of this version, None for a removed key."""
         table, self._table = self._open(), None
         version = slot.to_bytes(VERSION_BYTES, "big")
         return {
@@ -221,7 +222,7 @@ class Part:
         }
 
     def give_up(self) -> None:
-        """End it without effects."""
+        """End the part without effects."""
         self._table = None
 
 

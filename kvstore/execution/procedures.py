@@ -1,12 +1,14 @@
-"""Stored procedures: functions under a name, run by every replica on its own shard's data.
+"""Stored procedures: named functions that every replica runs on its own shard's data.
 
-A call is an independent transaction over the shards of the keys it declares (Eris, SOSP 2017, section
-4.1): one round, and no shard waits for another, so nothing flows between them and none may refuse. The
-log holds the name, the arguments and the declared keys; replicas, and recovery, run the body again.
+A call is an independent transaction over the shards of the keys that it declares (Eris, SOSP 2017,
+section 4.1): one round in which no shard waits for another, so no data passes between shards and no
+shard may refuse. The log holds the name, the arguments and the declared keys; replicas, and recovery,
+run the body again.
 
 INVARIANTS
     PROCEDURE-1  A body is a function of its arguments, its part and the transaction's time.
-    PROCEDURE-2  A body that raises has no effect on that shard; the others do not hear of it (contracts C1).
+    PROCEDURE-2  A body that raises has no effect on that shard; other shards do not learn of it
+        (contracts C1).
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ AnyBody = TypeVar("AnyBody", bound=ProcedureBody)
 
 
 class Procedure(NamedTuple):
-    """A registered function, and what says which keys it may touch."""
+    """A registered function, with the function that returns the keys it may touch."""
 
     name: str
     keys: Declared
@@ -48,20 +50,20 @@ def procedure(name: str, *, keys: Declared, scans: bool | None = None) -> Callab
     """Register a function ``body(part, args)`` under a name, to be run by ``Database.call``.
 
     Args:
-        name: stands in the log. A body that does something else takes another name.
-        keys: given the arguments, names all keys that the body may touch, hence the shards it runs on.
-        scans: whether the body calls ``part.scan``. Then everything declared is a prefix as well, and
-            the body runs on every shard that may hold such a key. None: as the body's own code says.
+        name: is written to the log. A body that does something else takes another name.
+        keys: returns all keys that the body may touch for the given arguments, hence the shards it runs on.
+        scans: whether the body calls ``part.scan``. If so, each declared key is a prefix as well, and the
+            body runs on every shard that may hold a key with it. None: found out from the body's code.
 
     Raises:
         BodyRefused: the function is async or a generator.
-        UsageError: the name is taken by a function of another place. One that was defined inside a
-            function is replaced: it is made anew each time.
+        UsageError: the name is taken by a function that is defined elsewhere. A function that is defined
+            inside another function is replaced, because it is made anew each time.
     """
     if type(name) is not str or not name:
-        raise UsageError(f"a procedure's name is a str that is not empty, not {name!r}")
+        raise UsageError(f"the name of a procedure must be a non-empty str, not {name!r}")
     if not callable(keys):
-        raise UsageError(f"keys of {name!r} is a function of the arguments, not {type(keys).__name__}")
+        raise UsageError(f"keys of {name!r} must be a function of the arguments, not {type(keys).__name__}")
 
     def register(body: AnyBody) -> AnyBody:
         refuse_body(body)
@@ -91,7 +93,7 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
 
 
 def procedure_named(name: str) -> Procedure:
-    """The procedure of this name. Raises ``UnknownProcedure``."""
+    """Return the procedure of this name. Raises ``UnknownProcedure``."""
     known = _registered.get(name)
     if known is None:
         raise UnknownProcedure(f"no procedure is registered as {name!r}", name=name)
@@ -101,28 +103,34 @@ def procedure_named(name: str) -> Procedure:
 def run(
     call: Call, table: ReadableTable, slot: Slot, *, shard: ShardId, time: Timestamp, owns: Owns
 ) -> Executed:
-    """Run one shard's part of a call. Raises ``UnknownProcedure``; what the body raises is its outcome."""
+    """Run one shard's part of a call and return its writes and outcome.
+
+    Raises ``UnknownProcedure``; any other error that the body raises becomes its outcome.
+    """
     part = Part(call, table, shard=shard, time=time, owns=owns)
     try:
         result = perform(call, part)
         return Executed(part.finish(slot), Outcome(results=(result,)), plain=False)
     except (MemoryError, UnknownProcedure):
-        raise  # not the body's doing: another replica may fare otherwise
+        raise  # not caused by the body: another replica may succeed
     except BaseException as error:
-        # Whatever it is, SystemExit too: the shard goes on, as all its replicas do (PROCEDURE-2).
+        # Any error, SystemExit too: the shard continues, as all its replicas do (PROCEDURE-2).
         return Executed({}, Outcome(failure=failure_of(error)), plain=False)
     finally:
         part.give_up()
 
 
 def rehearse(call: Call, table: ReadableTable, *, shard: ShardId, time: Timestamp, owns: Owns) -> None:
-    """Run it for nothing. Raises ``KeyNotDeclared``, ``NestedCall``, ``UnknownProcedure``; no other."""
+    """Run the body without effects, to raise ``KeyNotDeclared``, ``NestedCall`` or ``UnknownProcedure``.
+
+    Other errors of the body are ignored.
+    """
     part = Part(call, table, shard=shard, time=time, owns=owns)
     try:
         perform(call, part)
     except (KeyNotDeclared, NestedCall, UnknownProcedure, MemoryError, KeyboardInterrupt):
         raise
-    except BaseException:  # it fails when it runs, too, and is reported then
+    except BaseException:  # the body will raise in the call, too, and is reported then
         pass
     finally:
         part.give_up()
@@ -136,5 +144,5 @@ def perform(call: Call, part: Part) -> bytes:
 
 
 def failure_of(error: BaseException) -> str:
-    """What an outcome says of an error that a body raised."""
+    """Return the text in an outcome for an error that a body raised."""
     return f"{type(error).__name__}: {error}"[:FAILURE_CHARS_MAX]

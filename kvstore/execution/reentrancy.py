@@ -1,7 +1,7 @@
-"""Which function of a user the store is running just now: inside it, calling the store is refused.
+"""The check that a user's function which the store runs does not itself call the store.
 
-The function has a transaction, or a part of one, to work with. Calling the store itself could wait for
-locks that the function's own transaction holds, and would show it a second moment.
+The function has a transaction, or a part of a call, to work with. A call of the store could wait for
+locks that the function's own transaction holds, and would read the state of another moment.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from kvstore.errors import BodyRefused, NestedCall, UsageError
 class _Running(NamedTuple):
     name: str
     transaction: object
-    """What the function was given to work with."""
+    """The transaction, or the part of a call, that was passed to the function."""
 
 
 _running: ContextVar[_Running | None] = ContextVar("running", default=None)
 function_running = _running.get
-"""What is running, or None: a quick look before ``refuse_nested``."""
+"""Function that returns the running user function, or None: a quick check before ``refuse_nested``."""
 
 
 @contextmanager
 def running(name: str, transaction: object = None) -> Iterator[None]:
-    """For the length of the block the store runs the function of this name."""
+    """Mark the function of this name as run by the store for the duration of the block."""
     before = _running.set(_Running(name, transaction))
     try:
         yield
@@ -38,7 +38,7 @@ def running(name: str, transaction: object = None) -> Iterator[None]:
 
 @contextmanager
 def own_work() -> Iterator[None]:
-    """For the length of the block the store works for itself, on behalf of the function."""
+    """Allow calls of the store for the duration of the block: the store works for the function."""
     before = _running.set(None)
     try:
         yield
@@ -47,17 +47,16 @@ def own_work() -> Iterator[None]:
 
 
 def refuse_nested(transaction: object = None) -> None:
-    """Raise ``NestedCall`` inside a function that the store runs, unless it uses its own transaction."""
+    """Raise ``NestedCall`` inside a function that the store runs, except for its own transaction."""
     found = _running.get()
     if found is not None and (transaction is None or found.transaction is not transaction):
         raise NestedCall(f"{found.name!r} called the store that runs it", hint="use what was passed to it")
 
 
 def refuse_body(body: Callable[..., Any]) -> None:
-    """Raise ``BodyRefused`` for a function that would not be over when it returns, ``UsageError`` for what
-    is no function."""
+    """Raise ``BodyRefused`` for an async function or a generator, and ``UsageError`` for a non-function."""
     if not callable(body):
-        raise UsageError(f"the body of a transaction is a function, not {type(body).__name__}")
+        raise UsageError(f"the body of a transaction must be a function, not {type(body).__name__}")
     kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
     if any(is_kind(body) for is_kind in kinds):
         name = qualified_name(body)
@@ -65,13 +64,13 @@ def refuse_body(body: Callable[..., Any]) -> None:
 
 
 def refuse_unfinished(name: str, result: object) -> None:
-    """The same, for a function that returned the rest of its work."""
+    """Raise ``BodyRefused`` for a function that returned a generator or an awaitable."""
     if inspect.isgenerator(result) or inspect.isawaitable(result) or inspect.isasyncgen(result):
         if inspect.iscoroutine(result):
-            result.close()  # or Python complains that nobody awaited it
+            result.close()  # otherwise Python warns that the coroutine was never awaited
         raise BodyRefused(f"{name} returned a {type(result).__name__}: it would run after its transaction")
 
 
 def qualified_name(body: Callable[..., Any]) -> str:
-    """Where a function was defined."""
+    """Return the module and the qualified name of a function."""
     return f"{getattr(body, '__module__', '?')}.{getattr(body, '__qualname__', repr(body))}"

@@ -1,7 +1,7 @@
-"""Whether what a transaction read is still so: every value, and every scanned range (contracts C2).
+"""The validation of what a transaction read: every value, and every scanned range (contracts C2).
 
-A value is known by its version. A range is known by a digest over the keys and versions in it, so a
-record that came, went or changed shows.
+A value is compared by its version. A range is compared by a digest of the keys and versions in it, so
+that an added, removed or changed record is detected.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from kvstore.ports import ReadableTable, Row
 from kvstore.types import Slot
 
 READ_SET_MAX = 10_000
-"""Records one transaction may read (contracts A3)."""
+"""Most records that one transaction may read (contracts A3)."""
 DIGEST_BYTES = 16
 ROWS_FIRST = 16
 """Rows read first of a range: a table reads as many whatever the range holds. Each next read doubles it."""
@@ -26,9 +26,10 @@ ROWS_MAX = 512
 
 
 class Current(msgspec.Struct, frozen=True, array_like=True):
-    """What a shard holds now of all that a preliminary named there, when some of it had changed.
+    """The current state of all that a preliminary read or reserved on a shard, if some of it has changed.
 
-    ``changed``: the first key that had; of a range its start. ``ranges``: the rows of each, in order.
+    ``changed``: the first changed key, or the start of a changed range. ``ranges``: start, excluded end and
+    rows of each range, in order.
     """
 
     changed: bytes
@@ -41,7 +42,7 @@ decode_current = msgspec.msgpack.Decoder(Current).decode
 
 
 def digest_of(rows: Iterable[Row]) -> bytes:
-    """What tells the records of a range from others; a row is a key and its cell, or just its version."""
+    """Return the digest of a range's rows; a row is a key and its stored value, or just its version."""
     digest = blake2b(digest_size=DIGEST_BYTES)
     for key, cell in rows:
         digest.update(len(key).to_bytes(4, "big") + key + cell[:VERSION_BYTES])
@@ -49,7 +50,7 @@ def digest_of(rows: Iterable[Row]) -> bytes:
 
 
 def first_changed(operations: Iterable[Operation], table: ReadableTable) -> bytes | None:
-    """The first checked key, or start of a checked range, that is not as it was read; None if all are."""
+    """Return the first checked key, or start of a checked range, that has changed; None if none has."""
     for operation in operations:
         key = _changed(operation, table)
         if key is not None:
@@ -67,7 +68,7 @@ def _changed(operation: Operation, table: ReadableTable) -> bytes | None:
 
 
 def execute_validated(operations: tuple[Operation, ...], table: ReadableTable, slot: Slot) -> Executed:
-    """Execute what one shard can validate itself: nothing, and refused, if anything has changed."""
+    """Execute operations that one shard can validate alone; refuse, without effect, if a read has changed."""
     changed = first_changed(operations, table)
     if changed is not None:
         return Executed({}, Outcome(refused=True, results=(changed,)), plain=False)
@@ -75,7 +76,7 @@ def execute_validated(operations: tuple[Operation, ...], table: ReadableTable, s
 
 
 def current(changed: bytes, operations: Iterable[Operation], table: ReadableTable) -> Current:
-    """Everything that a preliminary's operations name on this shard, as it is now."""
+    """Return the current state of all that a preliminary's operations name on this shard."""
     cells: dict[bytes, bytes | None] = {}
     ranges: list[tuple[bytes, bytes, list[Row]]] = []
     for operation in operations:
@@ -88,7 +89,7 @@ def current(changed: bytes, operations: Iterable[Operation], table: ReadableTabl
 
 
 def _rows(table: ReadableTable, start: bytes, stop: bytes) -> Iterator[Row]:
-    """The rows of a range. One more than a transaction may read is enough to tell that it changed."""
+    """Yield the rows of a range, up to one more than a transaction may read: enough to detect a change."""
     left, count = READ_SET_MAX + 1, ROWS_FIRST
     while left > 0:
         asked = min(left, count)

@@ -480,7 +480,7 @@ def test_what_is_no_function_is_refused(body: Any) -> None:
         for decorate in (db.transaction, kvstore.transactional, db.run, lambda it: db.general(["k"], it)):
             if body is None and decorate in (db.transaction, kvstore.transactional):
                 continue  # None is what stands there for parentheses
-            with pytest.raises(kvstore.UsageError, match="is a function, not"):
+            with pytest.raises(kvstore.UsageError, match="must be a function, not"):
                 decorate(body)
 
 

@@ -1,5 +1,5 @@
-"""What a transaction does to data: EXECUTE-1 (a function), EXECUTE-2 (no half effects), EXECUTE-3 (versions
-are slots)."""
+"""Execution of operations: EXECUTE-1 (a function), EXECUTE-2 (no half effects), EXECUTE-3 (versions are
+slots)."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def cell(value: Any, version: int) -> bytes:
 
 
 def run(table: Cells, *operations: Operation, slot: int = 9) -> Outcome:
-    """Execute and write what was staged."""
+    """Execute the operations, write the staged writes and return the outcome."""
     effects, outcome, _ = execute(operations, table, Slot(slot))
     apply(effects, table)
     return outcome
@@ -202,7 +202,7 @@ class TestAdd:
         assert is_number(decoded_value(table[K]))
 
     def test_never_makes_an_infinity(self) -> None:
-        """From which no sum comes back: the value stays, and the outcome says so."""
+        """A counter could not leave infinity again: the value stays, and the outcome says so."""
         table = holding(1e308)
 
         assert run(table, add(1e308)) == results(1e308)
@@ -317,7 +317,7 @@ class TestAnyPart:
 def model_of(
     before: dict[bytes, tuple[Any, int]], part: list[Operation], slot: int
 ) -> dict[bytes, tuple[Any, int]] | None:
-    """What the part makes of the cells; None if it refuses."""
+    """Return the values after the part; None if the part refuses."""
     cells = dict(before)
     for operation in part:
         match operation:
@@ -341,7 +341,7 @@ def test_what_cannot_be_executed_does_not_end_the_store(replicas: int) -> None:
     disk = MemoryDisk()
     db = open_on(disk, shards=2, replicas=replicas)
     batch = db.batch()
-    batch.add("k", 0.5)  # nothing is there yet, so nothing speaks against it
+    batch.add("k", 0.5)  # accepted, because the key has no value yet
     db.put("k", 10**400)
 
     db.submit(batch).result()

@@ -1,4 +1,4 @@
-"""Outcomes of requests with an idempotency key: kept by each participant, forgotten by time (C4)."""
+"""Outcomes of requests with an idempotency key: kept by each participant, removed by time (C4)."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class TestExpiring:
 
 
 class TestThroughTheLog:
-    """Every replica remembers and forgets the same."""
+    """All replicas store and remove equal outcomes."""
 
     TOKEN = IdempotencyToken(b"key", b"digest", ShardId(1))
 

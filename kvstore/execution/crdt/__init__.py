@@ -1,1 +1,1 @@
-"""Types that converge: the cells of a key in a region, and what operations and imports do to them."""
+"""Types that converge: a key's cells in a region, and how operations and imports change them."""

@@ -1,20 +1,20 @@
-"""What a key holds in a region: one cell for each type that converges (contracts D5).
+"""A key's cells in a region: one cell for each type that converges (contracts D5).
 
-A key of a region has a record with four cells, and each converges alone: whatever was written where, and
-in whatever order it arrives, it ends up the same in every region. What is *shown* is that of the bounded
-counter, else of the counter, else of the set, else of the register. A record is a value like any other, of
-an extension type of its own, and is read wherever values are: ``values.decode`` gives what it shows.
+A key of a region has four cells, and each converges independently: wherever its writes were made, and in
+whatever order they arrive, a cell becomes equal in every region. The key *shows* its bounded counter, else
+its counter, else its set, else its register. The cells of a key are one value with an extension type of
+its own, readable wherever values are: ``values.decode`` returns what the cells show.
 
-    register    the writes that no other write has seen. The latest is shown; the others were lost, until
-                somebody who has seen them writes. A removal is a write of nothing.
-    counter     by region, the sum of what was added there, in the order of its chain
+    register    the writes that no other write has seen. The latest is shown; the others are lost writes,
+                which are kept until a write has seen them. A removal is a write of nothing.
+    counter     by region, the sum of the region's additions, in the order of its chain
     set         by member, the adds that no removal has seen
-    bounded     rights to spend, by who gave them to whom (``kvstore.execution.crdt.escrow``)
+    bounded     rights to spend, by giver and receiver (``kvstore.execution.crdt.escrow``)
 
 INVARIANTS
-    CELLS-1  A record is a function of the *set* of the nodes that it was made of, if that set is closed
+    CELLS-1  A key's cells are a function of the *set* of the nodes that wrote them, if that set is closed
         downwards.
-    CELLS-2  The write that is shown is later than all that it has seen (contracts D1).
+    CELLS-2  The write that is shown is later than all writes that it has seen (contracts D1).
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from kvstore import values
 from kvstore.types import Kind, RegionId, Slot, Timestamp
 
 CELL_EXTENSION = 2
-"""The msgpack extension type of a record."""
+"""The msgpack extension type of a key's cells."""
 
 K = TypeVar("K", RegionId, bytes)
 V = TypeVar("V")
 
 
 class Origin(msgspec.Struct, frozen=True, array_like=True, order=True, gc=False):
-    """Who wrote, and when: a place in the chain of a region. Later ones sort behind earlier ones."""
+    """The origin of a write: its time, and its slot in a region's chain. Later origins sort last."""
 
     time: Timestamp
     region: RegionId
@@ -44,25 +44,25 @@ class Origin(msgspec.Struct, frozen=True, array_like=True, order=True, gc=False)
 
 
 class Write(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A write of a register. ``value``: encoded; None where it was removed."""
+    """A write of a register. ``value``: encoded value; None for a removal."""
 
     origin: Origin
     value: bytes | None
 
 
 class Tally(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What one region added to a counter, encoded, and when it last did."""
+    """The encoded sum of one region's additions to a counter, and the origin of the last."""
 
     total: bytes
     last: Origin
 
 
 class Escrow(msgspec.Struct, frozen=True, array_like=True):
-    """Of a bounded counter: who may spend how much. Each sum has one region that adds to it; they are encoded
-    as values are, as nothing bounds them.
+    """The rights to spend of a bounded counter. Only one region adds to each sum; the sums are encoded as
+    values are, because nothing bounds them.
 
-    ``credits``: by who added, by whose right it became. ``grants``: by giver, by taker. ``spent``: by who
-    spent it.
+    ``credits``: by the region that added, then by the owner of the right. ``grants``: by giver, then by
+    taker. ``spent``: by the region that spent.
     """
 
     last: Origin
@@ -72,7 +72,7 @@ class Escrow(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Cell(msgspec.Struct, frozen=True, array_like=True):
-    """A key's record: its cells."""
+    """The cells of one key."""
 
     register: tuple[Write, ...] = ()
     counter: dict[RegionId, Tally] = {}
@@ -81,7 +81,7 @@ class Cell(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def kind(self) -> Kind | None:
-        """The type that is shown; None where nothing is."""
+        """The type that is shown; None if nothing is shown."""
         if self.escrow is not None:
             return "bounded"
         if self.counter:
@@ -99,7 +99,7 @@ _decode = msgspec.msgpack.Decoder(Cell).decode
 
 
 def encode(cell: Cell) -> bytes:
-    """The record as an encoded value; equal records have equal bytes, in whatever order they came to be."""
+    """Return a key's cells as an encoded value; equal cells have equal bytes, whatever their history."""
     if len(cell.counter) > 1 or len(cell.members) > 1 or cell.escrow is not None:
         cell = Cell(cell.register, _sorted(cell.counter), _sorted(cell.members), _sorted_escrow(cell.escrow))
     return _encode(msgspec.msgpack.Ext(CELL_EXTENSION, _encode(cell)))
@@ -118,32 +118,32 @@ def _sorted(mapping: dict[K, V]) -> dict[K, V]:
 
 
 def decode(payload: bytes) -> Cell:
-    """The record whose encoded value this is. Raises ``msgspec.DecodeError``."""
+    """Return the cells that an encoded value holds. Raises ``msgspec.DecodeError``."""
     return _decode(_decode_extension(payload).data)
 
 
 _EXTENSION_BYTES = frozenset((0xC7, 0xC8, 0xC9, 0xD4, 0xD5, 0xD6, 0xD7, 0xD8))
-"""What msgpack's extensions begin with."""
+"""First bytes of msgpack's extensions."""
 
 
 def is_record(payload: bytes) -> bool:
-    """Whether an encoded value is the record of a key, and no value of a user."""
+    """Return whether an encoded value holds a key's cells, rather than a value of a user."""
     return payload[0] in _EXTENSION_BYTES and _decode_extension(payload).code == CELL_EXTENSION
 
 
 def balance(escrow: Escrow) -> int:
-    """What a bounded counter comes to: all that was added, less all that was spent."""
+    """Return the balance of a bounded counter: the sum of all credits less all that was spent."""
     added = (amount for owners in escrow.credits.values() for amount in owners.values())
     return summed(added) - summed(escrow.spent.values())
 
 
 def summed(amounts: Iterable[bytes]) -> int:
-    """The sum of encoded ints."""
+    """Return the sum of encoded ints."""
     return sum(int(values.decode(amount)) for amount in amounts)
 
 
 def total(counter: dict[RegionId, Tally]) -> int | float:
-    """What a counter comes to: the regions' sums, in the order of the regions: so all agree on floats."""
+    """Return the value of a counter: the sums added in the order of regions, so that all agree on floats."""
     sums = [values.decode(counter[region].total) for region in sorted(counter)]
     result: int | float = 0
     try:
@@ -155,8 +155,8 @@ def total(counter: dict[RegionId, Tally]) -> int | float:
 
 
 def _rounded(numbers: list[int | float]) -> float:
-    """Their sum where the way to it is too large for a float; infinite where the sum is as well."""
-    from fractions import Fraction  # it is slow to import, and hardly ever needed
+    """Return a sum whose partial sums are too large for a float; infinite if the sum is too large as well."""
+    from fractions import Fraction  # slow to import, and rarely needed
 
     exact = sum(map(Fraction, numbers))
     try:
@@ -166,7 +166,7 @@ def _rounded(numbers: list[int | float]) -> float:
 
 
 def shown(cell: Cell) -> Any:
-    """The value of what is shown; None where nothing is."""
+    """Return the value that is shown; None if nothing is shown."""
     match cell.kind:
         case "bounded":
             assert cell.escrow is not None
@@ -184,13 +184,15 @@ def shown(cell: Cell) -> Any:
 
 
 def encode_total(cell: Cell) -> bytes:
-    """What its counter comes to, encoded."""
+    """Return the encoded value of the counter."""
     return values.encode(total(cell.counter))
 
 
 def shows_same(before: Cell, after: Cell) -> bool:
-    """Whether nothing was written to what is shown. What a counter or a set shows is written by all who touch
-    those cells; a register only by the latest."""
+    """Return whether the cell that is shown was not written.
+
+    Every change of a counter or a set writes what is shown; of a register, only its latest write does.
+    """
     kind = after.kind
     if before.kind != kind:
         return False

@@ -1,9 +1,10 @@
-"""What a node makes of a record, in whichever region and order it comes (contracts D5).
+"""How a node changes a key's cells, in whichever region and order it is applied (contracts D5).
 
-Everything is a matter of who had seen what. A node has seen a write if that is in its causal past: of its own
-region all that came earlier, of another what that region had imported (contracts A1). What a node has seen it
-may replace, or take back; what it has not seen stays beside it. So a removal from a set takes back the adds
-that it has seen and needs no list of them: an add that it did not know of wins.
+All depends on what a node had seen. A node has seen a write if the write is in the node's causal past: every
+earlier write of its own region, and every write of another region that its region had imported (contracts
+A1). A node may replace or take back a write that it has seen; a write that it has not seen is kept beside
+its own. A removal from a set therefore takes back the adds that it has seen, and needs no list of them: an
+add that it did not know of wins.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ from kvstore.types import RegionId, Slot
 
 
 class WritingNode:
-    """The node that changes something: where it stands, and what it had seen.
+    """The node that makes a change: its origin, and what it had seen.
 
-    ``seen``: of each other region, how far it had imported its chain of this shard; None for a node of the
-    region where it is carried out, which has seen all that is there.
+    ``seen``: last imported slot of each other region's chain of this shard, by region; None for a node of
+    the region where it is executed, which has seen every write there.
     """
 
     __slots__ = ("origin", "seen")
@@ -45,14 +46,14 @@ class WritingNode:
         self.seen = seen
 
     def has_seen(self, other: Origin) -> bool:
-        """Whether that write is in its causal past."""
+        """Return whether the write of an origin is in the node's causal past."""
         if self.seen is None or other.region == self.origin.region:
             return True
         return other.index <= self.seen.get(other.region, 0)
 
 
 def resolve(cell: Cell, effect: KeyEffect, node: WritingNode) -> Cell:
-    """The record after the node changed it so."""
+    """Return the cells after the node has made the change."""
     match effect:
         case Put(_, value):
             return _written(cell, value, node)
@@ -79,7 +80,7 @@ def _unseen(tags: tuple[Origin, ...], node: WritingNode) -> tuple[Origin, ...]:
 
 
 def _written(cell: Cell, value: bytes | None, node: WritingNode) -> Cell:
-    """The register keeps the writes that are not seen by any other; the latest is shown."""
+    """Return the cells after a write: the register keeps the writes that no other write has seen."""
     unseen = [write for write in cell.register if not node.has_seen(write.origin)]
     assert all(
         write.origin.time < node.origin.time or write.origin == node.origin
@@ -91,7 +92,7 @@ def _written(cell: Cell, value: bytes | None, node: WritingNode) -> Cell:
 
 
 def _counted(cell: Cell, amount: bytes, node: WritingNode) -> Cell:
-    """A sum that could not be stored is not made, here as everywhere (contracts C1)."""
+    """Return the cells after an addition; a sum that could not be stored is not made (contracts C1)."""
     region = node.origin.region
     before = cell.counter.get(region)
     total = amount if before is None else before.total

@@ -1,13 +1,13 @@
-"""Rights to spend: what keeps a bounded counter above zero in all regions, whoever can reach whom.
+"""Rights to spend, which keep a bounded counter from falling below zero, whatever links are cut.
 
-A balance is held as rights, and each right is one region's (O'Neil, TODS 1986; Balegas et al., SRDS 2015). A
-region spends and gives away only its own, and it alone does so. So its own view of its rights is never too
-high, and what it decides is decided for good: others are told of the effect, and never judge again.
+A balance is held as rights, and each right belongs to one region (O'Neil, TODS 1986; Balegas et al., SRDS
+2015). Only the region that owns a right spends it or gives it away. Its own view of its rights is therefore
+never too high, and its decisions are final: other regions apply the effect, and never decide again.
 
 INVARIANTS
     ESCROW-1  rights(region) >= 0 after every node, for every region, in every region.
-    ESCROW-2  balance = the sum of all rights + what is granted and not arrived; so it is never below zero
-        either.
+    ESCROW-2  balance = the sum of all rights + grants that have not arrived; so the balance is never below
+        zero either.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from kvstore.execution.operations import Credit, Grant, Spend
 from kvstore.types import RegionId
 
 AMOUNT_MAX = 2**63 - 1
-"""The largest amount of one step; balances are not bounded."""
+"""Largest amount of one operation; balances are unbounded."""
 NOTHING = values.encode(0)
 
 
 class Unaffordable(NamedTuple):
-    """Why a debit was refused: what this region may spend, and what the balance is as it sees it."""
+    """The reason for a refused debit: this region's rights, and the balance as this region sees it."""
 
     key: bytes
     amount: int
@@ -36,7 +36,7 @@ class Unaffordable(NamedTuple):
 
 
 class Funds(NamedTuple):
-    """What one region can spend of a bounded counter, and all that is there."""
+    """One region's rights to spend from a bounded counter, and the counter's balance."""
 
     rights: int
     balance: int
@@ -51,7 +51,7 @@ def decode_unaffordable(encoded: bytes) -> Unaffordable:
 
 
 def rights(escrow: Escrow, region: RegionId) -> int:
-    """What this region may spend or give away."""
+    """Return the amount that a region may spend or give away."""
     gained = [row[region] for row in (*escrow.credits.values(), *escrow.grants.values()) if region in row]
     gone = [*escrow.grants.get(region, {}).values(), escrow.spent.get(region, NOTHING)]
     return summed(gained) - summed(gone)
@@ -63,7 +63,7 @@ def funds(cell: Cell, region: RegionId) -> Funds:
 
 
 def shortfall(cell: Cell, debit: Spend | Grant, region: RegionId) -> Unaffordable | None:
-    """Judge a debit of this region where it begins, and nowhere else (contracts D5)."""
+    """Return why a debit is refused, or None. Only the debit's own region decides (contracts D5)."""
     found = funds(cell, region)
     if found.rights >= debit.amount:
         return None
@@ -71,7 +71,7 @@ def shortfall(cell: Cell, debit: Spend | Grant, region: RegionId) -> Unaffordabl
 
 
 def moved(escrow: Escrow | None, effect: Credit | Spend | Grant, origin: Origin) -> Escrow:
-    """The escrow after a node of ``origin``."""
+    """Return the escrow after a node with this origin made the change."""
     before = Escrow(origin) if escrow is None else escrow
     region = origin.region
     changes: dict[str, Any] = {"last": max(before.last, origin)}

@@ -1,4 +1,4 @@
-"""A stored procedure in a region: what is added is added to counters, and the type of each key is kept."""
+"""Stored procedures in a region: ``add`` adds to counters, and each key keeps its type."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class RegionPart(Part):
     ) -> None:
         super().__init__(call, table, shard=shard, time=time, owns=owns)
         self._added: dict[bytes, bytes] = {}
-        """The sum added to each counter, encoded, by encoded key."""
+        """Sum of the additions to each counter, encoded, by encoded key."""
 
     def _note_added(self, key: Key, encoded: bytes, before: bytes | None, n: int | float) -> None:
         refuse_other(key, before if encoded not in self._added else None, "counter")
@@ -34,7 +34,7 @@ class RegionPart(Part):
             refuse_other(key, self._payload(encoded), "register", deletes=deletes)
 
     def operations(self) -> tuple[Put | Delete | Add, ...]:
-        """End the part, and return the writes that it asks for."""
+        """End the part, and return its writes as operations."""
         self._table = None
         return tuple(self._operation(key, payload) for key, payload in self._staged.items())
 
@@ -47,16 +47,16 @@ class RegionPart(Part):
 def run(
     call: Call, table: ReadableTable, *, shard: ShardId, time: Timestamp, owns: Owns
 ) -> tuple[tuple[Put | Delete | Add, ...], Outcome]:
-    """Run one shard's part of a call; return the writes that it asks for, and its outcome.
+    """Run one shard's part of a call; return its writes as operations, and its outcome.
 
-    Raises ``UnknownProcedure``; whatever else the body raises is its outcome.
+    Raises ``UnknownProcedure``; any other error that the body raises becomes its outcome.
     """
     part = RegionPart(call, table, shard=shard, time=time, owns=owns)
     try:
         result = perform(call, part)
         return part.operations(), Outcome(results=(result,))
     except (MemoryError, UnknownProcedure):
-        raise  # not the body's doing: another replica may fare otherwise
+        raise  # not caused by the body: another replica may succeed
     except BaseException as error:
         return (), Outcome(failure=failure_of(error))
     finally:

@@ -1,17 +1,17 @@
-"""Running one shard's part of a transaction in a region: its own, and what comes from others.
+"""The execution of one shard's part of a transaction in a region: of its own transactions, and of imports.
 
-What a key holds there is a record of cells (``cells.py``). A transaction of the region is decided here, once:
-what comes of it are effects, and only they go to other regions (contracts D5). What comes from others is an
-import: a run of pieces of their chains, each of which is carried out as of its own place and time.
+Each key has cells (``cells.py``). A transaction of the region is decided here, once: it results in effects,
+and only these go to other regions (contracts D5). An import is a run of pieces of other regions' chains;
+each piece is executed as of its own place and time.
 
-    state     key -> version, and the record, of all keys where something is shown
-    hidden    key -> the record, of those where nothing is
-    chains    "copied", region, last slot of a segment -> own slot of the import that brought it
-              "seen", region -> how far that region had imported, by region, at the end of what is copied
+    state     key -> version, and the cells, of keys that show a value
+    hidden    key -> the cells, of keys that show nothing
+    chains    "copied", region, last slot of a segment -> own slot of the import that brought the segment
+              "seen", region -> last slots that the region had imported, by region, where its copy ends
 
 INVARIANTS
     REGION-1  A part that refuses has no effect (contracts A5).
-    REGION-2  A piece is carried out once, and only behind its predecessor in its chain (contracts D3).
+    REGION-2  A piece is executed once, and only after its predecessor in its chain (contracts D3).
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class RegionShard:
         self._chains = chains
 
     def execute(self, operations: tuple[Operation, ...], slot: Slot, time: Timestamp) -> Applied:
-        """Decide a part of an own transaction, and carry it out."""
+        """Execute a part of a transaction of this region, or an import."""
         if operations and type(operations[0]) is Import:
             return Applied(DONE, self._import(operations[0].segments, slot))
         changed = first_changed(operations, self._state)
@@ -97,7 +97,7 @@ class RegionShard:
         return Applied(outcome, changes_of(asked, applied), asked)
 
     def _refused(self, operation: Operation, staged: Staged, slot: Slot) -> Outcome | None:
-        """What a condition that does not hold, or a debit without the rights for it, comes to."""
+        """Return the refusal of a condition that does not hold, or of a debit without enough rights."""
         if type(operation) is PutIf and staged.version(operation.key, slot) != operation.version:
             return REFUSED
         if type(operation) is Spend or type(operation) is Grant:
@@ -107,7 +107,7 @@ class RegionShard:
         return None
 
     def check_debits(self, operations: Iterable[Operation]) -> Outcome | None:
-        """The refusal of a debit among these, if one is to be; they are all locked (section 7)."""
+        """Return the refusal of the first debit without enough rights, if any; all keys are locked."""
         staged = Staged(self._state, self._hidden)
         node = WritingNode(Origin(Timestamp(0), self.region, Slot(0)), None)
         for operation in operations:
@@ -118,10 +118,10 @@ class RegionShard:
                 staged.resolve(operation, node)
         return None
 
-    # -- what comes from others ----------------------------------------------------------------
+    # -- imports -------------------------------------------------------------------------------
 
     def _import(self, segments: tuple[Segment, ...], slot: Slot) -> ValueChanges:
-        """Carry out the pieces by their times, so that none comes before what it has seen (contracts D8)."""
+        """Execute the pieces by their times, so that each comes after all that it has seen (contracts D8)."""
         arrived = [found for segment in segments for found in self._copy(segment, slot)]
         staged = Staged(self._state, self._hidden)
         for node, effects in sorted(arrived, key=lambda found: found[0].origin):
@@ -130,7 +130,7 @@ class RegionShard:
         return staged.write(slot)
 
     def _copy(self, segment: Segment, slot: Slot) -> Iterator[tuple[WritingNode, tuple[KeyEffect, ...]]]:
-        """What is here already is skipped; what is next is carried out; nothing may be missing between."""
+        """Yield the nodes of a segment that are not copied yet; no slot may be missing before the segment."""
         region, last = segment.region, copied(self._chains, segment.region)
         if segment.last <= last:
             return
@@ -149,7 +149,7 @@ class RegionShard:
 
 
 class Staged:
-    """Records that are changed, and were not written yet."""
+    """Cells of keys that were changed and are not written yet."""
 
     def __init__(self, state: Table, hidden: Table) -> None:
         self._state = state
@@ -175,7 +175,7 @@ class Staged:
         return cell
 
     def version(self, key: bytes, slot: Slot) -> int | None:
-        """What it is now, for a condition."""
+        """Return the version of a key after the staged changes; None if the key shows nothing."""
         cell = self.cell(key)
         before, version = self._before[key]
         if cell is before:
@@ -186,7 +186,7 @@ class Staged:
         self._cells[effect.key] = resolve(self.cell(effect.key), effect, node)
 
     def write(self, slot: Slot) -> ValueChanges:
-        """Write the records; return what is shown now where that is not what was."""
+        """Write the changed cells, and return the shown values that changed."""
         changes: ValueChanges = {}
         for key, cell in self._cells.items():
             before, version = self._before[key]
@@ -208,23 +208,23 @@ class Staged:
         return changes
 
     def shows_registers(self, keys: Iterable[bytes]) -> bool:
-        """Whether what is shown there, if anything, is what was put."""
+        """Return whether each of these keys shows a register or nothing."""
         return all(self._cells[key].kind in (None, "register") for key in keys)
 
 
 def _is_plain(operations: tuple[Operation, ...], changes: ValueChanges, staged: Staged) -> bool:
-    """Whether a reader of the log sees the changes in the operations."""
+    """Return whether the changes follow from the operations in the log."""
     if any(type(operation) in (Add, SetAdd, SetRemove, PutIf) for operation in operations):
         return False
     plain = plain_effects(operations)
     return plain.keys() == changes.keys() and staged.shows_registers(plain)
 
 
-# -- the copies of other regions' chains -------------------------------------------------------
+# -- copies of other regions' chains -----------------------------------------------------------
 
 
 def copy_key(region: RegionId, last: Slot) -> bytes:
-    """Where it stands which import brought a segment that ends with this slot."""
+    """Return the key that holds which import brought the segment that ends with this slot."""
     return b"copied" + region.to_bytes(2, "big") + last.to_bytes(8, "big")
 
 
@@ -233,12 +233,12 @@ def _seen_key(region: RegionId) -> bytes:
 
 
 def copied(chains: ReadableTable, region: RegionId) -> Slot:
-    """How far a region's chain of this shard is here."""
+    """Return the last copied slot of a region's chain of this shard; 0 if there is none."""
     rows = chains.scan(copy_key(region, Slot(0)), copy_key(region, Slot(2**63)), reverse=True, limit=1)
     return Slot(int.from_bytes(rows[0][0][-8:], "big")) if rows else Slot(0)
 
 
 def seen_by(chains: ReadableTable, region: RegionId) -> dict[RegionId, Slot]:
-    """How far a region had imported the others' chains of this shard, where its copy here ends."""
+    """Return the last slots of this shard that a region had imported, by region, where its copy ends."""
     stored = chains.get(_seen_key(region))
     return {} if stored is None else _decode_seen(stored)

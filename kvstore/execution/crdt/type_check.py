@@ -1,4 +1,4 @@
-"""Refusing a local write of another type than what is shown (contracts D5)."""
+"""The refusal of a local write of another type than the type that is shown (contracts D5)."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ _HINTS: dict[Kind, str] = {
 
 
 def kind_of(payload: bytes | None) -> Kind | None:
-    """The type that a key shows; ``payload`` is its encoded record, None where there is none."""
+    """Return the type that a key shows; ``payload`` is the key's encoded value, None if it has none."""
     if payload is None:
         return None
     return cells.decode(payload).kind if cells.is_record(payload) else "register"
 
 
 def refuse_other(key: Key, payload: bytes | None, wanted: Kind, *, deletes: bool = False) -> None:
-    """Raise ``TypeClash`` unless the key shows nothing, or this type; ``deletes``: a set may go as well."""
+    """Raise ``TypeClash`` unless the key shows nothing or ``wanted``; ``deletes`` also permits a set."""
     refuse_kind(key, kind_of(payload), wanted, deletes=deletes)
 
 
 def refuse_kind(key: Key, found: Kind | None, wanted: Kind, *, deletes: bool = False) -> None:
-    """The same, where the type is known."""
+    """Raise ``TypeClash`` unless ``found`` is None or ``wanted``; ``deletes`` also permits a set."""
     if found is None or found == wanted or (deletes and found == "set"):
         return
     message = f"{key!r} shows a {found}, and this would write a {wanted}"
@@ -37,5 +37,5 @@ def refuse_kind(key: Key, found: Kind | None, wanted: Kind, *, deletes: bool = F
 
 
 def cell_of(payload: bytes | None) -> Cell:
-    """The record, where there is one."""
+    """Return the cells of an encoded value; empty cells if it holds none."""
     return cells.NOTHING if payload is None or not cells.is_record(payload) else cells.decode(payload)

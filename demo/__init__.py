@@ -1,1 +1,1 @@
-"""A bank in several regions: a guided run, and real records, on the geo mode of the store."""
+"""A bank in several regions of the store: a guided run, and a run on the records of a real bank."""

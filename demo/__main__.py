@@ -1,6 +1,6 @@
-"""``python -m demo``: a bank in several regions, shown at work, cut apart, healed, broken and repaired.
+"""``python -m demo``: a bank in several regions at work, with cut links, healed, damaged and repaired.
 
-The bank is made in a temporary folder and removed, or kept at ``--path``.
+The bank is created in a temporary folder and removed at the end, or created at ``--path`` and kept.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 
 @click.command()
 @click.option(
-    "--scene", "names", multiple=True, type=click.Choice(list(SCENES)), help="Only this; repeatable."
+    "--scene", "names", multiple=True, type=click.Choice(list(SCENES)), help="A scene to play; repeatable."
 )
 @click.option(
-    "--seed", type=click.IntRange(0), default=1, show_default=True, help="What chance is made from."
+    "--seed", type=click.IntRange(0), default=1, show_default=True, help="Seed of the random choices."
 )
 @click.option("--regions", type=click.IntRange(2, len(guided.REGIONS)), default=3, show_default=True)
 @click.option("--accounts", type=click.IntRange(2, 100), default=4, show_default=True, help="In each region.")
-@click.option("--fast", is_flag=True, help="Without pauses.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object for each scene, and one for the run.")
-@click.option("--path", type=NEW, help="Make the bank there, and keep it; the folder must not exist yet.")
-@click.option("--data", type=FOLDER, help="Run on the records there: account.csv, district.csv, order.csv.")
-@click.option("--months", type=click.IntRange(1, 60), default=3, show_default=True, help="Of --data.")
+@click.option("--fast", is_flag=True, help="Do not pause.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each scene, and for the run.")
+@click.option("--path", type=NEW, help="Create the bank there and keep it; the folder must not exist.")
+@click.option("--data", type=FOLDER, help="Pay the orders in its account.csv, district.csv, order.csv.")
+@click.option("--months", type=click.IntRange(1, 60), default=3, show_default=True, help="Used with --data.")
 def main(
     names: tuple[str, ...], seed: int, regions: int, accounts: int, fast: bool, as_json: bool,
     path: Path | None, data: Path | None, months: int,
 ) -> None:  # fmt: skip
-    """A bank in several regions. It exits with 0 if all was proved, with 1 if a promise was broken or a scene
-    proved nothing, with 3 if it could not run to its end."""
+    """Run a bank in several regions. Exits with 0 if every scene proved its claims, with 1 if an invariant is
+    violated or a scene proved nothing, with 3 if the run could not be completed."""
     _check_options(names, regions, path, data)
     narrator = Narrator(fast=fast, as_json=as_json)
     if path is not None:
-        narrator.opening(f"The bank stays at {path}; afterwards, look around: kvstore shell --geo {path}")
+        narrator.opening(f"The bank is kept at {path}; open it afterwards with: kvstore shell --geo {path}")
     with tempfile.TemporaryDirectory(prefix="kvstore-demo-") as folder:
         breakable = Path(folder)
         home = path or breakable / "bank"
@@ -63,7 +63,7 @@ def main(
 
 
 class Stopped(click.ClickException):
-    """It could not run to its end; nothing is said of its promises."""
+    """The run could not be completed, so it says nothing about the invariants."""
 
     exit_code = 3
 
@@ -81,9 +81,9 @@ def _check_options(names: tuple[str, ...], regions: int, path: Path | None, data
     for name in names:
         if SCENES[name].regions > regions:
             raise click.UsageError(f"--scene {name} needs --regions {SCENES[name].regions} or more", context)
-    with suppress(OSError):  # whoever makes it will say what is wrong with it
+    with suppress(OSError):  # creating the bank raises this error again
         if path is not None and path.exists():
-            raise click.UsageError(f"{path} exists; the bank is made in a new folder", context)
+            raise click.UsageError(f"{path} exists; the bank needs a new folder", context)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The auditor: looks at the store from outside, and believes nothing that the bank says. It repairs nothing.
+"""The auditor: reads the store from outside, trusts nothing that the bank reports, and repairs nothing.
 
-``look`` holds at every moment in every region, while regions are cut off too. ``audit`` also compares with
-what the customers were told, and needs regions that have heard everything.
+The invariants of ``look`` hold at every moment in every region, also in a region that is cut off. ``audit``
+also compares the store with the customers' books; it needs regions that have converged.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import kvstore
 
 
 class Finding(NamedTuple):
-    """An invariant that does not hold."""
+    """A violated invariant."""
 
     region: str
     invariant: str
@@ -22,7 +22,7 @@ class Finding(NamedTuple):
 
 
 class Order(NamedTuple):
-    """Money that is to go from one account to another in a month."""
+    """A standing order: an amount to transfer between two accounts in a month."""
 
     month: int
     number: int
@@ -32,7 +32,7 @@ class Order(NamedTuple):
 
 
 def look(region: kvstore.Region) -> list[Finding]:
-    """One moment of one region."""
+    """Check a snapshot of one region, and return what was found."""
     with region.snapshot() as view:
         balances = _balances(view)
         lines = [(key, line) for key, line in view.scan(prefix=("statement",))]
@@ -40,13 +40,13 @@ def look(region: kvstore.Region) -> list[Finding]:
         replies = [str(key[1]) for key, _ in view.scan(prefix=("reply",))]
     found = [*_of_balances(balances, lines), *_of_transfers(lines)]
     found += [
-        ("causality", f"a reply to {name}, which is not here") for name in replies if name not in letters
+        ("causality", f"a reply to {name} without that letter") for name in replies if name not in letters
     ]
     return [Finding(region.name, *what) for what in found]
 
 
 def _balances(view: kvstore.Snapshot) -> dict[Any, int]:
-    """By account."""
+    """Return the balance of each account in cents."""
     return {key[1]: cents for key, cents in view.scan(prefix=("account",))}
 
 
@@ -66,7 +66,7 @@ def _of_balances(balances: Mapping[Any, int], lines: list[tuple[Any, Any]]) -> I
 
 
 def _of_transfers(lines: list[tuple[Any, Any]]) -> Iterator[tuple[str, str]]:
-    """Both sides of a transfer are seen, or none."""
+    """Check that a snapshot shows both sides of each transfer, or neither."""
     sides: defaultdict[Any, list[int]] = defaultdict(list)
     for key, (kind, cents, _) in lines:
         if kind == "transfer":
@@ -81,7 +81,7 @@ def look_everywhere(geo: kvstore.Geo) -> list[Finding]:
 
 
 def overdrafts(geo: kvstore.Geo) -> list[Finding]:
-    """What no region shows at any moment, whoever it has heard of; for banks that keep no statements."""
+    """Return the overdrafts that regions show; there must be none. For banks that keep no statements."""
     found = []
     for name in geo.regions():
         with geo[name].snapshot() as view:
@@ -93,9 +93,9 @@ def overdrafts(geo: kvstore.Geo) -> list[Finding]:
 def audit_orders(
     geo: kvstore.Geo, opening: Mapping[Any, int], orders: Iterable[Order], refused: Set[tuple[int, int]]
 ) -> list[Finding]:
-    """Every region against a plain computation, one order after the other; rights; and who was refused.
+    """Compare every region with a plain computation, order by order; check rights and refusals.
 
-    ``opening``: the balances before the first order. ``refused``: month and number of each order.
+    ``opening``: the balances before the first order. ``refused``: month and number of each refused order.
     """
     expected, found = dict(opening), []
     for order in orders:
@@ -124,7 +124,7 @@ def _as_computed(region: kvstore.Region, expected: Mapping[Any, int]) -> Iterato
 
 
 def audit(geo: kvstore.Geo, told: Mapping[Any, int]) -> list[Finding]:
-    """All regions, when they have heard everything; ``told``: the balances by what customers were told."""
+    """Check all regions after they have converged. ``told``: the balances in the customers' books."""
     found = look_everywhere(geo)
     for name in geo.regions():
         region = geo[name]
@@ -150,7 +150,7 @@ def _of_promises(holds: Mapping[Any, int], told: Mapping[Any, int]) -> Iterator[
 def _of_rights(
     region: kvstore.Region, owners: list[str], holds: Mapping[Any, int]
 ) -> Iterator[tuple[str, str]]:
-    with region.begin() as tx:  # all of one moment: rights may be granted meanwhile
+    with region.begin() as tx:  # a transaction reads one snapshot: regions may grant rights meanwhile
         reads: Any = tx
         shares = {
             number: [reads.bounded(("account", number)).rights(owner) for owner in owners] for number in holds
@@ -162,7 +162,7 @@ def _of_rights(
 
 
 def _of_log(region: kvstore.Region, holds: Mapping[Any, int]) -> Iterator[tuple[str, str]]:
-    """Play the region's log: it must lead to the balances, node by node, no answer before its question."""
+    """Play the region's log: it must produce the balances, node by node, with no reply before its letter."""
     played: Counter[Any] = Counter()
     seen: set[Any] = set()
     for node in region.log.sync():
@@ -179,6 +179,6 @@ def _of_log(region: kvstore.Region, holds: Mapping[Any, int]) -> Iterator[tuple[
                 case "put", ("reply", name) if name not in seen:
                     yield "causality", f"the log has a reply before its letter {name!r}"
         if any(change.values()):
-            yield "nodes are whole", f"{node.id} changes balances by {dict(change)} more than statements"
+            yield "nodes are whole", f"{node.id} changes balances by {dict(change)} more than the statements"
     if dict(played) != dict(holds):
-        yield "log leads to balances", "what the log comes to is not what the accounts hold"
+        yield "log leads to balances", "the balances that the log produces are not those of the accounts"

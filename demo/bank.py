@@ -1,8 +1,8 @@
-"""A bank in several regions. To build something of your own, begin here.
+"""A bank in several regions: a starting point for an application of your own.
 
 Every account is a bounded counter in whole cents, so it is never below zero, whichever regions are cut off.
-Its home is the region that holds the right to spend it. Whatever changes a balance also writes the account's
-statement, in the same transaction: nobody ever sees one without the other, in any region.
+The account's home is the region that holds the right to spend it. Each transaction that changes a balance
+also writes the account's statement, so no region ever shows a balance that its statement does not explain.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Any, NamedTuple
 import kvstore
 
 Number = int | tuple[str, str]
-"""An account of this bank, or of another: its bank, and its number there."""
+"""An account of this bank (a number), or of another bank (the bank's name, and the number there)."""
 
 Refused = (kvstore.InsufficientFunds, kvstore.InsufficientRights)
-"""A transfer that cannot be: not enough money, or not enough rights in this region. Nothing happened."""
+"""Raised when money, or rights of this region, do not cover a debit. Nothing was changed."""
 
 
 class Entry(NamedTuple):
-    """A line of a statement."""
+    """One line of a statement."""
 
     kind: str
     cents: int
@@ -31,14 +31,14 @@ class Entry(NamedTuple):
 
 
 class Evened(NamedTuple):
-    """What was moved, and how often the function ran: again where something had changed."""
+    """The amount moved, and how often the function ran: once more after each conflict."""
 
     cents: int
     runs: int
 
 
 class UnknownAccount(LookupError):
-    """The regions asked have not heard of the account."""
+    """The account is not known in the regions that were searched."""
 
 
 def account(number: Number) -> kvstore.Key:
@@ -46,7 +46,7 @@ def account(number: Number) -> kvstore.Key:
 
 
 class Bank:
-    """The bank. ``at`` is the region where a customer stands; by default the home of the account."""
+    """The bank. ``at`` is the region that serves the customer; the default is the account's home."""
 
     def __init__(self, geo: kvstore.Geo) -> None:
         self.geo = geo
@@ -54,7 +54,7 @@ class Bank:
     # -- accounts ------------------------------------------------------------------------------
 
     def open_account(self, number: Number, customer: str, home: str, cents: int) -> kvstore.Commit:
-        """Open an account with so many cents in it, at least one."""
+        """Open an account with a first deposit of ``cents``, at least 1."""
         batch = self.geo[home].batch()
         batch.put(("customer", number), [customer, home])
         batch.put(("home", number), home)
@@ -63,25 +63,25 @@ class Bank:
         return self.geo[home].submit(batch).result()
 
     def home_of(self, number: Number, at: str | None = None) -> str:
-        """The region that an account belongs to, as this region knows it. Raises ``UnknownAccount``."""
+        """Return the account's home, as recorded in region ``at``. Raises ``UnknownAccount``."""
         for region in self.geo.regions() if at is None else [at]:
             home = self.geo[region].get(("home", number))
             if home is not None:
                 return str(home)
-        raise UnknownAccount(f"nobody at {at or 'the bank'} has heard of account {number}")
+        raise UnknownAccount(f"{at or 'the bank'} has no record of account {number}")
 
     def balance(self, number: Number, at: str | None = None) -> int:
         return self._branch(number, at).bounded(account(number)).value()
 
     def statement(self, number: Number, at: str | None = None) -> Iterator[Entry]:
-        """Everything that changed the balance, oldest first."""
+        """Yield the lines of the account's statement, oldest first."""
         for _, line in self._branch(number, at).scan(prefix=("statement", number)):
             yield Entry(*line)
 
     # -- money ---------------------------------------------------------------------------------
 
     def deposit(self, number: Number, cents: int, at: str | None = None) -> kvstore.Commit:
-        """Pay in. It can be done anywhere; the home gets the right to spend it."""
+        """Deposit in any region; the account's home gets the right to spend the amount."""
         region = self._branch(number, at)
         batch = region.batch()
         batch.bounded(account(number)).add(cents, to=self.home_of(number, region.name))
@@ -89,7 +89,7 @@ class Bank:
         return region.submit(batch).result()
 
     def withdraw(self, number: Number, cents: int, at: str | None = None) -> kvstore.Commit:
-        """Pay out. Raises what is in ``Refused``."""
+        """Withdraw. Raises the errors in ``Refused``."""
         region = self._branch(number, at)
         batch = region.batch()
         batch.bounded(account(number)).spend(cents)
@@ -97,7 +97,7 @@ class Bank:
         return region.submit(batch).result()
 
     def transfer(self, source: Number, target: Number, cents: int, at: str | None = None) -> kvstore.Commit:
-        """Spend here and add there, in one transaction: all of it, or nothing. Raises as ``withdraw``."""
+        """Move the amount in one atomic transaction. Raises the errors in ``Refused``."""
         region = self._branch(source, at)
         home = self.home_of(target, region.name)
         batch = region.batch()
@@ -109,8 +109,8 @@ class Bank:
         return region.submit(batch).result()
 
     def even_out(self, source: Number, target: Number) -> Evened:
-        """Move half of what ``source`` has more than ``target``. What is read decides what is written, so
-        it is a function that the store runs again when something changed in between."""
+        """Move half of the difference from ``source`` to ``target``. The reads decide the writes, so this
+        is a transaction function, which the store runs again after a conflict."""
         region, mark = self._branch(source), _mark()
         home = self.home_of(target, region.name)
         runs = count(1)
@@ -130,7 +130,7 @@ class Bank:
         return region.transaction(max_retries=200, timeout=60)(body)()
 
     def pay_interest(self, number: Number, period: str, per_mille: int) -> int:
-        """Add the interest of a period; asked again, it pays nothing more and says what it paid."""
+        """Pay the interest of a period once; a repeated call pays nothing, and returns the first amount."""
         region = self._branch(number)
 
         def body(tx: Any) -> int:
@@ -144,19 +144,19 @@ class Bank:
         return paid
 
     def share(self, number: Number, cents: int, region: str) -> None:
-        """Let another region spend so much of the account, even while it is cut off."""
+        """Grant another region the right to spend ``cents`` of the account, even while it is cut off."""
         self._branch(number).bounded(account(number)).grant(cents, region)
 
     # -- letters -------------------------------------------------------------------------------
 
     def write(self, text: str, at: str) -> str:
-        """Pin a letter to the bank's board; its name."""
+        """Post a letter on the bank's board, and return its name."""
         name = uuid.uuid4().hex
         self.geo[at].put(("letter", name), text)
         return name
 
     def reply(self, letter: str, text: str, at: str) -> None:
-        """Answer a letter that can be seen in this region. Raises ``KeyError`` where it cannot."""
+        """Reply to a letter. Raises ``KeyError`` if region ``at`` does not have the letter."""
         read = self.geo[at]["letter", letter]
         self.geo[at].put(("reply", letter), [text, read])
 
@@ -165,10 +165,10 @@ class Bank:
 
 
 def _mark() -> tuple[int, str]:
-    """A name that nothing else has, later ones behind earlier ones."""
+    """Return a unique mark; later marks sort after earlier marks."""
     return time.time_ns(), uuid.uuid4().hex
 
 
 def _line(number: Number, mark: tuple[int, str] | None = None) -> kvstore.Key:
-    """The key of a new line of a statement. Both sides of a transfer have the same mark."""
+    """Return the key of a new statement line. Both sides of a transfer share one mark."""
     return ("statement", number, *(mark or _mark()))

@@ -1,4 +1,4 @@
-"""The customers: they ask the bank, and write down what they were told. The bank never sees their books."""
+"""The customers: they record the bank's answers in their own books, which the bank never reads."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from demo.bank import Bank, Evened, Number, Refused
 
 
 class Customers:
-    """Everybody who has an account. What they write down is what the bank has to answer for."""
+    """All customers, and the books that the auditor compares the bank with."""
 
     def __init__(self, bank: Bank) -> None:
         self._bank = bank
         self._lock = threading.Lock()
         self.balances: Counter[Number] = Counter()
-        """By account, what it must hold if the bank did what it said, and nothing else."""
+        """The balance of each account by the answers of the bank, in cents."""
         self.homes: dict[Number, str] = {}
         self.done = 0
         self.refused = 0
@@ -24,11 +24,11 @@ class Customers:
 
     @property
     def total(self) -> int:
-        """All that was brought to the bank, and not taken away."""
+        """The sum of all deposits, less all withdrawals, in cents."""
         return sum(self.balances.values())
 
     def of(self, home: str) -> list[Number]:
-        """The accounts of a region."""
+        """Return the accounts whose home is this region."""
         return [number for number, region in self.homes.items() if region == home]
 
     def open_account(self, number: Number, customer: str, home: str, cents: int) -> None:
@@ -42,7 +42,7 @@ class Customers:
         return commit
 
     def withdraw(self, number: Number, cents: int, at: str | None = None) -> kvstore.Commit | None:
-        """None when the bank refused."""
+        """Withdraw, and return the commit; None if the bank refused."""
         try:
             commit = self._bank.withdraw(number, cents, at)
         except Refused:
@@ -54,7 +54,7 @@ class Customers:
     def transfer(
         self, source: Number, target: Number, cents: int, at: str | None = None
     ) -> kvstore.Commit | None:
-        """None when the bank refused."""
+        """Transfer, and return the commit; None if the bank refused."""
         try:
             commit = self._bank.transfer(source, target, cents, at)
         except Refused:
@@ -73,7 +73,7 @@ class Customers:
         return evened
 
     def take_interest(self, number: Number, period: str, per_mille: int) -> int:
-        """The interest of a period is owed once, however often one asks."""
+        """Request the interest of a period, and record it once, however often it is requested."""
         cents = self._bank.pay_interest(number, period, per_mille)
         if (number, period) not in self._interest:
             self._interest.add((number, period))

@@ -1,4 +1,4 @@
-"""The guided run: scene after scene on one bank, and what came of it."""
+"""The guided run: it plays the scenes on one bank, one after another, and reports the outcome."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from demo.narration import Narrator
 from demo.stage import SCENES, Scene, Stage, money
 
 ROOMS = (scenes, scenes_of_cuts, scenes_of_failure)
-"""Imported, so that their scenes are registered."""
+"""The modules of the scenes, imported so that they register them."""
 REGIONS = ["eu", "us", "asia", "africa", "brazil", "india", "japan", "oceania"]
 BROKEN = "MONEY NOT CONSERVED"
 
 
 class Outcome(NamedTuple):
-    """How a run ended. ``unmet``: what should have been so for the scenes to show anything."""
+    """The result of a run. ``unmet``: conditions that the scenes need and that did not hold."""
 
     total: int
     findings: list[Finding]
@@ -39,15 +39,15 @@ def play(
     accounts: int,
     narrator: Narrator,
 ) -> Outcome:
-    """Play these scenes on a new bank at ``path``; ``breakable``: a folder for banks that are broken."""
+    """Play scenes on a new bank at ``path``. ``breakable``: a folder for banks that scenes damage."""
     found: list[Finding] = []
     unmet: list[str] = []
     with Stage(path, REGIONS[:regions], breakable, random.Random(seed), narrator.say) as stage:
         narrator.opening(
             f"A bank in the regions {', '.join(stage.regions)}, all in this process. Each region is a store"
-            f" of its own with four shards. {accounts} accounts in each hold"
-            f" {money(100_000)} in the beginning."
-            " An auditor, who believes nothing that the bank says, looks at all of them all the while."
+            f" of its own with four shards. {accounts} accounts in each region begin with"
+            f" {money(100_000)}."
+            " An auditor, who trusts nothing that the bank reports, checks all regions throughout."
         )
         stage.open_accounts(accounts * regions)
         for number, name in enumerate(names, 1):
@@ -65,7 +65,7 @@ def _play_one(stage: Stage, number: int, of: int, scene: Scene, narrator: Narrat
         with stage.looking():
             proved = scene.play(stage)
         findings = stage.close_scene()
-    except Exception as error:  # whatever stops a scene, its promise was not kept
+    except Exception as error:  # a scene that stops for any reason has not proved its claims
         proved, findings = [], [*stage.findings, Finding("the run", scene.name, repr(error))]
         stage.findings = []
         stage.heal_all()

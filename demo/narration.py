@@ -1,4 +1,4 @@
-"""Telling what happens: as text for a reader, with pauses, or as JSON for a program."""
+"""Narration of a run: text with pauses for a reader, or JSON for a program."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FINDINGS_SHOWN = 5
 
 
 class Narrator:
-    """Prints a run. ``fast``: without pauses; ``as_json``: an object per scene instead of text."""
+    """Prints a run. ``fast``: no pauses; ``as_json``: one object for each scene instead of text."""
 
     def __init__(self, *, fast: bool = False, as_json: bool = False) -> None:
         self._pause = 0 if fast or as_json else 1
@@ -55,7 +55,7 @@ class Narrator:
         unmet: Sequence[str],
         looks: int,
     ) -> None:
-        """``unmet``: what the scene builds on, and was not so: then it proved nothing."""
+        """Print the end of a scene. If there is any ``unmet`` condition, the scene proved nothing."""
         proved = [] if findings or unmet else list(proved)
         if self._as_json:
             self._object(
@@ -67,7 +67,7 @@ class Narrator:
             self._wrapped(f"proved: {line}", "  ", fg="green")
         for line in unmet:
             self._wrapped(f"nothing proved: {line}", "  ", fg="yellow")
-        regions = f"The auditor looked at all regions {times(looks)}"
+        regions = f"The auditor checked all regions {times(looks)}"
         if findings:
             things = "one thing" if len(findings) == 1 else f"{len(findings)} things"
             self._wrapped(f"{regions}, and found {things} wrong:", "  ", fg="red")
@@ -78,7 +78,7 @@ class Narrator:
         self._wait(TITLE_S)
 
     def close(self, verdict: str, **facts: Any) -> None:
-        """The last line."""
+        """Print the verdict as the last line, after the facts if the output is JSON."""
         if self._as_json:
             self._object(**facts)
         else:

@@ -1,7 +1,7 @@
-"""``--data``: the records of a real bank. Its accounts in their regions, its standing orders month by month.
+"""``--data``: the records of a real bank: accounts in their regions, standing orders month by month.
 
-An account has its home in the region of its district; one of another bank in the region that a stable hash of
-that bank's name picks. In each month the regions are cut apart, work alone, and are healed.
+An account's home is the region of its district; the home of another bank's account is selected by a stable
+hash of that bank's name. In each month all links are cut, the regions work alone, and the links are healed.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from demo.narration import Narrator
 MONTHLY_ORDERS = 10
 WITHOUT_ORDERS = 100_000
 CHUNK = 1000
-"""Orders that are tried in one transaction."""
+"""The number of orders, or of new accounts, in one transaction."""
 SETTLE_S = 300.0
 
 
 class NoRecords(Exception):
-    """The folder does not hold what it should."""
+    """The folder does not hold the records of a bank."""
 
 
 class Order(NamedTuple):
-    """A standing order, in whole hellers."""
+    """A standing order; its amount is in whole hellers."""
 
     number: int
     source: int
@@ -45,7 +45,7 @@ class Order(NamedTuple):
 
 
 class Records(NamedTuple):
-    """What the files say."""
+    """The contents of the files."""
 
     homes: dict[int, str]
     orders: list[Order]
@@ -59,7 +59,7 @@ class Records(NamedTuple):
         return {number: MONTHLY_ORDERS * monthly[number] or WITHOUT_ORDERS for number in self.homes}
 
     def due(self, months: int) -> Iterator[auditor.Order]:
-        """Every order of every month."""
+        """Yield every order of every month."""
         for month in range(1, months + 1):
             for order in self.orders:
                 yield auditor.Order(month, order.number, order.source, order.target, order.hellers)
@@ -69,7 +69,7 @@ class Records(NamedTuple):
 
 
 def read(folder: Path) -> Records:
-    """Raises ``NoRecords``, with the file and what is wrong in it."""
+    """Read the records. Raises ``NoRecords``, which names the file or folder and the problem."""
     try:
         names = {row["district_id"]: _name(row["region"]) for row in _rows(folder / "district.csv")}
         homes = {int(row["account_id"]): names[row["district_id"]] for row in _rows(folder / "account.csv")}
@@ -80,7 +80,7 @@ def read(folder: Path) -> Records:
         raise NoRecords(f"{folder} does not hold the records of a bank: {error!r}") from error
     strangers = [order.number for order in orders if order.source not in homes]
     if strangers or not homes:
-        raise NoRecords(f"{folder}: orders of accounts that are not there: {strangers[:5]}")
+        raise NoRecords(f"{folder}: orders of accounts that do not exist: {strangers[:5]}")
     return Records(homes, orders, sorted(set(homes.values())))
 
 
@@ -105,13 +105,13 @@ def _order(row: dict[str, str]) -> Order:
 
 
 def run(path: Path, data: Path, months: int, narrator: Narrator) -> Outcome:
-    """Open the accounts, pay the orders of each month, and have the auditor look."""
+    """Open the accounts, pay the orders of each month, and have the auditor check every region."""
     records = read(data)
     begin = time.monotonic()
     with kvstore.Geo(path, regions=records.regions, shards=4) as geo:
         narrator.opening(
             f"{len(records.homes)} accounts in {len(records.regions)} regions, {len(records.orders)} standing"
-            f" orders a month, for {months} months. Each month all regions work cut off, and meet at its end."
+            f" orders a month, for {months} months. Each month all links are cut, and healed at its end."
         )
         _open(geo, records)
         refused: set[tuple[int, int]] = set()
@@ -151,7 +151,7 @@ def _open(geo: kvstore.Geo, records: Records) -> None:
 def _month(
     geo: kvstore.Geo, records: Records, month: int, narrator: Narrator, findings: list[Finding]
 ) -> set[tuple[int, int]]:
-    """Every region alone pays the orders of its accounts; then they meet. Which orders were refused."""
+    """Pay a month's orders in each region alone, then heal the links. Return the refused orders."""
     begin = time.monotonic()
     for pair in combinations(geo.regions(), 2):
         geo.cut(*pair)
@@ -169,15 +169,15 @@ def _month(
     begin = time.monotonic()
     _meet(geo)
     narrator.say(
-        f"Month {month}: {len(records.orders)} orders in {worked:.1f} s, all regions cut off;"
-        f" {len(refused)} refused; met again in {time.monotonic() - begin:.1f} s."
+        f"Month {month}: {len(records.orders)} orders in {worked:.1f} s, all links cut;"
+        f" {len(refused)} refused; converged in {time.monotonic() - begin:.1f} s."
     )
     return refused
 
 
 def _meet(geo: kvstore.Geo) -> None:
-    """Carry the news round by one link at a time, like a courier: the first region hears everything on the
-    first tour, all others on the second. Many open links would carry the same news many times."""
+    """Converge over one open link at a time: a first tour of the links brings everything to the first region,
+    a second tour to all others. With many open links each node would be shipped many times."""
     hub, *others = geo.regions()
     for other in others + others[:-1]:
         for one, two in combinations(geo.regions(), 2):
@@ -190,10 +190,10 @@ def _meet(geo: kvstore.Geo) -> None:
 
 
 def _pay(region: kvstore.Region, records: Records, month: int, orders: list[Order]) -> set[int]:
-    """Pay these orders, in their sequence; the numbers of those that were refused.
+    """Pay these orders in sequence, and return the numbers of the refused orders.
 
-    They are tried as one transaction. If that is refused nothing of it happened, and each half is tried by
-    itself: in the end exactly those are refused that would have been one by one.
+    All orders are tried in one transaction. If it is refused, nothing has happened, and each half is tried by
+    itself. So exactly the orders are refused that would be refused one by one.
     """
     batch = region.batch()
     for order in orders:

@@ -1,4 +1,4 @@
-"""Scenes with cut links: one region alone, spending on both sides, the heal, and causality."""
+"""Scenes with cut or slow links: one region alone, spending on both sides, the heal, and causality."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TRIES = 60
 @scene(
     "cut",
     "A region is cut off",
-    "Nothing gets through to or from one region. It goes on working, and so do the others.",
+    "No message reaches or leaves one region. That region continues to work, and so do the others.",
 )
 def cut(stage: Stage) -> list[str]:
     alone = stage.chance.choice(stage.regions)
@@ -24,21 +24,21 @@ def cut(stage: Stage) -> list[str]:
     stage.business(ORDERS, [alone])
     seconds = time.monotonic() - begin
     stage.business(ORDERS, others)
-    stage.say(f"{alone}: {ORDERS} orders, {1000 * seconds / ORDERS:.0f} ms each. It waited for nobody.")
+    stage.say(f"{alone}: {ORDERS} orders, {1000 * seconds / ORDERS:.0f} ms each. It did not wait for others.")
     here, there = stage.lines(alone) - before, stage.lines(others[0]) - before
-    stage.say(f"{alone} has {len(here)} new lines in its books, {others[0]} {len(there)}; none is in both.")
+    stage.say(f"{alone} has {len(here)} new statement lines, {others[0]} {len(there)}; no line is in both.")
     ages = ", ".join(
         f"{name} {stale.seconds:.1f} s ago" for name, stale in stage.geo[alone].staleness().items()
     )
-    stage.say(f"When {alone} last heard all of the others: {ages}.")
-    stage.expect(bool(here and there) and here.isdisjoint(there), "news got through the cut")
-    return ["a region alone does all that it did before", "what each side shows is whole, if not new"]
+    stage.say(f"When {alone} was last up to date with the others: {ages}.")
+    stage.expect(bool(here and there) and here.isdisjoint(there), "data passed through the cut links")
+    return ["a region that is cut off still does all its work", "each side shows complete, though old, data"]
 
 
 @scene(
     "both-sides",
     "Spending on both sides of a cut",
-    "An account is shared by two regions, then they are cut apart, and both try to spend all of it.",
+    "Two regions share an account. Then one is cut off, and both try to spend the whole balance.",
 )
 def both_sides(stage: Stage) -> list[str]:
     one, other = stage.chance.sample(stage.regions, 2)
@@ -50,7 +50,7 @@ def both_sides(stage: Stage) -> list[str]:
     stage.geo.settle(SETTLE_S)
     stage.cut_off(one)
     stage.say(
-        f"Account {number} holds {money(balance)}; {one} and {other} may spend half each, and are cut apart."
+        f"Account {number} holds {money(balance)}; {one} and {other} may each spend half; their link is cut."
     )
     spent = {}
     for region in (one, other):
@@ -60,15 +60,15 @@ def both_sides(stage: Stage) -> list[str]:
         stage.say(f"{region} paid out {money(spent[region])}, and refused {times(refused)} to pay more.")
         stage.expect(refused > 0, f"{region} refused nothing")
         seen = bank.balance(number, region)
-        stage.say(f"It sees only its own withdrawals: {money(seen)} are left, as far as {region} knows.")
-        stage.expect(seen == balance - spent[region], f"{region} saw what the other side paid")
+        stage.say(f"It sees only its own withdrawals: {money(seen)} are left in the view of {region}.")
+        stage.expect(seen == balance - spent[region], f"{region} saw withdrawals of the other side")
     left = balance - sum(spent.values())
     stage.say(f"Together {money(sum(spent.values()))} of {money(balance)}: {money(left)} must be left.")
-    return ["both sides went on paying, and together they never paid more than there was"]
+    return ["both sides continued to pay, and together never paid more than the balance"]
 
 
 def _spend_all(stage: Stage, number: int | tuple[str, str], region: str, cents: int) -> int:
-    """Withdraw again and again, less each time that it is refused."""
+    """Withdraw repeatedly, a quarter of the amount after each refusal; return the sum."""
     spent = 0
     for _ in range(TRIES):
         if not cents:
@@ -83,16 +83,16 @@ def _spend_all(stage: Stage, number: int | tuple[str, str], region: str, cents: 
 @scene(
     "heal",
     "The heal",
-    "All regions work alone. Then the links are healed, and we measure how long until all show the same.",
+    "All regions work alone. Then the links are healed, and the time until all regions agree is measured.",
 )
 def heal(stage: Stage) -> list[str]:
     for region in stage.regions:
         stage.cut_off(region)
     stage.business(2 * ORDERS)
     for region in stage.regions:
-        stage.say(f"{region} alone sees {money(_total(stage, region))} in the whole bank.")
+        stage.say(f"{region}, cut off, sees {money(_total(stage, region))} in the whole bank.")
     books = {frozenset(stage.lines(region)) for region in stage.regions}
-    stage.expect(len(books) > 1, "the regions showed the same before they were healed")
+    stage.expect(len(books) > 1, "the regions agreed before the links were healed")
     stage.heal_all()
     begin = time.monotonic()
     stage.geo.settle(SETTLE_S)
@@ -100,8 +100,8 @@ def heal(stage: Stage) -> list[str]:
     totals = {_total(stage, region) for region in stage.regions}
     stage.say(f"Healed. After {seconds:.2f} s all show {' and '.join(map(money, totals))}.")
     return [
-        f"regions that met again agreed after {seconds:.2f} s, without anybody deciding for them",
-        "the total is what customers brought and took, to the cent",
+        f"the regions agreed {seconds:.2f} s after the heal, without manual resolution",
+        "the total is what customers deposited and withdrew, to the cent",
     ]
 
 
@@ -112,13 +112,13 @@ def _total(stage: Stage, region: str) -> int:
 @scene(
     "causality",
     "No reply before its letter",
-    "A letter is written far away and answered nearby. The answer has the shorter way: does it overtake?",
+    "A letter is written far away and answered nearby. Its answer has the faster link: does it overtake?",
     regions=3,
 )
 def causality(stage: Stage) -> list[str]:
     writer, replier, reader = stage.regions[:3]
     stage.geo.delay(writer, reader, 600)
-    stage.say(f"Letters from {writer} need 600 ms to {reader}; {replier} answers from close by.")
+    stage.say(f"Letters from {writer} take 600 ms to {reader}; {replier} answers over fast links.")
     board, seen, letters = stage.geo[reader], [0, 0], []
     early = 0
     for number in range(5):
@@ -126,8 +126,8 @@ def causality(stage: Stage) -> list[str]:
         _await(stage, ("letter", letters[-1]), replier)
         stage.bank.reply(letters[-1], "answer", replier)
         early += ("letter", letters[-1]) not in board
-    stage.say(f"{early} of {len(letters)} were answered before {reader} had heard of them.")
-    stage.expect(early > 0, "no answer was early")
+    stage.say(f"{early} of {len(letters)} letters were answered before {reader} had them.")
+    stage.expect(early > 0, "no letter was answered before it arrived")
     deadline = time.monotonic() + SETTLE_S
     looks = 0
     while seen != [len(letters), len(letters)] and time.monotonic() < deadline:
@@ -136,8 +136,8 @@ def causality(stage: Stage) -> list[str]:
             seen = [sum((kind, name) in view for name in letters) for kind in ("letter", "reply")]
         looks += 1
         time.sleep(0.01)
-    stage.say(f"{reader} has all {len(letters)} letters and answers; its board was looked at {times(looks)}.")
-    return ["nobody ever saw an answer without its letter, in any region, at any moment"]
+    stage.say(f"{reader} has all {len(letters)} letters and answers; its board was checked {times(looks)}.")
+    return ["no region ever showed an answer without its letter"]
 
 
 def _await(stage: Stage, key: tuple[str, str], region: str) -> None:

@@ -1,4 +1,4 @@
-"""What a scene has: a bank, its customers, chance, and somebody to tell what happens."""
+"""The stage of the scenes: a bank, its customers, random choices, and a narrator."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NAMES = ["Ada", "Bert", "Carla", "Dora", "Emil", "Fay", "Gus", "Hana", "Ivo", "J
 
 
 class Stage:
-    """A world with a bank in it; a context manager."""
+    """A bank in several regions; a context manager that closes it."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class Stage:
         shards: int = 4,
         replicas: int = 1,
     ) -> None:
-        """Make the bank at ``path``. ``folder``: where scenes that break things make worlds of their own."""
+        """Create the bank at ``path``. ``folder``: where scenes create banks that they damage."""
         self.path = path
         self.folder = folder
         self.chance = chance
@@ -45,14 +45,14 @@ class Stage:
         self.regions = self.geo.regions()
         self.findings: list[Finding] = []
         self.unmet: list[str] = []
-        """What should have been so for a scene to show anything."""
+        """Conditions that the scene needs and that did not hold."""
         self.looks = 0
         self._closed = threading.Lock()
-        """Held while the bank is closed: nobody looks then."""
+        """Held while the bank is closed, so that the auditor does not read it then."""
 
     @contextmanager
     def closed(self) -> Iterator[None]:
-        """Close the bank meanwhile, and open it again."""
+        """Close the bank for the length of the block, and open it again."""
         with self._closed:
             self.geo.close()
             try:
@@ -73,7 +73,7 @@ class Stage:
         self.geo.settle(SETTLE_S)
 
     def business(self, rounds: int, regions: list[str] | None = None) -> None:
-        """Deposits, withdrawals and transfers at the counters of these regions."""
+        """Make random deposits, withdrawals and transfers in these regions."""
         everybody = list(self.customers.homes)
         for _ in range(rounds):
             at = self.chance.choice(regions or self.regions)
@@ -91,14 +91,14 @@ class Stage:
                 self.customers.transfer(own, other, cents)
 
     def look(self) -> None:
-        """Have the auditor look at this moment of every region."""
+        """Have the auditor check a snapshot of every region."""
         with self._closed:
             self.looks += 1
             self.findings.extend(look_everywhere(self.geo))
 
     @contextmanager
     def looking(self) -> Iterator[None]:
-        """Have the auditor look again and again meanwhile."""
+        """Have the auditor check every region repeatedly during the block."""
         done = threading.Event()
 
         def work() -> None:
@@ -115,12 +115,12 @@ class Stage:
             auditor.join()
 
     def expect(self, holds: bool, what: str) -> None:
-        """What the scene builds on: where it does not hold, nothing is proved."""
+        """Record a condition that the scene needs: if it does not hold, the scene proves nothing."""
         if not holds:
             self.unmet.append(what)
 
     def lines(self, region: str) -> set[kvstore.Key]:
-        """All lines of all statements that a region shows."""
+        """Return the keys of all statement lines that a region shows."""
         return {key for key, _ in self.geo[region].scan(prefix=("statement",))}
 
     def cut_off(self, region: str) -> None:
@@ -134,7 +134,7 @@ class Stage:
             self.geo.heal(one, other)
 
     def close_scene(self) -> list[Finding]:
-        """Heal everything, let the regions settle, and have all books audited. What was found since."""
+        """Heal all links, let the regions settle, and audit. Return the findings since the last scene."""
         self.heal_all()
         self.geo.settle(SETTLE_S)
         self.findings += audit(self.geo, self.customers.balances)
@@ -143,7 +143,7 @@ class Stage:
 
 
 class Scene(NamedTuple):
-    """One part of the run. ``play`` returns what was proved, line by line. ``regions``: how many it needs."""
+    """A part of the run. ``play`` returns the proved claims. ``regions``: the least number of regions."""
 
     name: str
     title: str
@@ -153,13 +153,13 @@ class Scene(NamedTuple):
 
 
 SCENES: dict[str, Scene] = {}
-"""By name, in the order of the guided run."""
+"""All scenes by name, in the order of the guided run."""
 
 
 def scene(
     name: str, title: str, what: str, *, regions: int = 2
 ) -> Callable[[Callable[[Stage], list[str]]], Scene]:
-    """Make a function a scene."""
+    """Return a decorator that registers a function as a scene."""
 
     def register(play: Callable[[Stage], list[str]]) -> Scene:
         SCENES[name] = Scene(name, title, what, play, regions)

@@ -1,4 +1,4 @@
-"""``python -m demo.teller PATH SEED``: transfers without end, said before and after. Made to be killed."""
+"""``python -m demo.teller PATH SEED``: endless transfers, each printed before and after, until a kill."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from demo.bank import Bank, Refused
 
 
 class Asked(NamedTuple):
-    """A transfer that was asked for."""
+    """A requested transfer."""
 
     source: int
     target: int
@@ -20,7 +20,7 @@ class Asked(NamedTuple):
 
 
 def parsed(lines: Iterable[str]) -> tuple[list[Asked], Asked | None]:
-    """The transfers that were acknowledged, and the one that was asked for and never answered, if any."""
+    """Return the acknowledged transfers, and the requested transfer that was not answered, if any."""
     done: list[Asked] = []
     asked: Asked | None = None
     for line in lines:

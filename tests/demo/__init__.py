@@ -1,1 +1,1 @@
-"""The bank of the demo."""
+"""Tests of the demo."""

@@ -1,4 +1,4 @@
-"""The bank without its scenes: where money goes, and who may spend it then."""
+"""The bank without its scenes: transfers of money, and the regions that may spend it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def bank() -> Iterator[Bank]:
 
 
 def rights(bank: Bank, number: int) -> dict[str, int]:
-    """What each region may spend of an account, as its home sees it."""
+    """Return the amount of the account that each region may spend, as its home sees it."""
     held = bank.geo[bank.home_of(number)].bounded(account(number))
     return {name: held.rights(name) for name in bank.geo.regions()}
 

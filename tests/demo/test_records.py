@@ -1,4 +1,4 @@
-"""``python -m demo --data``: on a small bank made up here, always, and on the Berka data where it lies."""
+"""``python -m demo --data``: on a small generated bank, and on the Berka data if it is present."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def run(data: Path, *options: object) -> Result:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Forty accounts in three regions, and two hundred orders."""
+    """A folder of records: forty accounts in three regions, and two hundred orders."""
     chance, folder = random.Random(7), tmp_path / "data"
     folder.mkdir()
     districts = ["district_id,region", "1,Prague", "2,north Bohemia", "3,south Moravia"]
@@ -50,7 +50,7 @@ def test_every_order_is_paid_as_a_plain_computation_says(data: Path, tmp_path: P
 
 
 def test_an_account_that_runs_out_is_refused_as_one_by_one(data: Path) -> None:
-    """Opened with ten months' orders, so in the eleventh all are refused."""
+    """Each account opens with the money of ten months, so in the eleventh month all orders are refused."""
     result = run(data, "--months", 11)
 
     assert result.exit_code == 0, result.output

@@ -1,6 +1,6 @@
-"""The scenes in any order, from seeds; and planted bugs, which the auditor must find.
+"""The scenes in random orders; and planted bugs, which the auditor must find.
 
-``KVSTORE_DEMO_SEEDS=200`` plays as many seeds as that.
+``KVSTORE_DEMO_SEEDS`` is the number of random orders.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def test_a_folder_that_cannot_be_is_told(tmp_path: Path) -> None:
 
 
 class TestWhatASceneBuildsOn:
-    """Where that is not so, it says that it proved nothing."""
+    """A scene whose conditions do not hold reports that it proved nothing."""
 
     @pytest.mark.parametrize("name", ["cut", "both-sides", "heal", "causality"])
     def test_links_that_are_not_cut(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
@@ -124,7 +124,7 @@ class TestWhatASceneBuildsOn:
 
 
 class TestPlantedBugs:
-    """Each breaks one promise. The auditor says which, and the run ends with 1."""
+    """Each bug breaks one invariant. The auditor names the invariant, and the run exits with 1."""
 
     @staticmethod
     def caught(result: Result, invariant: str) -> None:
@@ -133,7 +133,7 @@ class TestPlantedBugs:
         assert invariant in result.output
 
     def test_an_overdraft(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A bank whose balances are plain counters, which nothing stops at zero."""
+        """A bank whose balances are plain counters, which can fall below zero."""
         monkeypatch.setattr(BoundedWriter, "add", lambda one, n, to=None: plain(one).add(n))
         monkeypatch.setattr(BoundedWriter, "spend", lambda one, n: plain(one).add(-n))
         monkeypatch.setattr(Bank, "withdraw", ten_times(Bank.withdraw))
@@ -182,7 +182,7 @@ class TestPlantedBugs:
 
 
 def then_settle(work: Callable[..., Any]) -> Callable[..., Any]:
-    """Everybody hears of it before anything else is done."""
+    """Let all regions converge after each call, before it returns."""
 
     def done(bank: Bank, *arguments: Any) -> Any:
         result = work(bank, *arguments)

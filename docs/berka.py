@@ -1,7 +1,7 @@
-"""python docs/berka.py DATA_DIR STORE: load the accounts of the Berka bank data, pay its standing orders.
+"""python docs/berka.py DATA_DIR STORE: load the accounts of the Berka bank data, and pay the standing orders.
 
-Each order is one atomic batch over two keys, under an idempotency key of its own. So whatever stops this
-script, even kill -9, running it again ends in the same balances.
+Each order is one atomic batch over two keys, with an idempotency key of its own. So after any interruption,
+even kill -9, a second run of the script ends with the balances of an uninterrupted run.
 """
 
 import csv
@@ -28,7 +28,7 @@ def pay(db: kvstore.Database, order: dict[str, str]) -> Future[kvstore.Commit]:
 with kvstore.open(path) as db, open(f"{data}/account.csv") as accounts, open(f"{data}/order.csv") as orders:
     with db.batch() as batch:
         for account in csv.DictReader(accounts):
-            batch.add(("account", int(account["account_id"])), 0)  # a balance that is there stays
+            batch.add(("account", int(account["account_id"])), 0)  # adding 0 keeps an existing balance
     for order in csv.DictReader(orders):
         in_flight.append(pay(db, order))
         if len(in_flight) > 100:

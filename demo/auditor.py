@@ -181,4 +181,4 @@ def _of_log(region: kvstore.Region, holds: Mapping[Any, int]) -> Iterator[tuple[
         if any(change.values()):
             yield "nodes are whole", f"{node.id} changes balances by {dict(change)} more than the statements"
     if dict(played) != dict(holds):
-        yield "log leads to balances", "the balances that the log produces are not those of the accounts"
+        yield "log leads to balances", "the balances that the log produces differ from the accounts"

@@ -13,6 +13,8 @@ INVARIANTS
         preliminary is outstanding until it is concluded.
     CLIENT-2  What a request says is ``answered`` names only ids whose answers went to the caller.
     CLIENT-3  The "retry" timer is armed exactly while requests are outstanding.
+    CLIENT-4  Only participants answer; both halves of a general transaction have the same.
+    CLIENT-5  The outcome of a shard is its learner's, and what counts for it is one reply of each replica.
 """
 
 from __future__ import annotations
@@ -105,6 +107,9 @@ class Client:
         request = Request(
             self.client, number, answered, operations, after, token, call, unanswered, half, edges
         )
+        assert answered not in self.outstanding, (
+            f"CLIENT-2: request {number} calls {answered} answered, and it is outstanding"
+        )
         self.outstanding[number] = Outstanding(request)
         send = Send(SEQUENCER, request)
         return [send, _ARM] if first and not self.parked else [send]
@@ -116,6 +121,9 @@ class Client:
 
         The participants of both halves are the same: ``operations`` and ``writes`` have equal shards.
         """
+        assert operations.keys() == second_half.writes.keys(), (
+            f"CLIENT-4: the halves have shards {sorted(operations)} and {sorted(second_half.writes)}"
+        )
         effects = self.submit(operations, half=Preliminary(), edges=edges)
         self.outstanding[self.last_request].second_half = second_half
         return effects
@@ -135,7 +143,9 @@ class Client:
             return [Send(CALLER, Answer(preliminary, {}, {}, committed=False))]
         nothing: Operations = dict.fromkeys(found.request.operations, ())
         operations = nothing if writes is None else writes
-        assert operations.keys() == found.request.operations.keys(), "both halves have equal participants"
+        assert operations.keys() == found.request.operations.keys(), (
+            f"CLIENT-4: the halves have shards {sorted(found.request.operations)} and {sorted(operations)}"
+        )
         half = Conclusory(self.client, preliminary, writes is not None)
         effects = self.submit(operations, token, half=half)
         found.concluded_by = self.last_request
@@ -145,6 +155,8 @@ class Client:
     def park(self) -> None:
         """What is outstanding now takes long: later requests name it apart, so windows stay small."""
         if self.outstanding:
+            oldest, parked = next(iter(self.outstanding)), next(reversed(self.parked), NONE_YET)
+            assert parked < oldest, f"CLIENT-2: request {parked} was parked, and {oldest} is outstanding"
             self.parked.update(self.outstanding)
             self.outstanding.clear()
             self._unanswered = None
@@ -175,6 +187,9 @@ class Client:
 
     def _take(self, waiting: Outstanding, reply: Reply, outcome: Outcome) -> list[Effect]:
         """A shard has answered; when it was the last one, go on."""
+        assert reply.shard in waiting.request.operations, (
+            f"CLIENT-4: shard {reply.shard} answers request {reply.request}, and takes no part in it"
+        )
         waiting.slots[reply.shard] = reply.slot
         waiting.outcomes[reply.shard] = outcome
         if len(waiting.slots) < len(waiting.request.operations):
@@ -216,9 +231,15 @@ class Client:
 
     def _forget(self, number: RequestId) -> Outstanding:
         if number in self.outstanding:
-            return self.outstanding.pop(number)
-        self._unanswered = None
-        return self.parked.pop(number)
+            waiting = self.outstanding.pop(number)
+        else:
+            self._unanswered = None
+            waiting = self.parked.pop(number)
+        have, all_shards = len(waiting.slots), len(waiting.request.operations)
+        assert have == all_shards or waiting.concluded_by is not None, (
+            f"CLIENT-1: request {number} is given up with the answers of {have} of {all_shards} shards"
+        )
+        return waiting
 
     def _quorum_outcome(self, waiting: Outstanding, reply: Reply) -> Outcome | None:
         """The learner's outcome, if this reply completed a view-consistent quorum of its shard."""
@@ -226,6 +247,9 @@ class Client:
             waiting.replies = {}
         votes = waiting.replies.setdefault(reply.shard, [])
         votes.append(reply)
+        assert reply.replica < self.replicas, (
+            f"CLIENT-5: replica {reply.replica} of shard {reply.shard} votes, and there are {self.replicas}"
+        )
         learner, voters = None, set()
         for vote in votes:
             if (vote.epoch, vote.view, vote.slot) == (reply.epoch, reply.view, reply.slot):
@@ -234,7 +258,10 @@ class Client:
                     learner = vote
         if learner is None or 2 * len(voters) <= self.replicas:
             return None
-        assert learner.outcome is not None, "the learner's reply has an outcome"
+        assert learner.outcome is not None, (
+            f"CLIENT-5: replica {learner.replica}, the learner of view {learner.view}, replies about slot "
+            f"{learner.slot} without an outcome"
+        )
         return learner.outcome
 
     def on_timer(self, name: str) -> list[Effect]:

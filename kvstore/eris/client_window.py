@@ -33,7 +33,9 @@ class ClientWindow(msgspec.Struct, array_like=True):
     ``answered``, ``unanswered``: the latest word of the client: it has the answers of all ids up to
     ``answered``, except those in the ranges ``unanswered``. ``newest``: the highest id executed.
 
-    INVARIANT WINDOW-1: no id in ``outcomes`` or ``tombstones`` is answered.
+    INVARIANTS
+        WINDOW-1  No id in ``outcomes`` or ``tombstones`` is answered.
+        WINDOW-2  How a general transaction ended is remembered once, and not changed.
     """
 
     answered: RequestId = RequestId(0)
@@ -73,7 +75,13 @@ class ClientWindow(msgspec.Struct, array_like=True):
                 self.outcomes = self._kept(self.outcomes)
             if self.tombstones:
                 self.tombstones = self._kept(self.tombstones)
-        self.outcomes[request] = outcome
+        if request > self.answered or not self._is_answered(request):
+            # On a follower a request that waited may be executed after the client has its answer.
+            self.outcomes[request] = outcome
+        oldest = next(iter(self.outcomes), request)
+        assert oldest > self.answered or self.unanswered or not self.outcomes, (
+            f"WINDOW-1: the outcome of request {oldest} is kept, and all up to {self.answered} are answered"
+        )
 
     def _kept(self, memory: dict[RequestId, Kept]) -> dict[RequestId, Kept]:
         if not self.unanswered and max(memory) <= self.answered:
@@ -82,6 +90,10 @@ class ClientWindow(msgspec.Struct, array_like=True):
 
     def conclude(self, preliminary: RequestId, vote: Outcome, *, committed: bool) -> None:
         """Remember how a general transaction ended, unless the client knows."""
+        assert preliminary not in self.tombstones, (
+            f"WINDOW-2: preliminary {preliminary} ended with commit {self.tombstones[preliminary]}, and ends "
+            f"again with {committed}"
+        )
         if not self._is_answered(preliminary):
             self.outcomes[preliminary] = vote
             self.tombstones[preliminary] = committed

@@ -13,7 +13,9 @@ has to guess what the last one was about to say: logs tell.
 
 INVARIANTS
     MAJORITY-1  Nobody hears of a record that is not at a majority.
-    MAJORITY-2  Of two coordinators, the one of the higher epoch knows all that the other one ever said.
+    MAJORITY-2  Of two coordinators, the one of the higher epoch knows all that the other one ever said: no
+        two take one epoch, and the record that counts is of an earlier one.
+    MAJORITY-3  The record that a host keeps never goes back, by (epoch, counter), nor behind its promise.
 """
 
 from __future__ import annotations
@@ -58,6 +60,11 @@ class RecordKeeper:
         return CoordinatorRecord() if stored is None else decode_record(stored)
 
     def keep(self, record: CoordinatorRecord) -> None:
+        kept = self.record()
+        assert (record.epoch, record.counter) >= (kept.epoch, kept.counter), (
+            f"MAJORITY-3: host {self._host} keeps record {kept.counter} of epoch {kept.epoch}, and is given "
+            f"{record.counter} of {record.epoch}"
+        )
         self._table.put(RECORD_KEY, encode_record(record))
 
     def promised(self) -> Epoch:
@@ -70,11 +77,15 @@ class RecordKeeper:
         return Epoch(int.from_bytes(stored[:8], "big")), int.from_bytes(stored[8:], "big")
 
     def promise(self, epoch: Epoch, life: int = 0) -> None:
+        promised = self.promised()
+        assert epoch >= promised, f"MAJORITY-3: host {self._host} promised {promised}, and promises {epoch}"
         self._table.put(PROMISED_KEY, epoch.to_bytes(8, "big") + life.to_bytes(8, "big"))
 
     def forget(self, rejoin: Epoch) -> None:
         """Its disk is not to be trusted: it takes only what is newer, and until then says nothing."""
         self.promise(rejoin)
+        began = self.record().epoch
+        assert rejoin > began, f"IMAGE-4: host {self._host} is to wait for epoch {rejoin}, and keeps {began}"
         self._table.put(REJOIN_KEY, rejoin.to_bytes(8, "big"))
 
     def handle(self, message: HostMessage) -> list[Effect]:
@@ -106,8 +117,17 @@ class RecordKeeper:
         if message.epoch < self.promised():
             return [Send(to, Prepared(self._host, message.epoch, self.promised(), encode_record(kept)))]
         if (message.epoch, message.counter) > (kept.epoch, kept.counter):
+            promised = self._promise()[0]
+            assert message.epoch >= promised, (
+                f"MAJORITY-3: host {self._host} promised {promised}, and is to keep epoch {message.epoch}"
+            )
             self._table.put(RECORD_KEY, message.record)
         return [Send(to, RecordSaved(self._host, message.epoch, message.counter))]
+
+
+def _tells(effect: Effect) -> bool:
+    """Return whether anybody but a host, which is asked to keep a record, hears of this."""
+    return type(effect) is Send and type(effect.to) is not HostAddress
 
 
 class Unsaved(NamedTuple):
@@ -142,6 +162,10 @@ class ReplicatedCoordinator:
         """Step 1, with the first epoch of its own from there on."""
         lowest = max(at_least, Epoch(self.epoch + 1))
         self.epoch = Epoch(lowest + (self.number - lowest) % self.coordinators)
+        assert self.epoch % self.coordinators == self.number, (
+            f"MAJORITY-2: coordinator {self.number} takes epoch {self.epoch}, which is for "
+            f"{self.epoch % self.coordinators} of {self.coordinators}"
+        )
         self.leading = None
         self.is_preparing = True
         self.prepared.clear()
@@ -158,11 +182,17 @@ class ReplicatedCoordinator:
 
     def handle(self, message: CoordinatorMessage | Prepared | RecordSaved) -> list[Effect]:
         """Take one message and return the effects that are to leave."""
-        match message:
-            case Prepared():
-                return self._on_prepared(message)
-            case RecordSaved():
-                return self._on_saved(message)
+        if isinstance(message, RecordSaved):
+            return self._on_saved(message)
+        effects = self._on_prepared(message) if isinstance(message, Prepared) else self._take(message)
+        said = sum(map(_tells, effects)) if self.unsaved else 0
+        assert not said, (
+            f"MAJORITY-1: {said} messages follow from record {self.unsaved[-1].counter} of epoch "
+            f"{self.epoch}, and hosts keep {self.saved}"
+        )
+        return effects
+
+    def _take(self, message: CoordinatorMessage) -> list[Effect]:
         if self.leading is None:
             ignored = Dropped(message, "this coordinator does not lead yet")
             return [ignored] if self.is_preparing else [ignored, *self.prepare(self.epoch)]
@@ -197,6 +227,9 @@ class ReplicatedCoordinator:
         if 2 * len(self.prepared) <= self.hosts:
             return []
         record = max(self.prepared.values(), key=lambda kept: (kept.epoch, kept.counter))
+        assert record.epoch < self.epoch, (
+            f"MAJORITY-2: epoch {self.epoch} was prepared, and a record of epoch {record.epoch} is kept"
+        )
         self.is_preparing = False
         self.leading = leading = FailureCoordinator(
             record=record, shards=self.shards, replicas=self.hosts, clients_from=self.clients_from
@@ -208,6 +241,7 @@ class ReplicatedCoordinator:
         say."""
         if self.is_preparing:
             return self.prepare(Epoch(promised + 1))
+        assert promised > self.epoch, f"MAJORITY-2: epoch {self.epoch} is over for epoch {promised}"
         self.leading = None
         self.epoch = promised
         self.unsaved.clear()
@@ -217,6 +251,7 @@ class ReplicatedCoordinator:
         """Step 3: what follows from a record that is not saved waits, and so does what comes after."""
         counter = leading.record.counter
         known = self.unsaved[-1].counter if self.unsaved else self._saved_by_majority()
+        assert counter >= known, f"MAJORITY-1: the record has counter {counter}, and {known} was kept"
         if counter != known:
             self.unsaved.append(Unsaved(counter, effects))
             return self._save(leading)
@@ -235,6 +270,10 @@ class ReplicatedCoordinator:
             return [Dropped(message, f"of epoch {message.epoch}, this is epoch {self.epoch}")]
         self.saved[message.host] = max(message.counter, self.saved.get(message.host, 0))
         saved, effects = self._saved_by_majority(), list[Effect]()
+        keepers = sum(counter >= saved for counter in self.saved.values())
+        assert not saved or 2 * keepers > self.hosts, (
+            f"MAJORITY-1: record {saved} of epoch {self.epoch} is kept by {keepers} of {self.hosts} hosts"
+        )
         while self.unsaved and self.unsaved[0].counter <= saved:
             effects += self.unsaved.popleft().effects
         return effects

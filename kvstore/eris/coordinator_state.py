@@ -72,9 +72,13 @@ class CoordinatorState:
     ) -> None:
         """Put a decision into the record, which is kept before anybody hears of it."""
         record = self.record
-        self.record = msgspec.structs.replace(
+        self.record = after = msgspec.structs.replace(
             record,
             counter=record.counter + 1,
             found=record.found if found is None else found,
             dropped=record.dropped if dropped is None else dropped,
+        )
+        both = [stamped.stamp.ids() for stamped in after.found if stamped.stamp.matches(after.dropped)]
+        assert not both, (
+            f"DECISION-1: {both} are found and dropped, in record {after.counter} of epoch {after.epoch}"
         )

@@ -9,11 +9,16 @@
 A decision is part of the coordinator's record, durable before anybody hears of it. It is forgotten when the
 next epoch begins, whose logs have it.
 
-INVARIANT DECISION-1: no name is both found and dropped.
+INVARIANTS
+    DECISION-1  No name is both found and dropped.
+    DECISION-2  Decisions are about transactions of the epoch that has begun.
+    DECISION-3  A transaction that no replica has shown is dropped only after the promises of a majority of
+        every shard.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 from kvstore.eris.coordinator_state import CoordinatorState
@@ -53,6 +58,10 @@ def _on_find(coordinator: CoordinatorState, message: FindTransaction) -> list[Ef
     stamped = _found(coordinator, message.id)
     if stamped is not None:
         return [Send(asker, TransactionFound(message.shard, stamped))]
+    record = coordinator.record
+    assert message.id.epoch == record.last_started, (
+        f"DECISION-2: {message.id} is asked for, and epoch {record.last_started} is the last that began"
+    )
     coordinator.promises.setdefault(message.id, {})
     return [
         Send(address, TransactionRequest(address.shard, message.id))
@@ -72,6 +81,9 @@ def _on_has(coordinator: CoordinatorState, message: HasTransaction) -> list[Effe
         return _drop(coordinator, names)
     if _found(coordinator, message.id) is not None:
         return []
+    assert stamped.stamp.epoch == message.id.epoch, (
+        f"DECISION-2: {names} of epoch {stamped.stamp.epoch} is shown as {message.id}"
+    )
     coordinator.decide(found=(*coordinator.record.found, stamped))
     for name in names:
         coordinator.promises.pop(name, None)
@@ -86,9 +98,17 @@ def _on_temp_dropped(coordinator: CoordinatorState, message: TempDroppedTransact
     promises = coordinator.promises.get(message.id)
     if promises is None:
         return []  # decided already, or asked for by a coordinator that forgot it
+    assert _found(coordinator, message.id) is None, (
+        f"DECISION-1: {message.id} was found, and a promise of shard {message.shard} is counted against it"
+    )
     promises[ReplicaAddress(message.shard, message.replica)] = message.view
     if not all(_has_promised(coordinator, ShardId(shard), message.id) for shard in range(coordinator.shards)):
         return []
+    counts = Counter(address.shard for address in promises)
+    assert all(2 * counts[ShardId(shard)] > coordinator.replicas for shard in range(coordinator.shards)), (
+        f"DECISION-3: {message.id} is to be dropped, and the shards have promised {dict(counts)} times, of "
+        f"{coordinator.replicas} replicas each"
+    )
     return _drop(coordinator, [message.id])
 
 
@@ -105,6 +125,9 @@ def _has_promised(coordinator: CoordinatorState, shard: ShardId, name: Transacti
 
 def _drop(coordinator: CoordinatorState, names: Iterable[TransactionId]) -> list[Effect]:
     ids = tuple(names)
+    assert all(name.epoch == coordinator.record.last_started for name in ids), (
+        f"DECISION-2: {ids} are to be dropped in epoch {coordinator.record.last_started}"
+    )
     if not coordinator.record.dropped.issuperset(ids):
         coordinator.decide(dropped=coordinator.record.dropped.union(ids))
     for name in ids:

@@ -16,6 +16,9 @@ INVARIANTS
     LOSS-3  Promises are made in normal status only.
     LOSS-4  What was cut from a log is never promised away: the host has it as another participant's, or a
         majority there does (``state_transfer.py``, IMAGE-3).
+    LOSS-5  What is asked for is the next number of the shard, and is not here.
+
+LOSS-1 and LOSS-2 are asserted where a transaction enters the log (``replica_state.py``).
 """
 
 from __future__ import annotations
@@ -65,11 +68,17 @@ def drain(replica: ReplicaState) -> list[Effect]:
     """Append what is held, up to the first gap or promise; ask for what is missing there."""
     effects: list[Effect] = []
     record = replica.record
+    assert record.epoch == record.last_normal_epoch, (
+        f"EPOCH-1: epoch {record.last_normal_epoch} goes on after the change to epoch {record.epoch}"
+    )
     for number in [number for number in replica.held if number < replica.next_number]:
         del replica.held[number]  # it came into the log by another way, with a view or from a peer
     while True:
         number = replica.next_number
         stamped = replica.held.pop(number, None)
+        assert stamped is None or stamped.stamp.epoch == record.epoch, (
+            f"EPOCH-1: number {number} is held, of epoch {stamped.stamp.epoch}; this is epoch {record.epoch}"
+        )
         if TransactionId(record.epoch, replica.address.shard, number) in record.perm_drops:
             effects += replica.take(None)
         elif stamped is None:
@@ -94,6 +103,7 @@ def _ask_if_missing(replica: ReplicaState) -> list[Effect]:
         return _ask(replica, coordinator=False)
     if replica.missing is None:
         return []
+    assert replica.missing < number, f"LOSS-5: number {replica.missing} is asked for, and {number} is next"
     replica.missing = None
     return [CancelTimer("gap")]
 
@@ -103,6 +113,7 @@ def _ask(replica: ReplicaState, *, coordinator: bool) -> list[Effect]:
     number = replica.next_number
     if replica.missing == number:
         return []
+    assert coordinator or number not in replica.held, f"LOSS-5: number {number} is asked for, and is held"
     replica.missing, replica.asked = number, 0
     record, (shard, own) = replica.record, replica.address
     if coordinator:
@@ -116,7 +127,8 @@ def on_gap_timer(replica: ReplicaState) -> list[Effect]:
     """Nobody answered: ask the peers, and then the coordinator too, again and again."""
     if replica.missing is None or replica.status is not Status.NORMAL:
         return []
-    assert replica.missing == replica.next_number, "what is missing is the next"
+    number = replica.next_number
+    assert replica.missing == number, f"LOSS-5: number {replica.missing} is asked for, and {number} is next"
     replica.asked += 1
     record, (shard, own) = replica.record, replica.address
     effects: list[Effect] = []
@@ -133,6 +145,11 @@ def on_flush(replica: ReplicaState, flush: Flush) -> list[Effect]:
     """The sequencer says how far it has come: the last message to this shard may be lost."""
     if flush.epoch != replica.record.epoch or replica.status is not Status.NORMAL:
         return [Dropped(flush, f"of epoch {flush.epoch}, this is epoch {replica.record.epoch}")]
+    record = replica.record
+    assert record.epoch == record.last_normal_epoch, (
+        f"EPOCH-1: the sequencer of epoch {flush.epoch} is listened to, and epoch {record.last_normal_epoch} "
+        f"is the last that began"
+    )
     replica.announced = max(replica.announced, flush.number)
     return drain(replica)
 
@@ -167,9 +184,14 @@ def on_slot_answer(replica: ReplicaState, answer: SlotAnswer) -> list[Effect]:
     if answer.is_truncated:
         return image_request.ask(replica)
     number = SequenceNumber(answer.slot - record.base)
+    name = TransactionId(record.epoch, replica.address.shard, number)
     if answer.stamped is None:
-        record.perm_drops.add(TransactionId(record.epoch, replica.address.shard, number))
+        assert name not in record.un_drops, f"DECISION-1: {name} was found, and is a NO-OP at a peer"
+        record.perm_drops.add(name)
     else:
+        assert name in answer.stamped.stamp.ids(), (
+            f"REPLICA-1: a peer has {answer.stamped.stamp.ids()} in the slot of number {number}"
+        )
         replica.held[number] = answer.stamped
     return drain(replica)
 
@@ -189,6 +211,13 @@ def on_transaction_request(replica: ReplicaState, request: TransactionRequest) -
         return [Dropped(request, "promises are made in normal status only")]
     if _is_resolved(replica, request.id):
         return [Dropped(request, "resolved here")]
+    assert record.epoch == record.last_normal_epoch, (
+        f"LOSS-3: {request.id} is promised away during the change to epoch {record.epoch}"
+    )
+    end = record.base + request.id.sequence
+    assert request.id.shard != shard or end > replica.last_slot, (
+        f"LOSS-4: {request.id} is promised away, and was in slot {end}: the log ends at {replica.last_slot}"
+    )
     record.temp_drops.add(request.id)
     return [Send(COORDINATOR, TempDroppedTransaction(shard, own, record.view, request.id))]
 
@@ -235,6 +264,9 @@ def on_transaction_found(replica: ReplicaState, found: TransactionFound) -> list
     record, stamp = replica.record, found.stamped.stamp
     if stamp.epoch != record.epoch or replica.status is Status.EPOCH_CHANGE:
         return [Dropped(found, f"of epoch {stamp.epoch}, this is epoch {record.epoch}")]
+    assert not stamp.matches(record.perm_drops), (
+        f"DECISION-1: {stamp.ids()} was found, and is one of {sorted(record.perm_drops)}, which are dropped"
+    )
     record.un_drops.update(stamp.ids())
     number = stamp.numbers[replica.address.shard]
     if number >= replica.next_number:
@@ -257,9 +289,14 @@ def drop(replica: ReplicaState, names: Iterable[TransactionId]) -> None:
     fresh = set(names) - record.perm_drops
     if not fresh:
         return
+    assert fresh.isdisjoint(record.un_drops), (
+        f"DECISION-1: {sorted(fresh & record.un_drops)} was found, and is dropped"
+    )
     record.perm_drops |= fresh
     for slot in [slot for slot, stamped in unsettled(replica) if stamped.stamp.matches(fresh)]:
         if slot <= record.executed:
             replica.diverge()
             return
         replica.log.replace(slot, None)
+    left = [slot for slot, stamped in unsettled(replica) if stamped.stamp.matches(fresh)]
+    assert not left, f"LOSS-2: of {sorted(fresh)}, which is dropped, something is still in slots {left}"

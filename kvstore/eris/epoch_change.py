@@ -37,14 +37,20 @@ def ask(replica: ReplicaState, epoch: Epoch) -> list[Effect]:
     """Step 1. Once for an epoch; the timer says it again for as long as it has not begun here."""
     if epoch <= replica.wanted_epoch:
         return []
+    began = replica.record.last_normal_epoch
+    assert epoch > began, f"EPOCH-1: epoch {epoch} is asked for, and epoch {began} has begun"
     replica.wanted_epoch = epoch
     return _ask_again(replica)
 
 
 def on_epoch_timer(replica: ReplicaState) -> list[Effect]:
     """The epoch that was asked for, or agreed to, has not begun here."""
-    replica.wanted_epoch = max(replica.wanted_epoch, replica.record.epoch)
-    has_begun = replica.wanted_epoch <= replica.record.last_normal_epoch
+    record = replica.record
+    assert record.epoch >= record.last_normal_epoch, (
+        f"EPOCH-1: epoch {record.last_normal_epoch} began after the change to epoch {record.epoch}"
+    )
+    replica.wanted_epoch = max(replica.wanted_epoch, record.epoch)
+    has_begun = replica.wanted_epoch <= record.last_normal_epoch
     return [] if has_begun else _ask_again(replica)
 
 
@@ -79,6 +85,10 @@ def on_epoch_change(replica: ReplicaState, message: EpochChange) -> list[Effect]
         tuple(_shown(replica, message.since)),
         tuple(_unresolved(replica)),
     )
+    assert record.epoch == ack.epoch > record.last_normal_epoch, (
+        f"EPOCH-1: the change to epoch {ack.epoch} is acknowledged in epoch {record.epoch}, which follows "
+        f"{record.last_normal_epoch}"
+    )
     return [Send(COORDINATOR, ack), SetTimer("epoch", EPOCH_MS)]
 
 
@@ -100,6 +110,9 @@ def on_start_epoch(replica: ReplicaState, message: StartEpoch) -> list[Effect]:
     record = replica.record
     if message.epoch < record.epoch or message.epoch == record.last_normal_epoch:
         return [Dropped(message, f"epoch {record.epoch} is known already")]
+    assert message.epoch > record.last_normal_epoch, (
+        f"EPOCH-1: epoch {message.epoch} is to begin after epoch {record.last_normal_epoch}"
+    )
     record.epoch = message.epoch
     replica.status = Status.EPOCH_CHANGE
     unfit = _unfit(replica, message)
@@ -136,6 +149,9 @@ def _take_over_log(replica: ReplicaState, message: StartEpoch) -> None:
                 replica.diverge()
                 return
             replica.log.replace(entry.slot, entry.stamped)
+    assert replica.last_slot == decided_end, (
+        f"EPOCH-2: epoch {message.epoch} begins after slot {decided_end}, not after {replica.last_slot}"
+    )
 
 
 def _above(replica: ReplicaState, stable: Slot) -> list[LogEntry]:
@@ -145,6 +161,10 @@ def _above(replica: ReplicaState, stable: Slot) -> list[LogEntry]:
 
 def _begin(replica: ReplicaState, message: StartEpoch) -> list[Effect]:
     record = replica.record
+    assert record.executed <= replica.last_slot, (
+        f"REPLICA-2: slot {record.executed} is executed, and epoch {message.epoch} begins with slot "
+        f"{replica.last_slot}"
+    )
     record.last_normal_epoch = message.epoch
     record.view = record.normal_view = message.view
     record.clock = max(record.clock, message.clock)
@@ -164,6 +184,9 @@ def _begin(replica: ReplicaState, message: StartEpoch) -> list[Effect]:
 def _forget_losses(replica: ReplicaState) -> None:
     """What was lost in the epoch before is in the log that this one begins with, or never happened."""
     record = replica.record
+    assert record.base == replica.last_slot, (
+        f"EPOCH-2: epoch {record.epoch} begins after slot {record.base}, and the log has {replica.last_slot}"
+    )
     for names in (record.temp_drops, record.perm_drops, record.un_drops):
         names.clear()
     replica.held.clear()

@@ -12,6 +12,7 @@ INVARIANTS
         whose part came with an image (``state_transfer.py``).
     EXECUTOR-2  Two transactions that conflict are executed in the order of the log.
     EXECUTOR-3  Nothing is claimed, and no lock looked at, while nothing stands in anybody's way.
+    EXECUTOR-4  When a host has caught up, each of its shards has executed all that is stable, or it waits.
 """
 
 from __future__ import annotations
@@ -97,7 +98,12 @@ class Executor:
 
     def arrive(self, replica: Shard, slot: Slot, stamped: Stamped | None) -> list[Effect]:
         """Take the next slot of a shard, and execute what can be executed now; return the replies."""
-        replica.record.executed = slot
+        record = replica.record
+        assert slot == record.executed + 1, f"EXECUTOR-2: slot {slot} is executed after {record.executed}"
+        assert slot <= record.stable or replica.is_learner, (
+            f"REPLICA-2: a follower executes slot {slot}, and slot {record.stable} is the last that is stable"
+        )
+        record.executed = slot
         if stamped is None:
             return []
         if self.arriving is not None:
@@ -130,6 +136,9 @@ class Executor:
         another participant may need to get it from this one."""
         replica.note_nothing(slot)
         clock = stamped.stamp.clock
+        assert slot <= replica.record.executed, (
+            f"EXECUTOR-2: slot {slot} is passed over, and {replica.record.executed} is the last that came"
+        )
         if len(stamped.stamp.numbers) > 1:
             slots = self._copies.setdefault(clock, {})
             slots[replica.address.shard] = slot
@@ -145,6 +154,9 @@ class Executor:
 
     def note_behind(self, replica: Shard) -> None:
         """More of this replica's log is stable than it has executed."""
+        assert replica.record.stable <= replica.last_slot, (
+            f"REPLICA-2: slot {replica.record.stable} is stable, and the log ends at slot {replica.last_slot}"
+        )
         if replica not in self.behind:
             self.behind.append(replica)
 
@@ -152,11 +164,16 @@ class Executor:
         """On followers, execute what a quorum holds: over all shards in one order, so that the pieces of a
         transaction come together. Return the replies of those that lead other shards."""
         behind, self.behind = self.behind, []
-        if len(behind) == 1:
-            return self.execute_up_to(behind[0], behind[0].record.stable)
         replies: list[Effect] = []
-        for _, replica, slot, stamped in merge(*map(_stable_entries, behind), key=itemgetter(0)):
-            replies += self.arrive(replica, slot, stamped)
+        if len(behind) == 1:
+            replies = self.execute_up_to(behind[0], behind[0].record.stable)
+        else:
+            for _, replica, slot, stamped in merge(*map(_stable_entries, behind), key=itemgetter(0)):
+                replies += self.arrive(replica, slot, stamped)
+        for replica in behind:
+            assert replica.record.executed >= replica.record.stable, (
+                f"EXECUTOR-4: slot {replica.record.stable} is stable, and {replica.record.executed} executed"
+            )
         return replies
 
     def execute_up_to(self, replica: Shard, slot: Slot) -> list[Effect]:
@@ -179,6 +196,9 @@ class Executor:
 
     def _begin(self, stamped: Stamped, here: Set[ShardId]) -> Unresolved:
         """These pieces have come, others are to come; but those that an image brought are over."""
+        assert self.arriving is None, (
+            f"EXECUTOR-1: {stamped.stamp} begins to arrive, and one of {self.arriving.clock} is not whole"
+        )
         hosted = len(here) + self._missing(stamped, here)
         self.arriving = transaction = Unresolved(stamped, hosted)
         return transaction
@@ -187,6 +207,9 @@ class Executor:
         """Put a piece to those that just came; a transaction that is whole runs, or waits."""
         transaction.slots[replica.address.shard] = slot
         transaction.missing -= 1
+        assert transaction.missing >= 0, (
+            f"EXECUTOR-1: the transaction of {transaction.clock} was whole before slot {slot} came"
+        )
         if transaction.missing:
             return []
         self.arriving = None
@@ -200,12 +223,18 @@ class Executor:
         shard = replica.address.shard
         transaction.slots[shard] = slot
         transaction.missing -= 1
+        assert transaction.missing >= 0, (
+            f"EXECUTOR-1: the transaction of {transaction.clock} was whole before slot {slot} came"
+        )
         self.touched.add(shard)
         if transaction.claims is not None:
             self._claim(transaction)
         return [] if transaction.missing else self._whole(transaction)
 
     def _whole(self, transaction: Unresolved) -> list[Effect]:
+        assert not transaction.missing, (
+            f"EXECUTOR-1: the transaction of {transaction.clock} misses {transaction.missing} pieces"
+        )
         if transaction.claims is None and self._is_blocked(transaction):
             self._unclaimed.remove(transaction)
             self._claim(transaction)
@@ -217,11 +246,18 @@ class Executor:
     def settle_arriving(self) -> None:
         """Something else came, or the batch ends: what misses pieces is one of those that wait."""
         if self.arriving is not None:
+            assert self.arriving.missing > 0, (
+                f"EXECUTOR-1: the transaction of {self.arriving.clock} is whole, and was not executed"
+            )
             self._register(self.arriving)
             self.arriving = None
 
     def _register(self, transaction: Unresolved) -> None:
         request = transaction.stamped.request
+        assert (request.client, request.request) not in self._requests, (
+            f"SHARD-1: request {request.request} of client {request.client} waits already, and comes at "
+            f"{transaction.clock}"
+        )
         self._unresolved[transaction.clock] = transaction
         self._requests[request.client, request.request] = transaction
         self.touched.update(transaction.slots)
@@ -242,10 +278,17 @@ class Executor:
         """Something came that could get past those before it."""
         unclaimed, self._unclaimed = self._unclaimed, []
         for transaction in unclaimed:
+            assert transaction.claims is None, (
+                f"EXECUTOR-2: the transaction of {transaction.clock} has claims already: {transaction.claims}"
+            )
             self._claim(transaction)
 
     def _claim(self, transaction: Unresolved) -> None:
         """Stand behind all earlier claims on what the pieces that are here touch."""
+        assert transaction.clock in self._unresolved, (
+            f"EXECUTOR-3: the transaction of {transaction.clock} claims, and is not one of the "
+            f"{len(self._unresolved)} that wait"
+        )
         if transaction.claims is None:
             transaction.claims = {}
             transaction.blockers, transaction.blocked = set(), set()
@@ -257,6 +300,9 @@ class Executor:
                     continue
                 locks = self._locks.setdefault(shard, Locks())
                 for holder in locks.in_the_way_of(touched):
+                    assert holder.clock < transaction.clock, (
+                        f"EXECUTOR-2: the transaction of {transaction.clock} is to wait for {holder.clock}"
+                    )
                     transaction.blockers.add(holder)
                     holder.blocked.add(transaction)
                 locks.claim(touched, transaction)
@@ -264,6 +310,9 @@ class Executor:
     def _release(self, transaction: Unresolved) -> None:
         for shard, touched in (transaction.claims or {}).items():
             if not touched.is_empty():
+                assert shard in self._locks, (
+                    f"LOCKS-1: the transaction of {transaction.clock} has no claims on shard {shard}"
+                )
                 locks = self._locks[shard]
                 locks.release(touched, transaction)
                 if locks.is_empty():
@@ -272,13 +321,18 @@ class Executor:
     # -- what is executed ----------------------------------------------------------------------
 
     def _put_ready(self, transaction: Unresolved) -> None:
+        assert not transaction.blockers, (
+            f"EXECUTOR-2: the transaction of {transaction.clock} is to be executed, and waits for "
+            f"{sorted(other.clock for other in transaction.blockers)}"
+        )
         heappush(self.ready, (transaction.clock, transaction))
 
     def run_ready(self) -> list[Effect]:
         """Execute what waits for nobody, in the order of the stamps."""
         replies: list[Effect] = []
         while self.ready:
-            transaction = heappop(self.ready)[1]
+            clock, transaction = heappop(self.ready)
+            assert clock in self._unresolved, f"SHARD-1: the transaction of {clock} is to be executed again"
             match transaction.stamped.request.half:
                 case None:
                     replies += self._execute(transaction)
@@ -291,8 +345,12 @@ class Executor:
 
     def _execute(self, transaction: Unresolved) -> list[Effect]:
         replies: list[Effect] = []
-        stamped = transaction.stamped
-        for shard, slot in transaction.slots.items():
+        stamped, slots = transaction.stamped, transaction.slots
+        assert len(slots) == len(stamped.stamp.numbers) or not self._missing(stamped, slots.keys()), (
+            f"EXECUTOR-1: the transaction of {transaction.clock} is executed in slots {slots}, of "
+            f"{stamped.stamp.numbers}"
+        )
+        for shard, slot in slots.items():
             replica = self.replicas[shard]
             replies += replica.execute(stamped, slot)
         return replies
@@ -301,6 +359,9 @@ class Executor:
         """It has all its locks, and keeps them until it is concluded."""
         request = transaction.stamped.request
         replicas = self.replicas
+        assert transaction.votes is None, (
+            f"SHARD-1: the preliminary of {transaction.clock} votes again, after {transaction.votes}"
+        )
         votes = {shard: general.vote(replicas[shard], request) for shard in transaction.slots}
         transaction.votes = votes
         for conclusory in transaction.conclusories:
@@ -312,6 +373,9 @@ class Executor:
 
     def _conclude(self, transaction: Unresolved, conclusory: Conclusory) -> list[Effect]:
         """Whichever conclusory comes first in the order wins, here as everywhere."""
+        assert not transaction.missing, (
+            f"EXECUTOR-1: the conclusory of {transaction.clock} misses {transaction.missing} pieces"
+        )
         preliminary = self._requests.get((conclusory.client, conclusory.preliminary))
         if preliminary is not None and preliminary.must_wait_with(conclusory):
             preliminary.conclusories += (transaction,)
@@ -334,6 +398,10 @@ class Executor:
     def _resolve(self, transaction: Unresolved) -> None:
         """It is over; those behind it stand behind what it stood behind, if anything."""
         request = transaction.stamped.request
+        assert not transaction.blockers or type(request.half) is Preliminary, (
+            f"EXECUTOR-2: the transaction of {transaction.clock} is over, and waits for "
+            f"{sorted(other.clock for other in transaction.blockers)}"
+        )
         del self._unresolved[transaction.clock]
         del self._requests[request.client, request.request]
         self.touched.update(transaction.slots)
@@ -351,6 +419,9 @@ class Executor:
                 earlier.blocked.add(later)
             if not later.blockers and not later.missing:
                 self._put_ready(later)
+        assert self._unresolved or not self._locks, (
+            f"EXECUTOR-3: nothing waits, and shards {sorted(self._locks)} have locks"
+        )
 
     # -- what is kept --------------------------------------------------------------------------
 
@@ -369,6 +440,7 @@ class Executor:
     def restore(self) -> None:
         """After a host was loaded: take back what was not resolved when it stopped (contracts A6). What
         waits no more is executed in the next batch: what was written now would be lost."""
+        assert not self._unresolved, f"EXECUTOR-1: {len(self._unresolved)} wait before the others are read"
         pieces = [
             (stamped.stamp.clock, replica, slot, stamped)
             for replica in self.replicas.values()
@@ -401,7 +473,11 @@ class Executor:
             return []
         for shard, replica in self.replicas.items():
             if shard != replaced:
-                replica.record.waiting, replica.record.copies = self.waiting(shard), self.copies(shard)
+                record, waiting = replica.record, self.waiting(shard)
+                assert not waiting or waiting[-1] <= record.executed, (
+                    f"REPLICA-2: slot {waiting[-1]} waits, and slot {record.executed} is the last that came"
+                )
+                record.waiting, record.copies = waiting, self.copies(shard)
         for memory in (self._unresolved, self._requests, self._locks, self._copies):
             memory.clear()
         self._unclaimed.clear()

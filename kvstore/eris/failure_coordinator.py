@@ -84,9 +84,13 @@ class FailureCoordinator(CoordinatorState):
 
         ``since``: by shard, where the log of a replica that is behind ends, if that is known.
         """
-        assert epoch > self.record.epoch, "epochs never go back"
+        before = self.record.epoch
+        assert epoch > before, f"COORDINATOR-1: epochs never go back, and {epoch} is to follow {before}"
         consulted = self.consulted
-        assert consulted is None or self._has_majorities(consulted), "a majority of every shard is needed"
+        assert consulted is None or self._has_majorities(consulted), (
+            f"COORDINATOR-3: {sorted(consulted)} are no majority of {self.replicas} replicas in each of "
+            f"{self.shards} shards"
+        )
         self.record = msgspec.structs.replace(self.record, epoch=epoch, counter=1)
         self.acks.clear()
         self.promises.clear()
@@ -122,6 +126,9 @@ class FailureCoordinator(CoordinatorState):
         """Collect; when enough replicas have shown their logs, start the epoch."""
         if ack.epoch != self.record.epoch or self.is_normal:
             return []
+        assert ack.last_normal_epoch < ack.epoch, (
+            f"EPOCH-1: the change to epoch {ack.epoch} is acknowledged, and {ack.last_normal_epoch} has begun"
+        )
         self.acks[ReplicaAddress(ack.shard, ack.replica)] = ack
         wanted = self.consulted
         is_enough = self._has_hosts() if wanted is None else self.acks.keys() >= wanted
@@ -140,10 +147,34 @@ class FailureCoordinator(CoordinatorState):
         shards = map(ShardId, range(self.shards))
         starts = tuple(self._start_epoch(shard, current, view, clock) for shard in shards)
         epoch = self.record.epoch
+        assert self._has_majorities(self.acks), (
+            f"COORDINATOR-3: epoch {epoch} is to begin, and only {sorted(self.acks)} have shown their logs"
+        )
+        late = {address: ack.clock for address, ack in self.acks.items() if ack.clock > clock}
+        assert not late, f"SEQUENCER-2: epoch {epoch} is to begin after clock {clock}, and logs have {late}"
+        left_out = self._left_out(starts, current)
+        assert not left_out, f"COORDINATOR-2: epoch {epoch} is to begin, and {left_out} are left out"
         # What was found or dropped stands in the logs now, and is forgotten.
         self.record = CoordinatorRecord(epoch, self.record.counter + 1, epoch, view, starts)
         everybody = self.addresses(range(self.shards)) if self.consulted is None else sorted(self.consulted)
         return [Send(address, starts[address.shard]) for address in everybody]
+
+    def _left_out(self, starts: tuple[StartEpoch, ...], current: list[EpochChangeAck]) -> list[TransactionId]:
+        """Return the names of known transactions that are neither dropped nor in their shard's new log."""
+        stable = {ack.shard: starts[ack.shard].stable - ack.base for ack in current}
+        given = {
+            TransactionId(entry.stamped.stamp.epoch, start.shard, entry.stamped.stamp.numbers[start.shard])
+            for start in starts
+            for entry in start.entries
+            if entry.stamped is not None
+        }
+        return [
+            name
+            for stamped in self._known(current)
+            if not stamped.stamp.matches(self.record.dropped)
+            for name in stamped.stamp.ids()
+            if name not in given and name.sequence > stable.get(name.shard, 0)
+        ]
 
     def _next_view(self, current: list[EpochChangeAck]) -> ViewNumber:
         """The first view, from the greatest on, whose learner can begin every shard, or at least one."""
@@ -166,7 +197,10 @@ class FailureCoordinator(CoordinatorState):
         own = [ack for ack in current if ack.shard == shard]
         before = self._beginning(shard, own)
         base = own[0].base if own else before.last
-        assert all(ack.base == base for ack in own), "all replicas began the epoch with the same log"
+        assert all(ack.base == base for ack in own), (
+            f"EPOCH-2: an epoch begins with the same log, and those of shard {shard} ended at "
+            f"{[ack.base for ack in own]}"
+        )
         decided = self._decided(current, shard)
         last = max(self._end(own), Slot(base + max(decided, default=0)))
         entries = (
@@ -213,8 +247,7 @@ class FailureCoordinator(CoordinatorState):
         return min(stable, max(oldest, self.since.get(shard, stable)))
 
     def _decided(self, current: list[EpochChangeAck], shard: ShardId) -> dict[SequenceNumber, Stamped]:
-        """This shard's transactions by number, without those that were dropped (COORDINATOR-2, DECISION-1).
-        This shard's transactions by number, without those that were dropped (COORDINATOR-2, DECISION-1)."""
+        """This shard's transactions by number, but for dropped ones (COORDINATOR-2, DECISION-1)."""
         return {
             stamped.stamp.numbers[shard]: stamped
             for stamped in self._known(current)

@@ -68,7 +68,9 @@ def _write(replica: Shard, stamped: Stamped, locked: LockedPreliminary) -> None:
     operations = stamped.request.operations[replica.address.shard]
     if replica.region is not None:
         applied = replica.region.execute(operations, slot, locked.time)
-        assert not applied.outcome.refused, "debits were judged when the locks were taken"
+        assert not applied.outcome.refused, (
+            f"ESCROW-1: the debits of slot {slot} were judged under locks, and are refused: {applied.outcome}"
+        )
         replica.note_shipped(slot, effects_of(operations))
         replica.log.note_changes(slot, changes_of(operations, applied))
         return

@@ -1,4 +1,8 @@
-"""How a replica asks its peers for an image of their state; ``state_transfer.py`` says what an image is."""
+"""How a replica asks its peers for an image of their state; ``state_transfer.py`` says what an image is.
+
+INVARIANT IMAGE-4: a replica whose disk forgot something takes part in nothing until it has an image of an
+epoch that began afterwards (contracts B2).
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,8 @@ IMAGE_MS = 40
 
 def forget(replica: ReplicaState, rejoin: Epoch) -> list[Effect]:
     """Its disk is not to be trusted. ``rejoin`` is above every epoch that had begun when that was seen."""
+    began = replica.record.last_normal_epoch
+    assert rejoin > began, f"IMAGE-4: it is to wait for epoch {rejoin}, and has begun epoch {began}"
     replica.record.rejoin = rejoin
     replica.diverge()
     return ask(replica)
@@ -24,6 +30,9 @@ def ask(replica: ReplicaState) -> list[Effect]:
     if not peers:
         return []
     record = replica.record
+    assert not record.rejoin or replica.has_diverged(), (
+        f"IMAGE-4: all before epoch {record.rejoin} is forgotten, and the status is {replica.status.value}"
+    )
     replica.needs_image = True
     replica.image_asked += 1
     peer = peers[replica.image_asked % len(peers)]

@@ -3,6 +3,8 @@
 Claims are made in the order of the log and never refused, so there is no deadlock: whoever claims
 something waits for earlier claims only. Two claims conflict when they meet in a key and one of them
 writes. Nobody looks in here while no transaction waits and none is between its two halves.
+
+INVARIANT LOCKS-1: a holder claims once, and takes back all that it claimed, and nothing else.
 """
 
 from __future__ import annotations
@@ -99,6 +101,9 @@ class Locks(Generic[LockHolder]):
 
     def claim(self, touched: Footprint, holder: LockHolder) -> None:
         """Add claims behind all others."""
+        assert not touched.ranges or all(claim[3] is not holder for claim in self._ranges), (
+            f"LOCKS-1: {holder!r} claims {touched.ranges}, and has claims on ranges already"
+        )
         for key, writes in touched.keys:
             self._keys.setdefault(key, []).append((holder, writes))
         self._ranges.extend((start, stop, writes, holder) for start, stop, writes in touched.ranges)
@@ -106,12 +111,16 @@ class Locks(Generic[LockHolder]):
     def release(self, touched: Footprint, holder: LockHolder) -> None:
         """Take back what ``claim`` added."""
         for key, writes in touched.keys:
-            claims = self._keys[key]
+            claims = self._keys.get(key, [])
+            assert (holder, writes) in claims, f"LOCKS-1: {key!r} is released, and not claimed, by {holder!r}"
             claims.remove((holder, writes))
             if not claims:
                 del self._keys[key]
         if touched.ranges:
-            self._ranges = [claim for claim in self._ranges if claim[3] is not holder]
+            others = [claim for claim in self._ranges if claim[3] is not holder]
+            released, claimed = len(self._ranges) - len(others), len(touched.ranges)
+            assert released == claimed, f"LOCKS-1: {released} ranges are released, of {claimed} of {holder!r}"
+            self._ranges = others
 
 
 def _latest(claims: list[tuple[LockHolder, bool]], writes: bool) -> list[LockHolder]:

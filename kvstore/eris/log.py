@@ -11,6 +11,11 @@ one batch, so a reference never points outside what was committed with it.
 What a slot changed follows from its operations, mostly. Where it does not - an ``add``, a condition, a
 procedure, a copy of a request executed before - the effects stand beside the log, in a table by slot,
 and go when the slot goes.
+
+INVARIANTS
+    LOG-1  The slots of a log follow each other: the next one that is written is the last one + 1.
+    LOG-2  A reference leads to a slot with a body, and effects stand beside a slot, that are in the log.
+    LOG-3  Truncation never removes the slot it was given, or any later one.
 """
 
 from __future__ import annotations
@@ -48,6 +53,7 @@ class BodyIndex:
 
     def displace(self, shard: ShardId) -> None:
         """Nothing stands any more where it did in this shard's log."""
+        assert shard in self.logs, f"LOG-2: shard {shard} has no log here, only {sorted(self.logs)} have"
         self.is_displaced = True
         self.placed = {clock: place for clock, place in self.placed.items() if place[0] != shard}
 
@@ -83,6 +89,7 @@ class TransactionLog:
             record = BODY + encode(stamped)
         else:
             record = self._record(slot, stamped)
+        assert slot == self.stored.last + 1, f"LOG-1: slot {slot} is written after {self.stored.last}"
         bodies = self._bodies
         bodies.appended_bytes += len(record)
         bodies.appended_records += 1
@@ -94,23 +101,28 @@ class TransactionLog:
 
     def note_changes(self, slot: Slot, changes: ValueChanges) -> None:
         """The same, of values instead of cells."""
+        last = self.stored.last
+        assert slot <= last, f"LOG-2: effects of slot {slot}, and the log ends at {last}"
         record = encode(changes)
         self._bodies.appended_bytes += len(record)
         self._effects.put(effects_key(slot), record)
 
     def replace(self, slot: Slot, stamped: Stamped | None) -> None:
         """Overwrite a slot by what an epoch change decided."""
+        assert self.first <= slot <= self.last, f"LOG-1: slot {slot} is not one of {self.first}..{self.last}"
         self.stored.replace(slot, self._record(slot, stamped))
 
     def inline_bodies_from(self, shard: ShardId) -> bool:
         """Hold the bodies that stand in another shard's log, which is about to be replaced; return whether
         there are any."""
-        records = self.stored.read(self.first, self.last + 1 - self.first)
+        last = self.last
+        records = self.stored.read(self.first, last + 1 - self.first)
         away = [slot for slot, record in records if _is_in(record, shard)]
         if not away:
             return False
         tail = (record for slot, record in records if slot >= away[0])
         self.stored.replace_from(away[0], [self._body_of(record, shard) for record in tail])
+        assert self.last == last, f"LOG-1: the log ends at slot {self.last}, and ended at slot {last}"
         return True
 
     def _body_of(self, record: bytes, shard: ShardId) -> bytes:
@@ -121,9 +133,11 @@ class TransactionLog:
         """Forget everything; the next slot is this one."""
         self._bodies.displace(self._shard)
         self.stored.reset(first)
+        assert self.last + 1 == first, f"LOG-1: slot {first} is to be next, and the log ends at {self.last}"
 
     def shorten(self, end: Slot) -> None:
         """Forget what stands behind this slot."""
+        assert self.first <= end + 1 <= self.last, f"LOG-1: {end} is no slot in {self.first}..{self.last}"
         self._bodies.displace(self._shard)
         self.stored.replace_from(end + 1, [])
 
@@ -133,6 +147,11 @@ class TransactionLog:
         if len(stamped.stamp.numbers) > 1:
             placed = self._bodies.placed.setdefault(stamped.stamp.clock, (self._shard, slot))
             if placed != (self._shard, slot):
+                last = self._bodies.logs[placed[0]].last
+                assert placed[1] <= last, (
+                    f"LOG-2: slot {slot} of shard {self._shard} refers to slot {placed[1]} of shard "
+                    f"{placed[0]}, whose log ends at {last}"
+                )
                 return REFERENCE + placed[0].to_bytes(2, "big") + placed[1].to_bytes(8, "big")
         return BODY + encode(stamped)
 
@@ -151,12 +170,15 @@ class TransactionLog:
 
     def _referred(self, shard: ShardId, slot: Slot) -> bytes:
         found, record = self._bodies.logs[shard].read(slot, 1)[0]
-        assert found == slot, "a reference leads to a slot that is not cut"
+        assert found == slot, f"LOG-2: a reference leads to slot {slot} of shard {shard}, and finds {found}"
         return record
 
     def truncate_before(self, slot: Slot, count_max: int) -> int:
         """Forget up to ``count_max`` slots below ``slot``, and their effects; return how many went."""
         count = self.stored.truncate_before(slot, count_max)
+        assert not count or self.first <= slot, (
+            f"LOG-3: {count} slots went, up to {self.first - 1}: more than those before {slot}"
+        )
         for key, _ in self._effects.scan(b"", effects_key(self.first), limit=count_max):
             self._effects.delete(key)
         return count
@@ -189,5 +211,5 @@ def read_body(record: bytes, referred: Callable[[ShardId, Slot], bytes]) -> Stam
         record = referred(*place)
     if record[:1] == NO_OP:
         return None
-    assert record[:1] == BODY, "a reference points to a body"
+    assert record[:1] == BODY, f"LOG-2: a reference leads to a record that begins with {record[:1]!r}"
     return decode_stamped(record[1:])

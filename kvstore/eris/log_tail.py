@@ -4,6 +4,10 @@ The shards' logs are merged by the clock of their transactions, which is unique,
 each shard, and is the same in every piece of a transaction. A commit of the learner is closed (contracts
 A2), so what lies in one view is whole. It is shown up to the first transaction that is not resolved on any
 shard (contracts D8), so all that comes later has a later clock.
+
+INVARIANTS
+    TAIL-1  A position only moves forward, so each slot is shown once, in order.
+    TAIL-2  Each slot is shown with the effects that are kept for it.
 """
 
 from __future__ import annotations
@@ -190,6 +194,10 @@ class _ShardTail:
             elif self._read_up_to < self._end:
                 self._read()
             else:
+                assert self._position[self.shard] <= self._end, (
+                    f"TAIL-1: shard {self.shard} was shown up to slot {self._position[self.shard]}, and ends "
+                    f"at slot {self._end}"
+                )
                 self._position[self.shard] = self._end  # over NO-OPs, which nobody waits for
                 return None
         return self._head[2].stamp.clock
@@ -205,11 +213,14 @@ class _ShardTail:
         records = self._log.read(self._read_up_to + 1, count)
         self._record_bytes = 1 + sum(len(record) for _, record in records) // len(records)
         self._records.extend((Slot(slot), record) for slot, record in records)
+        first = records[0][0]
+        assert first > self._read_up_to, f"TAIL-1: slot {first} is read after slot {self._read_up_to}"
         self._read_up_to = Slot(records[-1][0])
 
     def _decode(self, slot: Slot, record: bytes) -> None:
         place = reference_in(record) or (self.shard, slot)
         stamped = self._heads.get(place) or read_body(record, partial(log_record, self._view))
+        assert self._head is None, f"TAIL-1: slot {slot} is next, and {self._head[0]} was not shown"
         if stamped is not None:
             self._heads[place] = stamped
             self._head = slot, place, stamped
@@ -218,6 +229,9 @@ class _ShardTail:
         """The next transaction's piece; the position moves behind it."""
         assert self._head is not None
         (slot, place, stamped), self._head = self._head, None
+        assert slot > self._position[self.shard], (
+            f"TAIL-1: slot {slot} of shard {self.shard} is shown after {self._position[self.shard]}"
+        )
         self._heads.pop(place, None)
         self._position[self.shard] = slot
         kept = self._kept_effects(slot)
@@ -236,6 +250,9 @@ class _ShardTail:
         if self._next_effects is not None and self._next_effects[0] < key:
             stop = effects_key(Slot(self._end + 1))
             self._next_effects = next(iter(self._effects.scan(key, stop, limit=1)), None)
+            assert self._next_effects is None or self._next_effects[0] >= key, (
+                f"TAIL-2: effects of {self._next_effects[0].hex()} are found from {key.hex()} on"
+            )
         if self._next_effects is None or self._next_effects[0] != key:
             return None
         return self._next_effects[1]

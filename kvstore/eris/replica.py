@@ -10,7 +10,7 @@ complete gets an image: ``state_transfer.py``.
 Every message has its epoch. One of a lower epoch is dropped; one of a higher says that an epoch began without
 this replica, which asks the coordinator for it.
 
-What it remembers, and the invariants R1-R3, are in ``replica_state.py``; what it executes is in ``shard.py``.
+What it remembers, and its invariants, are in ``replica_state.py``; what it executes is in ``shard.py``.
 """
 
 from __future__ import annotations
@@ -144,8 +144,12 @@ class Replica(ReplicaState):
     def end_batch(self) -> list[Effect]:
         """Say how far the log reaches, and write the durable record; the host calls it before each commit."""
         effects = [] if self.status is Status.DIVERGED else synchronization.on_batch_end(self)
-        self.record.head = self.log.stored.head
-        self.tables.save(self.record)
+        record = self.record
+        record.head = self.log.stored.head
+        assert record.executed <= self.last_slot, (
+            f"REPLICA-2: slot {record.executed} is executed, and the log ends at slot {self.last_slot}"
+        )
+        self.tables.save(record)
         return effects
 
     def _on_stamped(self, stamped: Stamped) -> list[Effect]:
@@ -158,6 +162,10 @@ class Replica(ReplicaState):
         in_order = number == expected and self.missing is None and not self.held
         if in_order and not record.temp_drops and not record.perm_drops:
             return self.take(stamped)
+        assert record.epoch == record.last_normal_epoch, (
+            f"EPOCH-1: a transaction of epoch {record.last_normal_epoch} comes in after the change to epoch "
+            f"{record.epoch}"
+        )
         self.held[number] = stamped
         return dropped_messages.drain(self)
 

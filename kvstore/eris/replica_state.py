@@ -9,6 +9,8 @@ INVARIANTS
     REPLICA-2  executed <= last slot; executed <= stable but on a learner that is ahead of its quorum. At
         most f replicas of a shard may be, so the tables of a majority are never to be taken back.
     REPLICA-3  The clock rises with the slots (contracts D1).
+
+What is asserted here of lost messages, epochs and views is explained in the modules of these phases.
 """
 
 from __future__ import annotations
@@ -63,6 +65,12 @@ class ReplicaState(Shard):
     def take_status(self) -> None:
         """Whether transactions are processed, by what is on disk: it may have crashed within any change."""
         record = self.record
+        assert record.epoch >= record.last_normal_epoch, (
+            f"EPOCH-1: epoch {record.last_normal_epoch} began after the change to epoch {record.epoch}"
+        )
+        assert record.view >= record.normal_view, (
+            f"VIEW-1: view {record.normal_view} began after view {record.view} was joined"
+        )
         began = record.view == record.normal_view
         self.is_learner = began and record.view % self.replicas == self.address.replica
         if record.diverged:
@@ -74,8 +82,13 @@ class ReplicaState(Shard):
 
     def diverge(self) -> None:
         """It was a learner, and executed what no quorum had and was dropped."""
+        record = self.record
+        assert record.rejoin or record.executed > record.stable, (
+            f"REPLICA-2: what was dropped is executed, up to slot {record.executed}, and stable up to slot "
+            f"{record.stable}"
+        )
         self.status = Status.DIVERGED
-        self.record.diverged = True
+        record.diverged = True
 
     @property
     def next_number(self) -> SequenceNumber:
@@ -84,7 +97,17 @@ class ReplicaState(Shard):
 
     def take(self, stamped: Stamped | None) -> list[Effect]:
         """Write the next slot: a transaction, or the NO-OP in place of one that was dropped."""
-        assert stamped is None or stamped.stamp.clock > self.record.clock, "REPLICA-3"
+        if stamped is not None:
+            record, stamp = self.record, stamped.stamp
+            number, expected = stamp.numbers[self.address.shard], self.last_slot + 1 - record.base
+            assert number == expected, (
+                f"REPLICA-1: number {number} is to be written into the slot of number {expected}"
+            )
+            assert (
+                not record.temp_drops
+                or not stamp.matches(record.temp_drops)
+                or stamp.matches(record.un_drops)
+            ), f"LOSS-1: {stamp.ids()} is promised away and was not found; slot {self.last_slot + 1} is next"
         slot = self.append(stamped)
         if self.is_learner:
             return self.executor.arrive(self, slot, stamped) if self.is_ahead else []
@@ -104,7 +127,12 @@ class ReplicaState(Shard):
         self.last_slot = slot = Slot(self.last_slot + 1)
         self.log.append(slot, stamped)
         if stamped is not None:
-            self.record.clock = stamped.stamp.clock
+            record, clock = self.record, stamped.stamp.clock
+            assert clock > record.clock, f"REPLICA-3: clock {clock} of {slot} is not after {record.clock}"
+            assert not record.perm_drops or not stamped.stamp.matches(record.perm_drops), (
+                f"LOSS-2: {stamped.stamp.ids()} is dropped, and written into slot {slot}"
+            )
+            record.clock = clock
         return slot
 
     def execute_as_learner(self) -> list[Effect]:
@@ -113,6 +141,9 @@ class ReplicaState(Shard):
 
     def shorten(self, end: Slot) -> None:
         """Forget what stands behind this slot, which nobody executed, and which never happens."""
+        assert self.record.executed <= end, (
+            f"REPLICA-2: slot {self.record.executed} is executed, and the log is to end at slot {end}"
+        )
         if self.last_slot > end:
             self.inline_bodies()
             self.log.shorten(end)
@@ -139,6 +170,10 @@ class ReplicaState(Shard):
 
     def forget_view(self) -> None:
         """A view is left, or another begins: what was asked and said in the last one is void."""
+        record = self.record
+        assert record.view >= record.normal_view, (
+            f"VIEW-1: view {record.normal_view} began after view {record.view} was joined"
+        )
         self.missing = self.reported = None
         self.sync_replies.clear()
         self.view_changes.clear()

@@ -5,6 +5,8 @@ The replica of the shard (``replica.py``) decides which slots may be executed; t
 only when all of it succeeded (contracts A5).
 
 INVARIANT SHARD-1: a request is executed at most once; its copies get the outcome of the first (contracts C4).
+
+EXECUTE-2, PROCEDURE-2 and REGION-1 are asserted here, where outcome and effects come together.
 """
 
 from __future__ import annotations
@@ -81,6 +83,7 @@ class Shard:
                 effects, outcome, plain = execute_validated(operations, state, slot)
             else:
                 effects, outcome, plain = execute(operations, state, slot)
+            assert not effects or not outcome.refused, f"EXECUTE-2: slot {slot} is refused, and has {effects}"
             apply(effects, state)
             if not plain:
                 self.log.note_effects(slot, effects)
@@ -97,6 +100,9 @@ class Shard:
             applied = region.call(request.call, slot, time, shard, self.owns)
         else:
             applied = region.execute(operations, slot, time)
+        assert not applied.changes or not (applied.outcome.refused or applied.outcome.failure), (
+            f"REGION-1: slot {slot} came to {applied.outcome}, and changes {applied.changes}"
+        )
         if applied.changes is not None:
             self.log.note_changes(slot, applied.changes)
         if applied.effects is not None:
@@ -111,16 +117,24 @@ class Shard:
 
     def note_shipped(self, slot: Slot, effects: tuple[operations.KeyEffect, ...]) -> None:
         """Keep what goes to other regions of a slot, because its operations do not tell."""
+        assert slot <= self.last_slot, f"LOG-2: effects of slot {slot}, and the log ends at {self.last_slot}"
         self.tables.shipped.put(effects_key(slot), encode_effects(effects))
 
     def _run_procedure(self, call: Call, stamped: Stamped, slot: Slot) -> Executed:
         shard, time = self.address.shard, stamped.stamp.clock
-        return procedures.run(call, self.tables.state, slot, shard=shard, time=time, owns=self.owns)
+        executed = procedures.run(call, self.tables.state, slot, shard=shard, time=time, owns=self.owns)
+        assert not executed.outcome.failure or not executed.effects, (
+            f"PROCEDURE-2: slot {slot} raised {executed.outcome.failure}, and has {executed.effects}"
+        )
+        return executed
 
     def remember(self, stamped: Stamped, slot: Slot, outcome: Outcome) -> None:
         """Keep the outcome for copies of the request, and for its idempotency key (contracts C4)."""
         request = stamped.request
         window = self.record.windows.get(request.client) or self.window_of(request.client)
+        assert request.request not in window.outcomes, (
+            f"SHARD-1: request {request.request} of client {request.client} is executed again, in slot {slot}"
+        )
         window.record(request.request, request.answered, outcome, request.unanswered)
         token = request.token
         if token is not None and not (token.result and outcome.refused):  # then the function runs again

@@ -11,14 +11,15 @@ over. It takes part in nothing until it has an image of an epoch that began afte
 B2); then nothing that it may have said before counts.
 
 INVARIANTS
-    IMAGE-1  With its image, a replica's log has every slot of the current epoch that it had before.
+    IMAGE-1  With its image, a replica has every slot of the current epoch that it had before, and keeps every
+        promise that it made in it.
     IMAGE-2  What an image has executed is stable at all participants: nobody needs it from whoever gets it.
     IMAGE-3  What may have been cut from the log of an image is not promised away.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from kvstore.eris import dropped_messages, view_change
 from kvstore.eris.effects import CancelTimer, Dropped, Effect, ReplicaAddress, Send
@@ -47,6 +48,9 @@ def on_image_request(replica: ReplicaState, request: ImageRequest) -> list[Effec
         return [Dropped(request, "something was executed here that is not stable")]
     entries = tuple(replica.log.walk(replica.log.first, replica.last_slot))
     record.waiting = replica.executor.waiting(replica.address.shard)
+    assert not record.waiting or record.waiting[-1] <= record.executed, (
+        f"REPLICA-2: slot {record.waiting[-1]} waits, and slot {record.executed} is the last that came"
+    )
     record.copies = replica.executor.copies(replica.address.shard)
     record.head = replica.log.stored.head
     tables = tuple(_rows(table) for table in replica.tables.all())
@@ -79,6 +83,9 @@ def on_image(replica: ReplicaState, image: Image) -> list[Effect]:
         return [Dropped(image, "no image is needed")]
     if not _helps(replica, theirs):
         return [Dropped(image, "it does not help")]
+    assert theirs.executed <= theirs.stable, (
+        f"IMAGE-2: the image has executed slot {theirs.executed}, and is stable up to slot {theirs.stable}"
+    )
     kept: list[LogEntry] = []
     if theirs.last_normal_epoch > own.last_normal_epoch:
         replica.held.clear()  # that epoch is over
@@ -112,6 +119,14 @@ def _install(replica: ReplicaState, image: Image, theirs: ShardRecord) -> list[E
     replica.log.reset(Slot(theirs.head[0]))
     for entry in image.entries:
         replica.log.append(entry.slot, entry.stamped)
+    first, last, _ = theirs.head
+    assert replica.log.last == last, (
+        f"IMAGE-1: the image's log ends at slot {last}, and {replica.log.last} is the last that it brought"
+    )
+    assert first <= theirs.base + 1 or image.truncated_clock, (
+        f"IMAGE-3: the image's log was cut, from slot {theirs.base + 1} to slot {first}, and it does not say "
+        f"up to what time"
+    )
     theirs.truncated_clock = image.truncated_clock
     theirs.rejoin = Epoch(0)
     replica.record = theirs
@@ -121,7 +136,7 @@ def _install(replica: ReplicaState, image: Image, theirs: ShardRecord) -> list[E
     return replica.executor.rebuild(replica.address.shard)
 
 
-def _carry_over(replica: ReplicaState, own: ShardRecord, kept: Iterable[LogEntry]) -> list[Effect]:
+def _carry_over(replica: ReplicaState, own: ShardRecord, kept: Sequence[LogEntry]) -> list[Effect]:
     record = replica.record
     record.epoch = max(record.epoch, own.epoch)
     replica.take_status()
@@ -134,6 +149,11 @@ def _carry_over(replica: ReplicaState, own: ShardRecord, kept: Iterable[LogEntry
         if replica.has_diverged():
             return []
         view_change.append_all(replica, kept)
+        assert not kept or replica.last_slot >= kept[-1].slot, (
+            f"IMAGE-1: the log ended at slot {kept[-1].slot}, and with the image at slot {replica.last_slot}"
+        )
+        forgotten = own.temp_drops - record.temp_drops
+        assert not forgotten, f"IMAGE-1: with the image {sorted(forgotten)} are not promised away any more"
         if view_change.undecided(replica):
             record.view = ViewNumber(record.view + 1)  # nobody is in a view with what he promised away
         replica.take_status()

@@ -7,6 +7,8 @@
 
 The paper opens with a SYNC-PREPARE that carries the learner's log to followers that missed some of
 it; here a follower's own log is complete whenever it replies, so the reply needs no question.
+
+INVARIANT SYNC-1: what is stable is in the logs of a majority, the learner's included.
 """
 
 from __future__ import annotations
@@ -22,6 +24,9 @@ from kvstore.types import SequenceNumber, Slot
 def on_batch_end(replica: ReplicaState) -> list[Effect]:
     """Step 1, at a follower; a shard of one replica is its own quorum."""
     record = replica.record
+    assert record.stable <= replica.last_slot, (
+        f"REPLICA-2: slot {record.stable} is stable, and the log ends at slot {replica.last_slot}"
+    )
     if replica.status is not Status.NORMAL:
         return []  # its log may hold what the next epoch does not begin with
     if replica.is_learner:
@@ -41,6 +46,9 @@ def on_sync_reply(replica: ReplicaState, reply: SyncReply) -> list[Effect]:
     """Step 2, at the learner."""
     if not _is_current(replica, reply) or not replica.is_learner:
         return [Dropped(reply, "of another epoch or view")]
+    assert reply.replica != replica.address.replica, (
+        f"SYNC-1: replica {reply.replica} counts its own log, up to slot {reply.slot}, a second time"
+    )
     known = replica.sync_replies.get(reply.replica, Slot(0))
     replica.sync_replies[reply.replica] = max(reply.slot, known)
     advanced = _advance(replica)
@@ -61,6 +69,10 @@ def _advance(replica: ReplicaState) -> list[Effect]:
     stable = _quorum_slot(replica) if replica.sync_replies else Slot(0)
     if stable <= replica.record.stable:
         return []
+    holders = 1 + sum(slot >= stable for slot in replica.sync_replies.values())
+    assert 2 * holders > replica.replicas, (
+        f"SYNC-1: slot {stable} is to be stable, and {holders} of {replica.replicas} logs have it"
+    )
     replica.record.stable = stable
     if not replica.is_ahead:
         replica.executor.note_behind(replica)
@@ -102,6 +114,9 @@ def on_sync_commit(replica: ReplicaState, commit: SyncCommit) -> list[Effect]:
     if commit.dropped:
         dropped_messages.drop(replica, commit.dropped)  # before it is executed
     record.stable = max(record.stable, min(commit.slot, replica.last_slot))
+    assert record.stable <= replica.last_slot, (
+        f"REPLICA-2: slot {record.stable} is stable, and the log ends at slot {replica.last_slot}"
+    )
     replica.executor.note_behind(replica)
     if commit.slot <= replica.last_slot:
         return []

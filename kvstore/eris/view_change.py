@@ -13,7 +13,11 @@ The longest log is enough, because a slot holds the transaction of its number or
 decided by the coordinator. A follower that has more than the new learner keeps it: it is what the learner
 will ask for. An old learner that executed what is dropped afterwards has diverged; it must be made anew.
 
-INVARIANT VIEW-1: views of an epoch never go back, and a view begins with all that was committed before it.
+INVARIANTS
+    VIEW-1  Views of an epoch never go back, and a view begins with all that was committed before it.
+    VIEW-2  A replica that joined a view leads none, and takes part in none, until that view begins.
+    VIEW-3  A view begins with every promise that counted: a majority has shown its promises, and a replica
+        forgets none of its own.
 """
 
 from __future__ import annotations
@@ -59,6 +63,8 @@ def on_view_change_request(replica: ReplicaState, request: ViewChangeRequest) ->
 
 def join(replica: ReplicaState, view: ViewNumber) -> list[Effect]:
     """Leave the view for a later one; its learner says when it begins."""
+    before = replica.record.view
+    assert view > before, f"VIEW-1: view {view} is to follow view {before}"
     replica.record.view = view
     replica.status = Status.VIEW_CHANGE
     replica.is_learner = False
@@ -68,6 +74,11 @@ def join(replica: ReplicaState, view: ViewNumber) -> list[Effect]:
 
 def _announce(replica: ReplicaState) -> list[Effect]:
     record, (shard, own) = replica.record, replica.address
+    takes_part = replica.is_learner or replica.status is not Status.VIEW_CHANGE
+    assert not takes_part, (
+        f"VIEW-2: view {record.view} is announced in status {replica.status.value}, by a replica that "
+        f"{'leads' if replica.is_learner else 'is in'} view {record.normal_view}"
+    )
     learner = record.view % replica.replicas
     last = replica.last_slot if own == learner else None
     request = ViewChangeRequest(shard, own, record.epoch, record.view, last)
@@ -116,6 +127,9 @@ def on_view_change(replica: ReplicaState, message: ViewChange) -> list[Effect]:
         replica.needs_image = True
         ignored = f"shown after slot {message.since}, this log ends at {replica.last_slot}"
         return [*effects, Dropped(message, ignored)]
+    assert message.view == record.view, (
+        f"VIEW-1: replica {message.replica} joins view {message.view}, and counts for view {record.view}"
+    )
     replica.view_changes[message.replica] = message
     return effects + _begin_if_possible(replica)
 
@@ -133,6 +147,11 @@ def _begin_if_possible(replica: ReplicaState) -> list[Effect]:
         return []
     longest = max(replica.view_changes.values(), key=lambda message: message.last)
     append_all(replica, longest.entries)
+    for other, shown in replica.view_changes.items():
+        forgotten = shown.temp_drops - record.temp_drops
+        assert not forgotten, (
+            f"VIEW-3: replica {other} promised {sorted(forgotten)}, view {record.view} did not"
+        )
     return _find_undecided(replica) or _begin(replica)
 
 
@@ -171,6 +190,14 @@ def undecided(replica: ReplicaState) -> list[TransactionId]:
 
 
 def _begin(replica: ReplicaState) -> list[Effect]:
+    joined = replica.view_changes
+    assert 2 * (len(joined) + 1) > replica.replicas, (
+        f"VIEW-3: only {sorted(joined)} of {replica.replicas} replicas joined view {replica.record.view}"
+    )
+    last = max((message.last for message in joined.values()), default=replica.last_slot)
+    assert replica.last_slot >= last, (
+        f"VIEW-1: view {replica.record.view} begins with slot {replica.last_slot}, and slot {last} was shown"
+    )
     since = min(message.since for message in replica.view_changes.values())
     start = _start_view(replica, min(since, replica.record.stable))
     effects: list[Effect] = [Send(peer, start) for peer in replica.peers()]
@@ -196,6 +223,9 @@ def _start_view(replica: ReplicaState, since: Slot) -> StartView:
 
 def _be_normal(replica: ReplicaState) -> list[Effect]:
     record = replica.record
+    assert record.view > record.normal_view, (
+        f"VIEW-1: view {record.view} is to begin after view {record.normal_view}"
+    )
     record.normal_view = record.view
     replica.status = Status.NORMAL
     replica.needs_image = False
@@ -218,6 +248,8 @@ def on_start_view(replica: ReplicaState, message: StartView) -> list[Effect]:
     if message.since > replica.last_slot:
         ignored = f"begins after slot {message.since}, this log ends at {replica.last_slot}"
         return [Dropped(message, ignored), *image_request.ask(replica)]
+    assert message.view >= record.view, f"VIEW-1: view {message.view} begins after {record.view} was joined"
+    promises = len(record.temp_drops)
     record.view = message.view
     replica.status = Status.VIEW_CHANGE
     replica.is_learner = False
@@ -227,6 +259,9 @@ def on_start_view(replica: ReplicaState, message: StartView) -> list[Effect]:
     if replica.has_diverged():
         return []
     append_all(replica, message.entries)
+    assert len(record.temp_drops) >= promises, (
+        f"VIEW-3: of {promises} promises view {record.view} leaves {len(record.temp_drops)}"
+    )
     doubtful = _find_undecided(replica)
     if doubtful:  # beyond the end of the learner's log; START-VIEW comes again
         return [*doubtful, SetTimer("view", VIEW_MS)]

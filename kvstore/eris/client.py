@@ -107,7 +107,7 @@ class Client:
         request = Request(
             self.client, number, answered, operations, after, token, call, unanswered, half, edges
         )
-        assert answered not in self.outstanding, (
+        assert first or answered not in self.outstanding, (
             f"CLIENT-2: request {number} calls {answered} answered, and it is outstanding"
         )
         self.outstanding[number] = Outstanding(request)
@@ -187,12 +187,13 @@ class Client:
 
     def _take(self, waiting: Outstanding, reply: Reply, outcome: Outcome) -> list[Effect]:
         """A shard has answered; when it was the last one, go on."""
-        assert reply.shard in waiting.request.operations, (
+        operations = waiting.request.operations
+        assert reply.shard in operations, (
             f"CLIENT-4: shard {reply.shard} answers request {reply.request}, and takes no part in it"
         )
         waiting.slots[reply.shard] = reply.slot
         waiting.outcomes[reply.shard] = outcome
-        if len(waiting.slots) < len(waiting.request.operations):
+        if len(waiting.slots) < len(operations):
             return []
         if waiting.second_half is not None:
             return self._on_votes(waiting, waiting.second_half)
@@ -231,13 +232,12 @@ class Client:
 
     def _forget(self, number: RequestId) -> Outstanding:
         if number in self.outstanding:
-            waiting = self.outstanding.pop(number)
-        else:
-            self._unanswered = None
-            waiting = self.parked.pop(number)
-        have, all_shards = len(waiting.slots), len(waiting.request.operations)
-        assert have == all_shards or waiting.concluded_by is not None, (
-            f"CLIENT-1: request {number} is given up with the answers of {have} of {all_shards} shards"
+            return self.outstanding.pop(number)
+        self._unanswered = None
+        waiting = self.parked.pop(number)
+        assert waiting.is_complete() or waiting.concluded_by is not None, (
+            f"CLIENT-1: request {number} is given up, and of {sorted(waiting.request.operations)} only "
+            f"{sorted(waiting.slots)} have answered"
         )
         return waiting
 

@@ -75,11 +75,14 @@ class ClientWindow(msgspec.Struct, array_like=True):
                 self.outcomes = self._kept(self.outcomes)
             if self.tombstones:
                 self.tombstones = self._kept(self.tombstones)
-        if request > self.answered or not self._is_answered(request):
-            # On a follower a request that waited may be executed after the client has its answer.
+        if newer:
             self.outcomes[request] = outcome
-        oldest = next(iter(self.outcomes), request)
-        assert oldest > self.answered or self.unanswered or not self.outcomes, (
+            return
+        # On a follower a request that waited may be executed after the client has its answer.
+        if not self._is_answered(request):
+            self.outcomes[request] = outcome
+        oldest = next(iter(self.outcomes), self.answered + 1)
+        assert self.unanswered or oldest > self.answered, (
             f"WINDOW-1: the outcome of request {oldest} is kept, and all up to {self.answered} are answered"
         )
 

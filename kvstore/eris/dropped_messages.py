@@ -18,7 +18,8 @@ INVARIANTS
         majority there does (``state_transfer.py``, IMAGE-3).
     LOSS-5  What is asked for is the next number of the shard, and is not here.
 
-LOSS-1 and LOSS-2 are asserted where a transaction enters the log (``replica_state.py``).
+LOSS-2 is asserted where a transaction enters the log (``replica_state.py``), LOSS-1 also where a view begins
+with one (``view_change.py``).
 """
 
 from __future__ import annotations
@@ -89,6 +90,13 @@ def drain(replica: ReplicaState) -> list[Effect]:
             replica.held[number] = stamped
             return effects + _ask(replica, coordinator=True)  # LOSS-1
         else:
+            stamp = stamped.stamp
+            assert stamp.numbers[replica.address.shard] == number, (
+                f"REPLICA-1: {stamp.numbers} is to be written into the slot of number {number}"
+            )
+            assert not stamp.matches(record.temp_drops) or stamp.matches(record.un_drops), (
+                f"LOSS-1: {stamp.ids()} is promised away, and is to be written as number {number}"
+            )
             effects += replica.take(stamped)
 
 
@@ -298,5 +306,7 @@ def drop(replica: ReplicaState, names: Iterable[TransactionId]) -> None:
             replica.diverge()
             return
         replica.log.replace(slot, None)
-    left = [slot for slot, stamped in unsettled(replica) if stamped.stamp.matches(fresh)]
-    assert not left, f"LOSS-2: of {sorted(fresh)}, which is dropped, something is still in slots {left}"
+    for slot, stamped in unsettled(replica):
+        assert not stamped.stamp.matches(fresh), (
+            f"LOSS-2: {sorted(fresh)} is dropped, and still in slot {slot}"
+        )

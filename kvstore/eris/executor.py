@@ -100,7 +100,7 @@ class Executor:
         """Take the next slot of a shard, and execute what can be executed now; return the replies."""
         record = replica.record
         assert slot == record.executed + 1, f"EXECUTOR-2: slot {slot} is executed after {record.executed}"
-        assert slot <= record.stable or replica.is_learner, (
+        assert replica.is_learner or slot <= record.stable, (
             f"REPLICA-2: a follower executes slot {slot}, and slot {record.stable} is the last that is stable"
         )
         record.executed = slot

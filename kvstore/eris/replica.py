@@ -146,9 +146,6 @@ class Replica(ReplicaState):
         effects = [] if self.status is Status.DIVERGED else synchronization.on_batch_end(self)
         record = self.record
         record.head = self.log.stored.head
-        assert record.executed <= self.last_slot, (
-            f"REPLICA-2: slot {record.executed} is executed, and the log ends at slot {self.last_slot}"
-        )
         self.tables.save(record)
         return effects
 
@@ -161,6 +158,9 @@ class Replica(ReplicaState):
             return [Dropped(stamped, "received before")]
         in_order = number == expected and self.missing is None and not self.held
         if in_order and not record.temp_drops and not record.perm_drops:
+            assert number == expected, (
+                f"REPLICA-1: number {number} is to be written into the slot of number {expected}"
+            )
             return self.take(stamped)
         assert record.epoch == record.last_normal_epoch, (
             f"EPOCH-1: a transaction of epoch {record.last_normal_epoch} comes in after the change to epoch "

@@ -71,6 +71,9 @@ class ReplicaState(Shard):
         assert record.view >= record.normal_view, (
             f"VIEW-1: view {record.normal_view} began after view {record.view} was joined"
         )
+        assert record.executed <= self.last_slot, (
+            f"REPLICA-2: slot {record.executed} is executed, and the log ends at slot {self.last_slot}"
+        )
         began = record.view == record.normal_view
         self.is_learner = began and record.view % self.replicas == self.address.replica
         if record.diverged:
@@ -97,17 +100,6 @@ class ReplicaState(Shard):
 
     def take(self, stamped: Stamped | None) -> list[Effect]:
         """Write the next slot: a transaction, or the NO-OP in place of one that was dropped."""
-        if stamped is not None:
-            record, stamp = self.record, stamped.stamp
-            number, expected = stamp.numbers[self.address.shard], self.last_slot + 1 - record.base
-            assert number == expected, (
-                f"REPLICA-1: number {number} is to be written into the slot of number {expected}"
-            )
-            assert (
-                not record.temp_drops
-                or not stamp.matches(record.temp_drops)
-                or stamp.matches(record.un_drops)
-            ), f"LOSS-1: {stamp.ids()} is promised away and was not found; slot {self.last_slot + 1} is next"
         slot = self.append(stamped)
         if self.is_learner:
             return self.executor.arrive(self, slot, stamped) if self.is_ahead else []

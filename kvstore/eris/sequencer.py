@@ -47,18 +47,18 @@ class Sequencer:
 
         ``now`` is physical time in nanoseconds; it may stand still or go back, the clock does not.
         """
-        before = self.clock
-        self.clock = clock = Timestamp(max(now, self.clock + 1, request.after + 1))
-        assert clock > before, f"SEQUENCER-2: clock {clock} is not after {before}"
+        clock = Timestamp(max(now, self.clock + 1, request.after + 1))
+        assert clock > self.clock, f"SEQUENCER-2: clock {clock} is not after {self.clock}"
+        self.clock = clock
         assigned, groups = self.numbers, self._groups
         participants = request.operations if len(request.operations) == 1 else sorted(request.operations)
         numbers: dict[ShardId, SequenceNumber] = {}
         for shard in participants:
-            last = assigned[shard]
-            assigned[shard] = numbers[shard] = SequenceNumber(assigned[shard] + 1)
-            assert assigned[shard] == last + 1, (
-                f"SEQUENCER-1: number {assigned[shard]} of shard {shard} follows {last}"
+            number = SequenceNumber(assigned[shard] + 1)
+            assert number > assigned[shard], (
+                f"SEQUENCER-1: number {number} of shard {shard} follows {assigned[shard]}"
             )
+            assigned[shard] = numbers[shard] = number
         stamped = Stamped(MultiStamp(self.epoch, self.sequencer, clock, numbers), request)
         if self.kept:
             for shard in numbers:

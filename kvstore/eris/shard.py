@@ -83,7 +83,7 @@ class Shard:
                 effects, outcome, plain = execute_validated(operations, state, slot)
             else:
                 effects, outcome, plain = execute(operations, state, slot)
-            assert not effects or not outcome.refused, f"EXECUTE-2: slot {slot} is refused, and has {effects}"
+            assert not outcome.refused or not effects, f"EXECUTE-2: slot {slot} is refused, and has {effects}"
             apply(effects, state)
             if not plain:
                 self.log.note_effects(slot, effects)

@@ -146,7 +146,4 @@ class ShardTables:
         return ShardRecord() if stored is None else decode_record(stored)
 
     def save(self, record: ShardRecord) -> None:
-        assert record.epoch >= record.last_normal_epoch, (
-            f"EPOCH-1: epoch {record.last_normal_epoch} began after the change to epoch {record.epoch}"
-        )
         self._records.put(self._key, encode_record(record))

@@ -24,15 +24,15 @@ from kvstore.types import SequenceNumber, Slot
 def on_batch_end(replica: ReplicaState) -> list[Effect]:
     """Step 1, at a follower; a shard of one replica is its own quorum."""
     record = replica.record
+    if replica.status is not Status.NORMAL:
+        return []  # its log may hold what the next epoch does not begin with
+    if replica.replicas == 1:
+        record.stable = replica.last_slot
+        return []
     assert record.stable <= replica.last_slot, (
         f"REPLICA-2: slot {record.stable} is stable, and the log ends at slot {replica.last_slot}"
     )
-    if replica.status is not Status.NORMAL:
-        return []  # its log may hold what the next epoch does not begin with
     if replica.is_learner:
-        if replica.replicas == 1:
-            record.stable = replica.last_slot
-            return []
         return _advance(replica)  # it may have been the one that was behind
     if replica.reported == replica.last_slot:
         return []

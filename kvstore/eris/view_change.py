@@ -226,6 +226,8 @@ def _be_normal(replica: ReplicaState) -> list[Effect]:
     assert record.view > record.normal_view, (
         f"VIEW-1: view {record.view} is to begin after view {record.normal_view}"
     )
+    promised = undecided(replica)
+    assert not promised, f"LOSS-1: view {record.view} is to begin with {promised}, which are promised away"
     record.normal_view = record.view
     replica.status = Status.NORMAL
     replica.needs_image = False

@@ -196,7 +196,7 @@ class StoredLog:
         return self.first, self.last, self._chain
 
     def append(self, index: int, record: bytes) -> None:
-        assert index == self.last + 1, f"append {index} after {self.last}"
+        assert index == self.last + 1, f"LOG-1: append {index} after {self.last}"
         self._chain = self._write(index, self._chain, record)
         self.last = index
 

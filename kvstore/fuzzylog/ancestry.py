@@ -3,6 +3,10 @@
 What a node comes behind is said by its places in its region's chains, by its edges, and by the markers of
 imports below them. Here all of it is joined into pasts, which tell of any two nodes whether one comes behind
 the other. Only nodes from a certain time on are kept: paths between them touch no earlier one.
+
+INVARIANTS
+    CHAIN-1  The items of a chain are taken in its order, each once.
+    CHAIN-2  Each piece of a node names its own slot among the places of the node.
 """
 
 from __future__ import annotations
@@ -49,6 +53,9 @@ class Ancestry:
         slots, standings = self._standings.setdefault(chain, ([], []))
         for item in segment.items:
             last = standings[-1] if standings else _ChainState()
+            assert not slots or item.last > slots[-1], (
+                f"CHAIN-1: slot {item.last} of chain {chain} is taken after slot {slots[-1]}"
+            )
             match item:
                 case Piece(time=time) if time < self._since:
                     slots.clear()  # what stands up to here leads to nothing that is kept
@@ -67,7 +74,11 @@ class Ancestry:
         region, shard = chain
         name = (piece.time, region)
         node = self._nodes.setdefault(name, _Node({}, {}))
-        node.places.update(piece.places or {shard: piece.last})
+        places = piece.places or {shard: piece.last}
+        assert places.get(shard) == piece.last, (
+            f"CHAIN-2: a piece in slot {piece.last} of chain {chain} says that its node is in {places}"
+        )
+        node.places.update(places)
         node.edges.update(piece.edges)
         return name
 
@@ -132,6 +143,8 @@ class Ancestry:
             past[chain] = slot
             standing = self._standing(chain, slot)
             if standing is not None:
+                cause = standing.node
+                assert cause is None or cause < name, f"CAUSES-1: node {name} comes behind node {cause}"
                 past = _joined(past, {} if standing.node is None else self._pasts[standing.node])
                 waiting += [((other, chain[1]), last) for other, last in standing.imports.items()]
                 waiting += [((chain[0], shard), last) for shard, last in standing.edges.items()]

@@ -13,6 +13,7 @@ INVARIANTS
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from operator import le
 
 from kvstore.types import ShardId, Slot
 
@@ -30,14 +31,21 @@ class Causes:
 
     def observe(self, executed: Iterable[Slot]) -> None:
         """All that was stamped so far is committed, and the region has executed this, by shard."""
+        executed = tuple(executed)
+        assert all(map(le, self._executed, executed)), (
+            f"CAUSES-1: {self._executed} was executed before, and now {executed} is"
+        )
         for shard in self._named:
             self._implied[shard] = self._executed
         self._named.clear()
-        self._executed = tuple(executed)
+        self._executed = executed
 
     def edges(self, colors: Collection[ShardId]) -> dict[ShardId, Slot]:
         """The edges of a transaction over these shards that is stamped now."""
         implied = [self._implied[color] for color in colors]
+        assert all(all(map(le, chain, self._executed)) for chain in implied), (
+            f"CAUSES-1: chains {list(colors)} are taken to imply {implied}, and {self._executed} is executed"
+        )
         self._named.update(colors)
         return {
             ShardId(shard): slot

@@ -103,6 +103,10 @@ class Importer:
             chain = self.chains[region, shard]
             received = chain.received
             chain.items.extend(item for item in segment.items if item.last > received)
+            assert chain.received == max(received, segment.last), (
+                f"IMPORT-1: chain {(region, shard)} came up to slot {segment.last}, had {received}, and now "
+                f"ends at slot {chain.received}"
+            )
 
     def chains_of(self, region: RegionId) -> Iterator[tuple[ShardId, IncomingChain]]:
         """A region's chains, by shard."""
@@ -137,6 +141,10 @@ class Importer:
         """The next run, if a node can be imported; else note what can be passed. ``now``: physical time."""
         walk = _Walk(self, now)
         run = walk.run()
+        latest = now + self.skew
+        assert run is None or run.after <= latest, (
+            f"IMPORT-2: a node of {run.after} is to be imported, and {latest} is the latest that may be"
+        )
         self.held = walk.held
         if run is None:
             for key, end in walk.applied_items.items():
@@ -149,6 +157,9 @@ class Importer:
             chain = self.chains[key]
             for _ in range(end):
                 item = chain.items.popleft()
+                assert item.last > chain.copied, (
+                    f"IMPORT-1: slot {item.last} of chain {key} is imported after slot {chain.copied}"
+                )
                 chain.copied = item.last
                 if type(item) is Piece:
                     chain.tail = item.last, item.time
@@ -224,6 +235,10 @@ class _Walk:
         if piece.time > self._latest:
             self.held[region] = piece.time
             return False
+        assert all(part.time == piece.time for _, part in pieces), (
+            f"IMPORT-1: one node of region {region} has pieces at {dict(places)}, with the times "
+            f"{[part.time for _, part in pieces]}"
+        )
         size = sum(len(encode(part)) for _, part in pieces)
         if self._nodes and self._size + size > BYTES_MAX:
             self._size = BYTES_MAX  # it is for the next run
@@ -237,6 +252,9 @@ class _Walk:
         return True
 
     def _step(self, key: tuple[RegionId, ShardId], item: ChainItem) -> None:
+        assert item.last > self._applied[key], (
+            f"IMPORT-1: slot {item.last} of chain {key} is passed after slot {self._applied[key]}"
+        )
         self.applied_items[key] += 1
         self._applied[key] = item.last
 

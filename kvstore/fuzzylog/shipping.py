@@ -88,6 +88,13 @@ class Shipping:
             for shard, segment in noted.items():
                 chains.setdefault(shard, []).append(segment)
         shipped = {shard: tuple(segments) for shard, segments in chains.items()}
+        own_end = answer.on_disk.get(self.own, ())
+        early = {
+            shard: segment.last
+            for shard, segment in read.get(self.own, {}).items()
+            if segment.last > own_end[shard]
+        }
+        assert not early, f"SHIP-1: slots up to {early} are to be shipped, and {own_end} may leave the region"
         return Shipment(self.identity, shipped, answer.ends, answer.fresh)
 
     def _with_noted(
@@ -108,6 +115,9 @@ class Shipping:
             part = parts.get(shard)
             first, items = (after[shard] + 1, ()) if part is None else (part.first, part.items)
             sent = after[shard] if part is None else part.last
+            assert part is None or part.last == chain.copied, (
+                f"SHIP-2: the copy of chain {(region, shard)} ends at slot {chain.copied}, not at slot {sent}"
+            )
             noted = tuple(item for item in chain.noted() if item.last > sent)
             if noted:
                 parts[shard] = Segment(region, Slot(first), items + noted)
@@ -115,11 +125,12 @@ class Shipping:
 
     def take(self, shipment: Shipment) -> bool:
         """Keep what came; return whether the neighbour has still more."""
+        sender = RegionId(self.identity.names.index(shipment.identity.region))
+        assert sender != self.own, f"SHIP-2: region {self.own} takes its own shipment, up to {shipment.ends}"
         self.importer.receive(shipment)
         for region, slots in shipment.ends.items():
             known = self.known.get(region, slots)
             self.known[region] = tuple(map(max, known, slots))
-        sender = RegionId(self.identity.names.index(shipment.identity.region))
         theirs = {region: slots for region, slots in shipment.ends.items() if region != self.own}
         self._promised.setdefault(sender, []).append((theirs, shipment.fresh))
         self.refresh()

@@ -133,7 +133,11 @@ def placement(key: Key, encoded: bytes, elements: int | None) -> bytes:
     if elements is None or type(key) is not tuple or len(key) <= elements:
         return encoded
     assert elements > 0, elements
-    return _encode_bound(key[:elements])
+    first = _encode_bound(key[:elements])
+    assert len(first) <= len(encoded) <= KEY_BYTES_MAX, (
+        f"KEYS-3: {len(first)} of {len(encoded)} bytes decide the shard, of at most {KEY_BYTES_MAX}"
+    )
+    return first
 
 
 def _encode_bound(key: Key) -> bytes:

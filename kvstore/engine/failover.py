@@ -87,6 +87,12 @@ class Failover:
         if learner in self.living and any(waiting.values()):
             for number in [number for number in self.living if number != learner]:
                 self.replies += self._on(number, lambda host: host.acknowledge(waiting))
+        for replica in self.living[learner].replicas if learner in self.living else ():
+            shard, executed = replica.address.shard, replica.record.executed
+            ends = {number: host.replicas[shard].last_slot for number, host in self.living.items()}
+            assert 2 * sum(end >= executed for end in ends.values()) > self._replicas, (
+                f"FAILOVER-1: slot {executed} of shard {shard} is shown, and the living logs end at {ends}"
+            )
         return learner in self.living
 
     def _lose_those_outside(self, view: ViewNumber) -> None:

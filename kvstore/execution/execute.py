@@ -59,7 +59,11 @@ def execute(operations: tuple[Operation, ...], table: ReadableTable, slot: Slot)
                     results.append(_cell(key, staged, table) is not None)
                 plain &= _delete(key, staged, table)
             case Add(key, amount):
-                total = _sum(_cell(key, staged, table), amount)
+                cell = _cell(key, staged, table)
+                assert cell is None or cell[:VERSION_BYTES] <= version, (
+                    f"EXECUTE-3: slot {slot} writes over {key!r} of slot {stored_version(cell)}"
+                )
+                total = _sum(cell, amount)
                 results.append(total)
                 staged[key] = version + total
                 plain = False

@@ -22,6 +22,7 @@ class BatchOwner(Protocol):
     location: str
     raw: Any
     is_worth_closing: bool
+    failure: BaseException | None
 
     def begin_txn(self, *, write: bool) -> Any: ...
 
@@ -89,6 +90,9 @@ class LmdbBatch:
     def commit(self) -> None:
         """Make the batch visible and durable. Raises ``OutcomeUnknown``; the environment has then failed."""
         environment = self._environment
+        assert environment.failure is None, (
+            f"LMDB-2: {environment.location}: {len(self._written)} records after {environment.failure!r}"
+        )
         try:
             txn = self._apply()
             txn.put(COUNT_KEY, count_record(environment.count(txn), txn.id()))

@@ -151,7 +151,7 @@ class LmdbEnvironment:
     def begin(self) -> LmdbBatch:
         if self.failure is not None:
             raise Failed(f"{self.location} failed earlier: {self.failure}") from self.failure
-        assert self.raw is None, "LMDB-1"
+        assert self.raw is None, f"LMDB-1: {self.location}: a second batch begins while one is open"
         self.raw = self._batch
         return self._batch
 
@@ -226,7 +226,10 @@ class LmdbEnvironment:
     def _pin_synced_root(self) -> None:
         pin = self._lmdb.begin()
         meta = data_file.newest_meta(self.folder / DATA_FILE)
-        assert meta.transaction == pin.id() or pin.id() == 0, "LMDB-3: a commit ran during the sync"
+        number = pin.id()
+        assert number in (meta.transaction, 0), (
+            f"LMDB-3: root {meta.transaction} is on disk, and root {number} is pinned: a commit ran meanwhile"
+        )
         root = {"boot": data_file.boot_id(), "meta": meta.raw.hex()}
         side_file.write(self.folder / SYNCED_ROOT, root)
         if self._pin is not None:
@@ -262,7 +265,7 @@ class LmdbEnvironment:
 
         Raises ``Failed`` or ``DiskFull`` if the disk refuses the sync; the environment is closed then too.
         """
-        assert self.raw is None, "closed with an open batch"
+        assert self.raw is None, f"LMDB-1: {self.location}: closed while a batch is open"
         clean = not self.readonly and self.failure is None
         try:
             if clean and self.durability != "commit":

@@ -77,7 +77,7 @@ class MemoryEnvironment:
     def begin(self) -> MemoryBatch:
         if self.failure is not None:
             raise Failed(f"{self.location} failed earlier: {self.failure}") from self.failure
-        assert self.raw is None, "one batch at a time"
+        assert self.raw is None, f"LMDB-1: {self.location}: a second batch begins while one is open"
         self.raw = self._folder.committed.fork()
         return self._batch
 
@@ -130,7 +130,7 @@ class MemoryEnvironment:
         return 0
 
     def close(self) -> None:
-        assert self.raw is None, "closed with an open batch"
+        assert self.raw is None, f"LMDB-1: {self.location}: closed while a batch is open"
         if self.failure is None:
             self.sync()
 

@@ -105,6 +105,9 @@ def test_a_put_that_queues_at_the_last_moment_of_a_lead_is_woken(db: kvstore.Dat
         def acquire(self, blocking: bool = True) -> bool:
             return self.lock.acquire(blocking)
 
+        def locked(self) -> bool:
+            return self.lock.locked()
+
         def release(self) -> None:
             if self.putter is None:
                 self.putter = started(lambda: db.put("late", 1))

@@ -112,6 +112,9 @@ class Lexer:
         while at < len(line):
             at = self._token(line, at)
         self._glued = False
+        kinds = [] if self._brackets else [token.kind for token in self.tokens]
+        opened, closed = kinds.count("open"), kinds.count("close")
+        assert opened == closed, f"LEXER-1: {opened} brackets were opened, {closed} closed, and none is open"
 
     def _token(self, line: str, at: int) -> int:
         """Read the token or blanks at ``at``; return the index after them."""
@@ -156,6 +159,8 @@ class Lexer:
             if len(self._brackets) == NESTING_MAX:
                 raise self._error(at, f"brackets nest at most {NESTING_MAX} deep")
             self._brackets.append(self._add("open", None, sign, at))
+            depth = len(self._brackets)
+            assert depth <= NESTING_MAX, f"LEXER-2: {depth} brackets are open, at most {NESTING_MAX} may be"
             return at + 1
         if not self._brackets:
             raise self._error(at, f'"{sign}" closes nothing: quote the whole word')

@@ -82,11 +82,10 @@ def _unseen(tags: tuple[Origin, ...], node: WritingNode) -> tuple[Origin, ...]:
 def _written(cell: Cell, value: bytes | None, node: WritingNode) -> Cell:
     """Return the cells after a write: the register keeps the writes that no other write has seen."""
     unseen = [write for write in cell.register if not node.has_seen(write.origin)]
-    assert all(
-        write.origin.time < node.origin.time or write.origin == node.origin
-        for write in cell.register
-        if node.has_seen(write.origin)
-    ), "CELLS-2"
+    seen = [write.origin for write in cell.register if write not in unseen]
+    assert all(origin.time < node.origin.time or origin == node.origin for origin in seen), (
+        f"CELLS-2: a write of {node.origin} has seen {seen}, and is not later"
+    )
     writes = sorted([*unseen, Write(node.origin, value)], key=lambda write: write.origin)
     return msgspec.structs.replace(cell, register=tuple(writes))
 

@@ -83,7 +83,11 @@ def moved(escrow: Escrow | None, effect: Credit | Spend | Grant, origin: Origin)
         case Spend(_, amount):
             changes["spent"] = _raised(before.spent, region, amount)
     after = msgspec.structs.replace(before, **changes)
-    assert rights(after, region) >= 0, "ESCROW-1"
+    left = rights(after, region)
+    assert left >= 0, f"ESCROW-1: {effect} in slot {origin.index} leaves region {region} with {left} rights"
+    assert balance(after) >= 0, (
+        f"ESCROW-2: {effect} in slot {origin.index} leaves a balance of {balance(after)}"
+    )
     return after
 
 

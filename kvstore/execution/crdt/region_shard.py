@@ -134,7 +134,9 @@ class RegionShard:
         region, last = segment.region, copied(self._chains, segment.region)
         if segment.last <= last:
             return
-        assert segment.first <= last + 1, "REGION-2"
+        assert segment.first <= last + 1, (
+            f"REGION-2: what begins at slot {segment.first} of region {region} is to follow slot {last}"
+        )
         seen = seen_by(self._chains, region)
         for item in segment.items:
             if item.last <= last:
@@ -199,6 +201,9 @@ class Staged:
                     self._state.delete(key)
                     changes[key] = None
                 continue
+            assert version is None or version <= slot, (
+                f"EXECUTE-3: slot {slot} writes over {key!r} of slot {version}"
+            )
             if version is None or not cells.shows_same(before, cell):
                 version = slot
                 changes[key] = payload

@@ -380,6 +380,10 @@ class Executor:
         if preliminary is not None and preliminary.must_wait_with(conclusory):
             preliminary.conclusories += (transaction,)
             return []
+        assert preliminary is None or transaction.slots.keys() <= preliminary.slots.keys(), (
+            f"EXECUTOR-1: the conclusory of {transaction.clock} ends slots {preliminary.slots} in slots "
+            f"{transaction.slots}"
+        )
         replies: list[Effect] = []
         stamped = transaction.stamped
         for shard, slot in transaction.slots.items():

@@ -120,7 +120,9 @@ class ReplicaState(Shard):
         self.log.append(slot, stamped)
         if stamped is not None:
             record, clock = self.record, stamped.stamp.clock
-            assert clock > record.clock, f"REPLICA-3: clock {clock} of {slot} is not after {record.clock}"
+            assert clock > record.clock, (
+                f"REPLICA-3: clock {clock} of slot {slot} is not after {record.clock}"
+            )
             assert not record.perm_drops or not stamped.stamp.matches(record.perm_drops), (
                 f"LOSS-2: {stamped.stamp.ids()} is dropped, and written into slot {slot}"
             )

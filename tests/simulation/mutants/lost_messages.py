@@ -83,7 +83,7 @@ AT_REPLICAS = [
             Replica,
             "_on_stamped",
             "return dropped_messages.drain(self)",
-            "early = [] if self.is_learner else self.acknowledge(Slot(record.base + number), stamped)\n"
+            "early = [] if self.is_learner else self.acknowledge(record.base + number, stamped)\n"
             "    return [*early, *dropped_messages.drain(self)]",
         ),
     ),

@@ -7,6 +7,7 @@ passes the time with each call, in nanoseconds, of any clock that rises.
 INVARIANTS
     DETECTOR-1  A message of an earlier view or epoch is no evidence that its learner or sequencer is alive.
     DETECTOR-2  A client's locks are suspected only after ``LEASE_NS`` in which this host saw them held.
+    DETECTOR-3  The time that the driver passes never goes back.
 """
 
 from __future__ import annotations
@@ -67,6 +68,7 @@ class FailureDetector:
 
     def hear(self, shard: ShardId, message: ReplicaMessage, replica: WatchedReplica, now: int) -> None:
         """Note what a message to this host's replica of the shard says about its sender."""
+        assert now >= self._sequencer, f"DETECTOR-3: time goes back from {self._sequencer} to {now}"
         record = replica.record
         match message:
             case SyncCommit() | StartView():
@@ -85,6 +87,7 @@ class FailureDetector:
 
     def tick(self, replicas: Sequence[WatchedReplica], now: int) -> list[Timer]:
         """Return the timers that have expired by now; ``replicas``: one of each shard, in order."""
+        assert now >= self._sequencer, f"DETECTOR-3: time goes back from {self._sequencer} to {now}"
         beats = now >= self._next_heartbeat
         if beats:
             self._next_heartbeat = now + HEARTBEAT_NS
@@ -125,6 +128,7 @@ class LockWatch:
         for request in outstanding:
             key = request.client, request.request
             since[key] = self._since.get(key, now)
+            assert now >= since[key], f"DETECTOR-3: time goes back from {since[key]} to {now}"
             if now - since[key] > LEASE_NS:
                 since[key] = now
                 suspected.append(request)

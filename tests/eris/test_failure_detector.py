@@ -18,6 +18,7 @@ from kvstore.eris.failure_detector import (
 from kvstore.eris.messages import Flush, MultiStamp, ReplicaMessage, Request, Stamped, StartEpoch, SyncCommit
 from kvstore.eris.shard_state import ShardRecord, Status
 from kvstore.types import ClientId, Epoch, RequestId, SequenceNumber, ShardId, Slot, Timestamp, ViewNumber
+from tests.support.broken import broken
 
 A, B = ShardId(0), ShardId(1)
 SUSPECT, SILENCE = Timer(A, "suspect"), Timer(A, "silence")
@@ -143,3 +144,23 @@ class TestLocks:
         watch.look([request(1)], 0)
         watch.look([], 1)
         assert watch.look([request(1)], LEASE_NS + 1) == []
+
+
+class TestTime:
+    """DETECTOR-3: a driver whose clock goes back is found at once."""
+
+    def test_never_goes_back_while_replicas_are_watched(self) -> None:
+        watch, replica = detector(), FakeReplica()
+        watch.hear(A, stamped(5), replica, 200)
+
+        with broken("DETECTOR-3", 200, 100):
+            watch.tick([replica], 100)
+        with broken("DETECTOR-3", 200, 100):
+            watch.hear(A, stamped(5), replica, 100)
+
+    def test_never_goes_back_while_locks_are_watched(self) -> None:
+        watch = LockWatch()
+        watch.look([request(1)], 200)
+
+        with broken("DETECTOR-3", 200, 100):
+            watch.look([request(1)], 100)

@@ -31,6 +31,7 @@ from kvstore.execution.operations import (
     Segment,
     Skip,
 )
+from kvstore.fuzzylog.importing import Importer
 from kvstore.fuzzylog.messages import Tails, Vector
 from kvstore.fuzzylog.playback import Frontier, Played, effects_on, play
 from kvstore.ports import CommitView
@@ -163,6 +164,12 @@ class RegionLog:
                 segment = _segment_in(stamped, shard, region, key)
                 yield ImportedSegment(stamped.stamp.clock, shard, segment, stamped.request.operations)
             start = rows[-1][0] + b"\x00"
+
+    def importer(self, skew: int) -> Importer:
+        """Return an importer that continues the copies; ``skew``: of other clocks, in nanoseconds."""
+        return Importer(
+            self._own, {region: self._copied(region) for region in self._others}, self.tails(), skew
+        )
 
     def tails(self) -> Tails:
         """The last node of each copy."""

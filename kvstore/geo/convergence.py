@@ -43,9 +43,9 @@ def refuse_lost_tails(exchanges: Mapping[str, ReplicationAgent]) -> None:
         own = exchange.own
         for vector in ends.values():
             if any(theirs > mine for theirs, mine in zip(vector[own], ends[own][own], strict=True)):
-                raise exchange.lost_tail()
-        if not all(exchange.holds(other.shipping.importer.tails()) for other in exchanges.values()):
-            raise exchange.other_tail()
+                raise exchange.old_copy.lost_tail()
+        if not all(exchange.old_copy.holds(other.shipping.importer.tails()) for other in exchanges.values()):
+            raise exchange.old_copy.other_tail()
 
 
 def shake_hands(exchange: ReplicationAgent, seconds: float) -> None:

@@ -1,15 +1,18 @@
-"""Regions in virtual time: the embedded store's own cluster on a memory disk, and what ships between them.
+"""Regions in virtual time: the embedded store's own cluster on a memory disk, and its exchange with others.
 
-A region is what it is in a process - sequencer, client, host, importer, all of them the same objects - but
-nothing runs by itself: the simulator decides when a group is committed, when the disk is synced, when a
-message arrives, whether twice or never, and when a region loses its power, and what was not synced with it.
+A region consists of the objects that a process runs - sequencer, client, host, ``Neighbours`` - but nothing
+runs by itself: the simulator decides when a group is committed, when the disk is synced, when a message
+arrives, whether twice or never, when a region loses its power, and what was not synced with it, and when a
+region is started from an older state of its disk.
 """
 
 from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from functools import partial
 from hashlib import sha256
 from heapq import heappop, heappush
 from itertools import count
@@ -21,17 +24,34 @@ from kvstore.engine.recovery import open_for_writing
 from kvstore.engine.request import ClientRequest, PendingRequest
 from kvstore.engine.store_directory import MemoryDirectory
 from kvstore.eris.log_tail import executed
+from kvstore.errors import Error
+from kvstore.execution.operations import Operations
 from kvstore.execution.procedure_context import Owns
-from kvstore.fuzzylog.importing import Importer, Run
-from kvstore.fuzzylog.messages import Identity, LinkMessage, News, Pull, Shipment, decode, encode
+from kvstore.fuzzylog.exchange_effects import (
+    AnswerPull,
+    ExchangeEffect,
+    Importable,
+    Refused,
+    SendTo,
+    Stopped,
+    Wanted,
+)
+from kvstore.fuzzylog.importing import Run
+from kvstore.fuzzylog.messages import Identity, LinkMessage, Pull, Shipment, Vector, decode, encode
+from kvstore.fuzzylog.neighbours import Neighbours
 from kvstore.fuzzylog.shipping import Shipping
 from kvstore.geo.chains import RegionLog
+from kvstore.geo.own_chains import StoredChains
 from kvstore.ports import CommitView
 from kvstore.simulation.simulated_network import Endpoint, Micros, SimulatedNetwork
 from kvstore.storage import MemoryDisk
-from kvstore.types import RegionId, RequestId, Slot, Timestamp
+from kvstore.storage.memory_environment import MemoryFolder
+from kvstore.types import RegionId, RequestId, ShardId, Slot, Timestamp
 
-PULL_US = 20_000
+PULL_EVERY_NS = 20_000_000
+SKEW_NS = 10 * 10**9
+TURN_US, ANSWER_US = 500, 2_000
+"""How long a region gathers messages, and reads its disk for an answer, at most."""
 START_NS = 1_700_000_000 * 10**9
 
 
@@ -61,7 +81,13 @@ class SimulatedRegion:
         self.cluster: Cluster | None = None
         """None while it is dead."""
         self.life = 0
+        self.incarnation = 0
+        """How often its disk was exchanged: what is under way to an earlier disk is lost."""
+        self.is_put_back = False
+        """Whether its disk is an older state of itself."""
         self.synced: list[Slot] = []
+        self.synced_ends: Vector = {}
+        """The ends of all chains on disk."""
         self.syncs_at_once = False
         """Whether each commit is on disk when it returns."""
         self.on_sync: list[Callable[[], None]] = []
@@ -75,7 +101,13 @@ class SimulatedRegion:
             owner=owner,
         )
         self._importing: tuple[Run, PendingRequest] | None = None
-        self.shipping: Shipping
+        self._turn: Micros | None = None
+        """Time of the next turn."""
+        self.neighbours: Neighbours
+
+    @property
+    def shipping(self) -> Shipping:
+        return self.neighbours.shipping
 
     # -- life and death ------------------------------------------------------------------------
 
@@ -85,13 +117,18 @@ class SimulatedRegion:
         self.cluster = Cluster(opened, EndlessLeases(), self.clock)
         self.cluster.release_dead()
         self.sync()
-        ends = self.log().ends()
-        copies = {region: slots for region, slots in ends.items() if region != self.number}
-        identity = Identity(self.name, self.world.names, "simulated", self.world.shards, None)
-        importer = Importer(self.number, copies, self.log().tails(), 10 * 10**9)
-        self.shipping = Shipping(identity, importer)
-        self._importing = None
-        self._tick(self.life)
+        names = self.world.names
+        self.neighbours = Neighbours(
+            Identity(self.name, names, "simulated", self.world.shards, None),
+            [name for name in names if name != self.name],
+            StoredChains(self.world.shards, lambda: nullcontext(self.view), lambda _: self.log()),
+            self.log().importer(SKEW_NS),
+            opened=self.physical(),
+            location=self.name,
+            pull_every=PULL_EVERY_NS,
+        )
+        self._importing = self._turn = None
+        self._turn_soon()
 
     def lose_power(self) -> None:
         """What was not synced is gone; so is all that was in memory."""
@@ -99,8 +136,26 @@ class SimulatedRegion:
         self.life += 1
         self.disk.lose_power()
 
+    def disk_state(self) -> dict[str, MemoryFolder]:
+        """Return what is on disk now: it stays what it is."""
+        return {
+            name: MemoryFolder(folder.synced, folder.synced, folder.manifest)
+            for name, folder in self.disk.folders.items()
+        }
+
+    def exchange_disk(self, state: dict[str, MemoryFolder], *, is_old: bool) -> None:
+        """Dead, find another state of the disk at the next start; ``is_old``: it is not the last one."""
+        assert self.cluster is None, "a living region has its disk in its hands"
+        self.disk.folders = state
+        self.incarnation += 1
+        self.is_put_back = is_old
+
     def clock(self) -> int:
         return START_NS + self.world.now * 1000 + self.offset
+
+    def physical(self) -> Timestamp:
+        """What the region's machine believes the time is."""
+        return Timestamp(self.clock())
 
     # -- reading -------------------------------------------------------------------------------
 
@@ -121,6 +176,8 @@ class SimulatedRegion:
     def process(self, group: list[PendingRequest]) -> None:
         """Commit a group; what it completes is done then."""
         assert self.cluster is not None
+        for told in self.world.before_commits:
+            told(self)
         for pending in self.cluster.process(group):
             if pending.error is not None:
                 raise pending.error
@@ -128,10 +185,20 @@ class SimulatedRegion:
                 pending.on_done()
             if self._importing is not None and pending is self._importing[1]:
                 run, self._importing = self._importing[0], None
-                self.shipping.importer.imported(run)
+                self._carry_out(self.neighbours.imported(run, self.world.now_ns()))
         self.world.observe(self)
         if self.syncs_at_once:
             self.sync()
+        self._committed()
+
+    def _committed(self) -> None:
+        self.neighbours.on_commit(self.world.now_ns())
+        self._turn_soon()
+
+    def want(self, shard: ShardId, key: bytes, amount: int) -> None:
+        """Ask the neighbours for rights."""
+        self.neighbours.want(shard, key, amount)
+        self._turn_soon()
 
     def sync(self) -> None:
         """Put on disk all that was committed."""
@@ -139,40 +206,70 @@ class SimulatedRegion:
         ends = self.executed()
         self.cluster.learner.environment.sync()
         self.synced = ends
-        for told in self.on_sync:
-            told()
+        self.synced_ends = self.log().ends()
+        if not self.is_put_back:
+            for told in self.on_sync:
+                told()
 
     # -- talking -------------------------------------------------------------------------------
 
-    def _tick(self, life: int) -> None:
-        if life != self.life:
+    def _turn_soon(self) -> None:
+        """Take a turn when other messages may have come as well."""
+        self._turn_by(self.world.now + self.world.chance.randint(1, TURN_US))
+
+    def _turn_by(self, at: Micros) -> None:
+        if self._turn is None or at < self._turn:
+            self._turn, life = at, self.life
+            self.world.after(at - self.world.now, lambda: self._take_turn(life, at))
+
+    def _take_turn(self, life: int, at: Micros) -> None:
+        if life != self.life or self._turn != at:
             return
-        end = tuple(self.log().end)
-        for peer in self.world.names:
-            if peer != self.name and self.world.chance.random() < 0.7:
-                self.world.send(self, peer, self.shipping.pull(end))
-        self.import_next()
-        self.world.after(self.world.chance.randint(PULL_US // 2, PULL_US), lambda: self._tick(life))
+        self._turn = None
+        self._carry_out(self.neighbours.tick(self.world.now_ns()))
+        self._import_next()
+        self._turn_by(max(self.world.now + 1, self.neighbours.next_tick() // 1000 + 1))
 
-    def take(self, message: LinkMessage) -> None:
+    def take(self, neighbour: str, message: LinkMessage) -> None:
         """Handle what came from another region."""
-        match message:
-            case Pull():
-                log = self.log()
-                assert log.has(message.tails.get(self.number, {})), "a copy ends with what is not here"
-                answer = self.shipping.begin(message, log.ends(), Timestamp(self.clock()))
-                shipment = self.shipping.finish(answer, answer.read(log))
-                self.world.send(self, message.identity.region, shipment)
-            case Shipment():
-                self.shipping.take(message)
-                self.import_next()
-            case News():
-                pass  # nobody waits for news here
+        self._carry_out(self.neighbours.handle(neighbour, message, self.world.now_ns()))
+        self._turn_soon()
 
-    def import_next(self) -> None:
+    def _carry_out(self, effects: Iterable[ExchangeEffect]) -> None:
+        for effect in effects:
+            match effect:
+                case SendTo(neighbour, message):
+                    self.world.send(self, neighbour, message)
+                case AnswerPull(neighbour, pull):
+                    self._answer(neighbour, pull)
+                case Importable():
+                    self._turn_soon()
+                case Wanted(wants):
+                    for want in wants:
+                        self._grant(self.neighbours.grant(want))
+                case Refused(_, problem) | Stopped(problem):
+                    self.world.report(self, problem)
+
+    def _answer(self, neighbour: str, pull: Pull) -> None:
+        """Read the disk, and send the answer when other things may have happened here."""
+        log, life = self.log(), self.life
+        answer = self.neighbours.begin_answer(pull, log.ends(), self.physical())
+        read = answer.read(log)
+
+        def finish() -> None:
+            if life == self.life:
+                self._carry_out(self.neighbours.finish_answer(neighbour, answer, read))
+
+        self.world.after(self.world.chance.randint(0, ANSWER_US), finish)
+
+    def _grant(self, operations: Operations | None) -> None:
+        if operations is not None:
+            self.process([PendingRequest(operations, 0, 1)])
+
+    def _import_next(self) -> None:
         """Import what can be imported, unless a run is under way."""
-        while self._importing is None and self.cluster is not None:
-            run = self.shipping.importer.next_run(Timestamp(self.clock()))
+        while self._importing is None:
+            run = self.neighbours.next_run(self.physical())
             if run is None:
                 return
             pending = PendingRequest(ClientRequest(run.operations, run.size, 1, after=run.after))
@@ -193,7 +290,11 @@ class RegionSimulator:
         self.network = SimulatedNetwork(random.Random(self.chance.getrandbits(64)))
         self.faults: Counter[str] = Counter()
         self.observers: list[Callable[[SimulatedRegion], None]] = []
-        """Told whenever a region has committed something."""
+        """Called whenever a region has committed something."""
+        self.before_commits: list[Callable[[SimulatedRegion], None]] = []
+        """Called whenever a region is about to commit something."""
+        self.problems: list[Callable[[SimulatedRegion, Error], None]] = []
+        """Called when a region does not listen to a neighbour, or stops because its disk is old."""
         self._queue: list[tuple[Micros, int, Callable[[], None]]] = []
         self._number = count()
         self._trace = sha256()
@@ -201,6 +302,14 @@ class RegionSimulator:
 
     def after(self, delay: Micros, action: Callable[[], None]) -> None:
         heappush(self._queue, (self.now + delay, next(self._number), action))
+
+    def now_ns(self) -> int:
+        """Return the time that passes for all regions alike, in nanoseconds."""
+        return self.now * 1000
+
+    def report(self, region: SimulatedRegion, problem: Error) -> None:
+        for told in self.problems:
+            told(region, problem)
 
     def observe(self, region: SimulatedRegion) -> None:
         for observer in self.observers:
@@ -212,13 +321,17 @@ class RegionSimulator:
         for part in parts_of(message):
             encoded = encode(part)
             for delay in self.network.arrivals((source.node, target.node)):
-                self.after(delay, lambda encoded=encoded: self._arrive(source, target, encoded))  # type: ignore[misc]  # bound
+                self.after(delay, partial(self._arrive, source, target, target.incarnation, encoded))
 
-    def _arrive(self, source: SimulatedRegion, target: SimulatedRegion, encoded: bytes) -> None:
+    def _arrive(
+        self, source: SimulatedRegion, target: SimulatedRegion, incarnation: int, encoded: bytes
+    ) -> None:
         if target.cluster is None or (source.node, target.node) in self.network.cut:
             return
+        if target.incarnation != incarnation:
+            return
         self._trace.update(self.now.to_bytes(8, "big") + encoded)
-        target.take(decode(encoded))
+        target.take(source.name, decode(encoded))
 
     def run_until(self, end: Micros, is_over: Callable[[], bool] = lambda: False) -> bool:
         """Go on until then, or until it is over; return whether it is."""

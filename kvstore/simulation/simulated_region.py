@@ -264,7 +264,8 @@ class SimulatedRegion:
 
     def _grant(self, operations: Operations | None) -> None:
         if operations is not None:
-            self.process([PendingRequest(operations, 0, 1)])
+            self.world.faults["granted"] += 1
+            self.process([PendingRequest(ClientRequest(operations, 0, 1))])
 
     def _import_next(self) -> None:
         """Import what can be imported, unless a run is under way."""

@@ -12,12 +12,15 @@ import msgspec
 from kvstore.engine.cluster import Cluster
 from kvstore.execution.crdt import escrow, region_shard
 from kvstore.execution.crdt.cells import balance
-from kvstore.execution.operations import Operations, Spend
+from kvstore.execution.operations import Operations, Segment, Spend
 from kvstore.fuzzylog import importing
 from kvstore.fuzzylog.importing import Importer, Run
+from kvstore.fuzzylog.messages import Pull
+from kvstore.fuzzylog.old_copies import OldCopyCheck
+from kvstore.fuzzylog.shipping import Shipping
 from kvstore.geo.chains import RegionLog
 from kvstore.simulation.simulated_region import SimulatedRegion
-from kvstore.types import Timestamp
+from kvstore.types import RegionId, ShardId, Timestamp
 
 Break = Callable[[], Any]
 
@@ -106,12 +109,52 @@ def order_of_arrival() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def answer_taken_twice() -> Iterator[None]:
+    """What a neighbour's answer brings is taken although it has come before (NEIGHBOUR-2)."""
+
+    def receive(self: Importer, region: RegionId, part: list[tuple[ShardId, Segment]]) -> None:
+        if all(segment.first <= self.chains[region, shard].received + 1 for shard, segment in part):
+            for shard, segment in part:
+                self.chains[region, shard].items.extend(segment.items)
+
+    with mock.patch.object(Importer, "_receive", receive):
+        yield
+
+
+@contextmanager
+def asked_beyond_what_is_known() -> Iterator[None]:
+    """A pull asks from where neighbours said that chains end, not from where they end here (NEIGHBOUR-3)."""
+    pull = Shipping.pull
+
+    def beyond(self: Shipping, own_end: Any, wants: Any = ()) -> Pull:
+        asked = pull(self, own_end, wants)
+        known = {region: slots for region, slots in self.known.items() if region != self.own}
+        return msgspec.structs.replace(asked, received={**asked.received, **known})
+
+    with mock.patch.object(Shipping, "pull", beyond):
+        yield
+
+
+@contextmanager
+def old_copy_goes_on() -> Iterator[None]:
+    """A region that was put back from an older state does not notice that it is old (NEIGHBOUR-4)."""
+    with (
+        mock.patch.object(OldCopyCheck, "check_ends", return_value=None),
+        mock.patch.object(OldCopyCheck, "check_tails", return_value=None),
+    ):
+        yield
+
+
 BREAKS: dict[str, tuple[Break, int]] = {
     "causes-ignored": (causes_ignored, 0),
     "pieces-one-by-one": (pieces_one_by_one, 1),
     "stamps-without-after": (stamps_without_after, 0),
     "judged-at-playback": (judged_at_playback, 0),
     "shipped-before-synced": (shipped_before_synced, 0),
-    "order-of-arrival": (order_of_arrival, 71),
+    "order-of-arrival": (order_of_arrival, 23),
+    "answer-taken-twice": (answer_taken_twice, 0),
+    "asked-beyond-what-is-known": (asked_beyond_what_is_known, 0),
+    "old-copy-goes-on": (old_copy_goes_on, 3),
 }
 """By name, how it is planted, and the first seed that shows it."""

@@ -11,6 +11,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from kvstore.errors import Error
 from kvstore.execution.operations import Marker, Piece, Segment
 from kvstore.fuzzylog.messages import Vector
 from kvstore.simulation.simulated_region import RegionSimulator, SimulatedRegion
@@ -57,7 +58,11 @@ class Ledger:
         self.issued: dict[RegionId, list[Issued]] = defaultdict(list)
         self._copied: dict[RegionId, Vector] = {}
         self.nodes = self.imported = 0
-        simulator.observers.append(self.look_at)
+        self._had: dict[RegionId, Vector] = {}
+        """What a region had before the commit that is under way."""
+        simulator.before_commits.append(self._about_to_commit)
+        simulator.observers += [self._committed, self.look_at]
+        simulator.problems.append(self._on_problem)
         for region in simulator.regions:
             region.on_sync.append(lambda region=region: self._synced(region))  # type: ignore[misc]  # bound
 
@@ -85,10 +90,39 @@ class Ledger:
         """What a region has: all that it executed, and all that it imported."""
         return {**region.log().ends(), region.number: tuple(region.executed())}
 
-    def committed(self, region: SimulatedRegion, seen: Vector) -> None:
-        """A group was submitted when the region had this, and is committed now."""
+    def _about_to_commit(self, region: SimulatedRegion) -> None:
+        if region.is_put_back:
+            raise Violation(f"{region.name} was put back from an older state, and goes on")
+        self._had[region.number] = self.vector(region)
+
+    def _committed(self, region: SimulatedRegion) -> None:
+        """Note what a group that is committed now has seen: what the region had when it was submitted."""
         assert region.cluster is not None
-        self.issued[region.number].append(Issued(int(region.cluster.sequencer.clock), seen))
+        issued = Issued(int(region.cluster.sequencer.clock), self._had[region.number])
+        self.issued[region.number].append(issued)
+
+    # -- old copies ----------------------------------------------------------------------------
+
+    def _on_problem(self, region: SimulatedRegion, problem: Error) -> None:
+        if not region.is_put_back:
+            raise Violation(f"{region.name} is no old copy, and no stranger: {problem}")
+        if region.name not in str(problem):
+            raise Violation(f"{region.name} was put back, and is not named: {problem}")
+        self.simulator.faults["old copy stopped"] += 1
+
+    def ended(self, region: SimulatedRegion) -> None:
+        """Judge a region that was put back, at its end: it stops when it has heard from any neighbour."""
+        if region.neighbours.heard and not region.neighbours.is_old:
+            raise Violation(f"{region.name} was put back from an older state, and does not notice")
+
+    def all_have_more(self, region: SimulatedRegion, slots: tuple[Slot, ...]) -> bool:
+        """Return whether each other region has more of a region's chains on disk than these slots."""
+        return all(
+            any(theirs > slot for theirs, slot in zip(held, slots, strict=True))
+            for other in self.simulator.regions
+            if other is not region
+            if (held := other.synced_ends[region.number])
+        )
 
     # -- own chains ----------------------------------------------------------------------------
 

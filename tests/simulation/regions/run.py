@@ -12,7 +12,7 @@ from kvstore.execution.crdt.cells import balance
 from kvstore.execution.crdt.escrow import rights
 from kvstore.execution.procedure_context import Owns
 from kvstore.execution.stored_value import VERSION_BYTES
-from kvstore.fuzzylog import importing, shipping
+from kvstore.fuzzylog import importing, neighbours, shipping
 from kvstore.fuzzylog.importing import dominates
 from kvstore.simulation.simulated_region import RegionSimulator, SimulatedRegion
 from kvstore.types import RegionId, ShardId
@@ -37,6 +37,7 @@ class Run:
         names, shards = NAMES[: chance.randint(3, 5)], chance.randint(1, 4)
         importing.NODES_MAX = chance.choice([1, 2, 5, 256])
         shipping.SHIPMENT_BYTES = chance.choice([100, 400, 2_000, 1 << 20])
+        neighbours.WAITING_MAX = chance.choice([4, 30, 4096])
         self.result = Result(seed, "regions", f"{len(names)} regions, {shards} shards")
         self.simulator = RegionSimulator(chance.getrandbits(64), names, shards, _owner)
         self.ledger = Ledger(self.simulator)
@@ -126,4 +127,10 @@ def check_rights(region: SimulatedRegion) -> None:
 
 def play(seed: int, transactions: int = TRANSACTIONS) -> Result:
     """Run one seed."""
-    return Run(seed, transactions).play()
+    limits = [(importing, "NODES_MAX"), (shipping, "SHIPMENT_BYTES"), (neighbours, "WAITING_MAX")]
+    before = [getattr(module, name) for module, name in limits]
+    try:
+        return Run(seed, transactions).play()
+    finally:
+        for (module, name), value in zip(limits, before, strict=True):
+            setattr(module, name, value)

@@ -16,6 +16,7 @@ from kvstore.database.routing import Routing
 from kvstore.engine.request import ClientRequest, Conclusion, PendingRequest
 from kvstore.eris.client import SecondHalf
 from kvstore.eris.shard_state import REGISTERS, table_name
+from kvstore.execution.crdt.escrow import decode_unaffordable
 from kvstore.execution.operations import (
     Add,
     Append,
@@ -26,6 +27,7 @@ from kvstore.execution.operations import (
     KeyEffect,
     Operation,
     Operations,
+    Outcome,
     Put,
     Reserve,
     SetAdd,
@@ -36,7 +38,8 @@ from kvstore.execution.stored_value import value_of
 from kvstore.simulation.simulated_region import RegionSimulator, SimulatedRegion
 from kvstore.types import RegionId, ShardId
 from tests.histories.history import Operation as Seen
-from tests.histories.history import Outcome, Transaction, read, write
+from tests.histories.history import Outcome as HistoryOutcome
+from tests.histories.history import Transaction, read, write
 from tests.simulation.regions.ledger import Ledger
 
 REGISTER_KEYS, COUNTER_KEYS, SET_KEYS, ACCOUNTS = 8, 3, 3, 4
@@ -109,7 +112,7 @@ class Workload:
             writes = tuple(operation for operation in operations if operation.kind == "write")
             if writes:
                 self._processes += 1
-                self.history.append(Transaction(self._processes, writes, outcome=Outcome.UNKNOWN))
+                self.history.append(Transaction(self._processes, writes, outcome=HistoryOutcome.UNKNOWN))
 
     def _synced(self, region: SimulatedRegion) -> None:
         for session in self.sessions:
@@ -125,7 +128,8 @@ class Workload:
     def _step(self, session: Session) -> None:
         if self.left <= 0:
             return
-        if session.region.cluster is not None and not session.busy:
+        region = session.region
+        if region.cluster is not None and not region.is_put_back and not session.busy:
             self.left -= 1
             self.done += 1
             does = self.chance.choices(
@@ -170,9 +174,7 @@ class Workload:
 
     def _commit(self, region: SimulatedRegion, life: int) -> None:
         if life == region.life:
-            seen = self.ledger.vector(region)
             region.process(self._groups.pop(region.number))
-            self.ledger.committed(region, seen)
 
     # -- registers -----------------------------------------------------------------------------
 
@@ -293,10 +295,18 @@ class Workload:
     def _debit(self, session: Session, effects: list[tuple[ShardId, KeyEffect]]) -> None:
         def done(pending: PendingRequest) -> None:
             assert pending.answer is not None
-            refused = any(outcome.refused for outcome in pending.answer.outcomes.values())
+            refused = [outcome for outcome in pending.answer.outcomes.values() if outcome.refused]
             self.counts["refused" if refused else "paid"] += 1
+            for outcome in refused:
+                self._ask_for_rights(session.region, outcome)
 
         self._submit(session, effects, done)
+
+    def _ask_for_rights(self, region: SimulatedRegion, refused: Outcome) -> None:
+        if refused.unaffordable:
+            short = decode_unaffordable(refused.unaffordable)
+            if short.amount <= short.balance:
+                region.want(self.routing.shard_of_encoded(short.key), short.key, short.amount)
 
     def _move(
         self, session: Session, source: tuple[ShardId, bytes], target: tuple[ShardId, bytes], amount: int

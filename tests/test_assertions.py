@@ -38,6 +38,13 @@ EXCEPTIONS = {
     "eris/shard_state.py: save": "writes the record as it is, of which each step has looked at its part",
     "eris/view_change.py: on_view_change_request": "extends the effects that join made for it",
     "fuzzylog/ancestry.py: _join_all": "keeps the pasts that _before makes, which asserts",
+    "fuzzylog/neighbours.py: _on_shipment": "_check_order asserts what the shipment brought",
+    "fuzzylog/neighbours.py: _stopped_by": "stops the machine, which its other functions assert",
+    "fuzzylog/neighbours.py: imported": "moves names from one set to another; _pull_from asserts",
+    "fuzzylog/neighbours.py: on_commit": "sets a timer",
+    "fuzzylog/neighbours.py: pull_soon": "sets a timer",
+    "fuzzylog/neighbours.py: tick": "sets a timer, and calls functions that assert",
+    "fuzzylog/old_copies.py: check_tails": "notes that a neighbour was compared; nothing else depends on it",
     "fuzzylog/shipping.py: refresh": "moves times forward that are only shown; nothing is decided by them",
 }
 """Functions without an assertion, and why."""

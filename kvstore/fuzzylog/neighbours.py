@@ -14,6 +14,8 @@ INVARIANTS
     NEIGHBOUR-3  A pull asks for a chain from where it ends here, never from beyond what has come.
     NEIGHBOUR-4  A region that is an old copy sends no part of a chain, and takes none (contracts D2).
     NEIGHBOUR-5  News causes no second pull from a neighbour while the first may still be answered.
+    NEIGHBOUR-6  Messages come from, and failures belong to, the neighbours that have a link.
+    NEIGHBOUR-7  The ends that News is sent for never go back.
 """
 
 from __future__ import annotations
@@ -112,6 +114,7 @@ class Neighbours:
 
     def handle(self, neighbour: str, message: LinkMessage, now: int) -> list[ExchangeEffect]:
         """Process a message of a neighbour."""
+        assert neighbour in self._neighbours, f"NEIGHBOUR-6: {neighbour} is none of {self._neighbours}"
         self.unreachable.pop(neighbour, None)
         if isinstance(message, News):
             self._have_more.add(neighbour)
@@ -129,6 +132,7 @@ class Neighbours:
 
     def refuse(self, neighbour: str, problem: Error) -> list[ExchangeEffect]:
         """Stop listening to a neighbour until its identity fits, for this reason."""
+        assert neighbour in self._neighbours, f"NEIGHBOUR-6: {neighbour} is none of {self._neighbours}"
         is_known = neighbour in self.problems
         self.problems[neighbour] = problem
         return [] if is_known else [Refused(neighbour, problem)]
@@ -144,6 +148,7 @@ class Neighbours:
     def _on_pull(self, neighbour: str, pull: Pull) -> list[ExchangeEffect]:
         if (stopped := self._stopped_by(neighbour, pull.received, pull.tails)) is not None:
             return stopped
+        assert not self.is_old, f"NEIGHBOUR-4: a pull of {neighbour} is kept in spite of {self.failure}"
         self._pulls[neighbour] = pull
         return [Wanted(pull.wants)] if pull.wants else []
 
@@ -237,6 +242,7 @@ class Neighbours:
         ends = self._chains.ends()
         if ends == self._told:
             return []
+        assert dominates(ends, self._told), f"NEIGHBOUR-7: the ends {ends} are behind {self._told}"
         self._told = ends
         return [SendTo(name, News(self.own)) for name in self._neighbours]
 
@@ -256,6 +262,7 @@ class Neighbours:
 
     def link_failed(self, neighbour: str, error: str) -> bool:
         """Note that a message could not be sent: it counts as lost. Return whether that is new."""
+        assert neighbour in self._neighbours, f"NEIGHBOUR-6: {neighbour} is none of {self._neighbours}"
         is_new = neighbour not in self.unreachable
         self.unreachable[neighbour] = error
         return is_new
@@ -275,7 +282,7 @@ class Neighbours:
         return [SendTo(neighbour, self._shipment(answer, read))]
 
     def _shipment(self, answer: PullAnswer, read: Mapping[RegionId, dict[ShardId, Segment]]) -> Shipment:
-        assert not self.is_old, "NEIGHBOUR-4: an old copy sends no part of a chain"
+        assert not self.is_old, f"NEIGHBOUR-4: an old copy sends no part of a chain: {self.failure}"
         return self.shipping.finish(answer, read)
 
     # -- imports, and rights -------------------------------------------------------------------
@@ -284,7 +291,9 @@ class Neighbours:
         """Return what is to be imported next, or None."""
         if self.failure is not None:
             return None
-        assert not self.is_old, "NEIGHBOUR-4: an old copy imports nothing"
+        assert not self.is_old, (
+            f"NEIGHBOUR-4: an old copy imports none of {self.shipping.importer.received()}"
+        )
         return self.shipping.importer.next_run(physical)
 
     def imported(self, run: Run, now: int) -> list[ExchangeEffect]:

@@ -26,6 +26,7 @@ from kvstore.fuzzylog.messages import Identity, LinkMessage, News, Pull, Shipmen
 from kvstore.fuzzylog.neighbours import NEWS_EVERY_NS, PULL_EVERY_NS, Neighbours
 from kvstore.types import RegionId, ShardId, Slot, Timestamp
 from tests.simulation.regions import breaks
+from tests.support.broken import broken
 
 AP, EU, US = map(RegionId, range(3))
 A = ShardId(0)
@@ -367,3 +368,58 @@ class TestStaleness:
         region.hears("eu", ahead)
         assert region.machine.next_run(OPENED) is None
         assert "3.0 s ahead" in region.machine.staleness(OPENED)["eu"].problem
+
+
+class TestAWrongStateIsSeen:
+    """Each label is broken once: the state is made wrong by hand."""
+
+    def test_a_neighbour_that_does_not_fit_is_listened_to(self) -> None:
+        region = Region()
+        region.machine.problems["eu"] = Corrupt("it does not fit", record="there")
+        with broken("NEIGHBOUR-1", "it does not fit"):
+            region.machine._accept("eu", pull("eu"))
+
+    def test_an_answer_is_taken_twice(self) -> None:
+        region = Region()
+        region.hears("eu", shipment("eu", slots=range(1, 3)))
+        with breaks.answer_taken_twice(), broken("NEIGHBOUR-2", "region 1", "chain 0"):
+            region.hears("eu", shipment("eu", slots=range(1, 3)))
+
+    def test_a_chain_is_asked_for_beyond_what_has_come(self) -> None:
+        region = Region()
+        region.hears("eu", shipment("eu", slots=range(1, 3), end=9))
+        with breaks.asked_beyond_what_is_known(), broken("NEIGHBOUR-3", "(9,)", "(2,)"):
+            region.after(0)
+
+    def test_an_old_copy_goes_on(self) -> None:
+        region = Region()
+        answer = region.machine.begin_answer(pull("us"), region.chains.ends(), OPENED)
+        region.machine.is_old = True
+        with broken("NEIGHBOUR-4", "None"):
+            region.machine._shipment(answer, {})
+        with broken("NEIGHBOUR-4", "(0,)"):
+            region.machine.next_run(OPENED)
+
+    def test_a_neighbour_is_asked_again_before_it_has_answered(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        region = Region()
+        region.hears("eu", News(EU))
+        said = iter([False, True])
+        monkeypatch.setattr(region.machine, "_is_asked", lambda *_: next(said))
+        with broken("NEIGHBOUR-5", "eu", NOW):
+            region.after(0)
+
+    def test_a_message_comes_from_where_no_link_leads(self) -> None:
+        region = Region()
+        with broken("NEIGHBOUR-6", "mars"):
+            region.hears("mars", News(EU))
+        with broken("NEIGHBOUR-6", "mars"):
+            region.machine.link_failed("mars", "closed")
+
+    def test_the_own_chains_become_shorter(self) -> None:
+        region = Region()
+        region.machine.on_commit(region.now)
+        region.after(NEWS_EVERY_NS)
+        region.chains.own_end = 4
+        region.machine.on_commit(region.now)
+        with broken("NEIGHBOUR-7", "(4,)", "(5,)"):
+            region.after(NEWS_EVERY_NS)

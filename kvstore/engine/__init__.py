@@ -1,1 +1,1 @@
-"""One process makes groups of requests durable: the in-process driver of the protocol's roles."""
+"""The engine drives the protocol's roles in one process: opening, group commit, failover, recovery."""

@@ -1,21 +1,21 @@
 """The in-process driver: sequencer, client and all hosts of one store in one process.
 
-A group is a handful of steps (contracts A4):
+A group takes four steps (contracts A4):
 
-    1. The client sends, the sequencer stamps; every host gets the stamped transactions.
-    2. Followers log them in parallel, each on its own thread; the learner logs and executes them on
-       the leader's thread.
-    3. Votes go to the client before the commit, and the second halves that it answers them with go the
-       same way as the first: an uncontended general transaction is one commit (contracts C2). Where there
-       may be such, followers get the group when all of it is known.
-    4. After f followers committed, the learner commits; then all replies leave, and the client
-       answers the callers. So whatever the learner's environment shows stands at a quorum.
+    1. The client sends requests, the sequencer stamps them, and every host gets the stamped transactions.
+    2. Followers log the transactions in parallel, each on its own thread; the learner logs and executes
+        them on the leader's thread.
+    3. Votes go to the client before the commit, and the second halves with which the client answers are
+        stamped and executed in this group: an uncontended general transaction is one commit (contracts
+        C2). A group that may contain second halves goes to the followers when all of it is known.
+    4. After f followers have committed, the learner commits; then all replies leave, and the client
+        answers the callers. So everything the learner's environment shows is at a quorum.
 
-No message is lost between objects of one process, so the timers that guard against it never fire.
+No message is lost between objects of one process, so the timers that guard against loss never fire.
 
-When the learner's environment fails and a majority is left without it, the group goes on under another
-learner (``failover.py``): its callers get their answers, and what the old learner owed the client is asked
-for once more. Where no majority is left, nothing is written until the store is opened again.
+When the learner's environment fails and a majority is left without it, the group continues under another
+learner (``failover.py``): its callers are answered, and the client retries the requests that the old
+learner had not answered. Without a majority, nothing is written until the store is opened again.
 """
 
 from __future__ import annotations
@@ -64,39 +64,39 @@ class Cluster:
         self.learner: Host = opened.learner
         self.replicas = manifest.replicas
         self.failure: BaseException | None = None
-        """Why writes are refused until the store is opened again."""
+        """Error because of which writes are refused until the store is opened again; None while healthy."""
         self.learner_failed = False
-        """Whether its last commit may be there or not, so that nobody may read it."""
+        """Whether the outcome of the learner's last commit is unknown, so that reads must be refused."""
         self.failed_learners: dict[int, BaseException] = {}
-        """Replicas that failed as learners, and why; others took over."""
+        """Failed learners that other replicas replaced, with their errors, by replica number."""
         clock = max(replica.record.clock for replica in self.learner.replicas)
         self.sequencer = Sequencer(epoch=epoch, shards=manifest.shards, clock=clock)
         self.client = Client(client=ClientId(epoch), replicas=manifest.replicas)
         self._causes = None if manifest.region is None else _causes(manifest.shards)
         self._waiting: dict[RequestId, PendingRequest] = {}
-        """Who waits for which answer; over groups, where locks are in the way."""
+        """Unanswered requests by id; a request that waits for locks stays here over several groups."""
         self._effects: list[Effect] = []
-        """What the client asked for and nobody carried out yet."""
+        """Effects of the client that are not carried out yet."""
         self.leases = leases
         self._changed = threading.Condition()
         self._committed: dict[int, int] = {}
-        """Batches each follower has finished, successfully or not."""
+        """Number of batches that each follower has finished, successfully or not, by replica number."""
         self._arrived: list[Send] = []
-        """What followers sent since the last group."""
+        """Messages that followers sent since the last group."""
         self._later: list[tuple[ShardId, int, ReplicaMessage]] = []
-        """What the learner sends to followers with the next group."""
+        """Messages from the learner to followers that go out with the next group."""
         self.followers = self._start_followers()
         self._given = 0
         self.groups = 0
-        """Groups that were committed, or that failed, since the store was opened."""
+        """Number of groups that were committed or failed since the store was opened."""
 
     def _start_followers(self) -> list[Follower]:
         others = (host for host in self.opened.hosts.values() if host is not self.learner)
         return [Follower(host, self._report) for host in others]
 
     def process(self, group: list[PendingRequest]) -> list[PendingRequest]:
-        """Carry a group out, with what has to be done besides; return all requests that are done now,
-        answered or with an error. Never raises."""
+        """Commit a group, together with the pending effects of the client; return all requests that are
+        done now, answered or with an error. Never raises."""
         if not group and not self._effects:
             return []
         try:
@@ -111,25 +111,25 @@ class Cluster:
             if self._effects:
                 self._commit_rest(done)
         except Exception as error:
-            # The roles' memory is ahead of the disk now: they are rebuilt by the next opening (A5).
+            # The roles' memory is ahead of the disk now; the next opening rebuilds the roles (A5).
             self.failure = error
             done += self._fail_all([pending for pending in group if pending.answer is None], error)
         return done
 
     def _commit_rest(self, done: list[PendingRequest]) -> None:
-        """Commit what a move of the views left to be sent, without waiting for another caller."""
+        """Commit the effects that a view change left over, without waiting for another caller."""
         while self._effects:
             done += self._deliver(self._commit_group([]))
 
     def _fail_all(self, group: list[PendingRequest], error: Exception) -> list[PendingRequest]:
-        """The group failed, and nobody will answer what waits any more."""
+        """Fail the group and all waiting requests, which will get no answer; return them."""
         unknown = OutcomeUnknown(f"the store failed while this waited: {error}")
         earlier = [pending for pending in self._waiting.values() if pending not in group]
         self._waiting.clear()
         return _refused(group, error) + _refused(earlier, unknown)
 
     def release_dead(self) -> None:
-        """After the opening: end what a dead process left between its halves (section 7)."""
+        """Abort, after the opening, what a dead process left between its two halves (section 7)."""
         dead = self.learner.executor.outstanding()
         if dead:
             self._expect([])
@@ -141,9 +141,9 @@ class Cluster:
             self._commit_rest([])
 
     def end_leases(self) -> list[PendingRequest]:
-        """Abort whatever was held for too long; return the requests that are done by it.
+        """Abort the preliminaries whose lease has expired; return the requests that are done now.
 
-        Where there is no room on the disk for it nothing is done: it is asked for again later.
+        When the disk has no room for the aborts, do nothing: the leases thread asks again later.
         """
         with suppress(DiskFull):
             self._expect([])
@@ -151,7 +151,7 @@ class Cluster:
         return self.process([])
 
     def settle(self) -> list[PendingRequest]:
-        """Before the end: abort whatever callers hold, until nothing waits any more."""
+        """Abort all held preliminaries before the store is closed; return the requests that are done now."""
         done: list[PendingRequest] = []
         while self.failure is None and (held := self.leases.all()):
             self._conclude_for_callers(held)
@@ -166,12 +166,12 @@ class Cluster:
             self._effects += self.client.conclude(preliminary)
 
     def _expect(self, group: list[PendingRequest]) -> None:
-        """Raise ``DiskFull``, before anything is stamped, where there is no room for the group."""
+        """Raise ``DiskFull``, before anything is stamped, when a disk has no room for the group."""
         size = weight = 0
         for pending in group:
             size += pending.request.size
             weight += pending.request.weight
-        # A body goes into the log, and its values into the tables.
+        # A request's values are written twice: with its body into the log, and into the tables.
         size, records = 2 * size, 2 * weight + 2 * self.sequencer.shards
         self.learner.environment.expect(size, records)
         for follower in self.followers:
@@ -179,7 +179,7 @@ class Cluster:
                 follower.host.environment.expect(size, records)
 
     def _commit_group(self, group: list[PendingRequest]) -> list[Send]:
-        """Return the answers for callers, which may leave now."""
+        """Commit one group; return the answers, which may leave now."""
         self.groups += 1
         answers: list[Send] = []
         may_grow = bool(self._effects)
@@ -198,7 +198,7 @@ class Cluster:
         return answers + self._answer(outbox + self._take_arrived() if self.followers else outbox)
 
     def _on_learner(self, inbox: Inbox, answers: list[Send], *, may_grow: bool) -> list[Send]:
-        """Steps 2 to 4 but for the replies, which it returns. On any error the learner can do no more."""
+        """Do steps 2 to 4; return the replies. After any error the learner is unusable."""
         learner, followers = self.learner, self.followers
         learner.begin()
         if followers and not may_grow:
@@ -223,7 +223,7 @@ class Cluster:
         return outbox
 
     def _ask(self, pending: PendingRequest) -> list[Effect]:
-        """Have the client send what a caller asks for."""
+        """Submit a request to the client; return the client's effects."""
         client, request = self.client, pending.request
         if request.conclusion is not None:
             preliminary, commits = request.conclusion
@@ -231,7 +231,7 @@ class Cluster:
             self._waiting[preliminary] = pending
             return client.conclude(preliminary, request.operations if commits else None, request.token)
         edges = NO_EDGES
-        if self._causes is not None and not request.after:  # an import is no node of this region
+        if self._causes is not None and not request.after:  # an import is not a node of this region
             edges = self._causes.edges(request.operations.keys())
         if request.second_half is not None:
             effects = client.submit_general(request.operations, request.second_half, edges)
@@ -244,13 +244,13 @@ class Cluster:
         return effects
 
     def _stamp(self, answers: list[Send]) -> Inbox:
-        """Have the sequencer stamp what the client sends; what it sends to callers is for later."""
+        """Have the sequencer stamp the client's requests; add the client's answers to ``answers``."""
         inbox: Inbox = []
         effects, self._effects = self._effects, []
         now = Timestamp(time.time_ns() if self._now is None else self._now())
         for effect in effects:
             if type(effect) is not Send:
-                continue  # no message is lost, so there is nothing to time
+                continue  # a timer; no message is lost, so none is needed
             if type(effect.message) is Answer:
                 answers.append(effect)
                 continue
@@ -263,9 +263,9 @@ class Cluster:
         return inbox
 
     def _second_halves(self, sent: list[Send], inbox: Inbox, answers: list[Send]) -> list[Send]:
-        """Step 3: have the client take votes, and the learner what comes of them, until nothing does.
+        """Do step 3: give votes to the client, and its second halves to the learner, until none are left.
 
-        Adds it to the inbox; returns what the learner sent.
+        Adds the second halves to the inbox; returns what the learner sent.
         """
         outbox: list[Send] = []
         while sent:
@@ -279,9 +279,9 @@ class Cluster:
         return outbox
 
     def _aborted(self, error: Exception) -> Error:
-        """What a group's callers are told when the learner gave up its batch."""
+        """Return the error for a group's callers after the learner aborted its batch."""
         if self.followers:
-            # A follower may have logged the group, and then the next opening completes it.
+            # A follower may have logged the group; in that case the next opening completes it.
             return OutcomeUnknown(f"the group was not committed by a quorum: {error}")
         return error if isinstance(error, Error) else Failed(f"nothing was written: {error!r}")
 
@@ -303,7 +303,7 @@ class Cluster:
             self._changed.notify_all()
 
     def _await_quorum(self) -> None:
-        """Wait until f followers committed this group (A4). Raises ``OutcomeUnknown``."""
+        """Wait until f followers have committed this group (A4). Raises ``Failed`` when too few can."""
         needed = self.replicas // 2
         with self._changed:
             while self._successes() < needed:
@@ -316,7 +316,7 @@ class Cluster:
         return sum(not follower.failure and self._is_through(follower) for follower in self.followers)
 
     def lag(self) -> dict[str, int]:
-        """Batches each living follower is behind, by replica number."""
+        """Return how many batches each living follower is behind, by replica number as a str."""
         return {
             str(follower.host.number): self._given - self._committed.get(follower.host.number, 0)
             for follower in self.followers
@@ -334,7 +334,7 @@ class Cluster:
         return arrived
 
     def _answer(self, arrived: list[Send]) -> list[Send]:
-        """Give replies to the client; return what it answers."""
+        """Give replies to the client; return the client's answers."""
         client = self.client
         answers: list[Send] = []
         for send in arrived:
@@ -342,7 +342,7 @@ class Cluster:
             if type(message) is Reply:
                 for effect in client.handle(message):
                     if type(effect) is Send:
-                        # Votes that are answered here came by a move of the views; others went before.
+                        # These votes come from a view change; all others were answered before the commit.
                         (answers if type(effect.message) is Answer else self._effects).append(effect)
             elif type(message) is SyncReply:
                 self._later += self._synchronize(message)
@@ -351,7 +351,7 @@ class Cluster:
         return answers
 
     def _deliver(self, answers: list[Send]) -> list[PendingRequest]:
-        """Hand answers to those who wait for them; one that got votes holds locks for a while."""
+        """Give answers to their requests, and start a lease for each answer that is a preliminary's votes."""
         done: list[PendingRequest] = []
         for send in answers:
             answer = send.message
@@ -376,10 +376,10 @@ class Cluster:
     # -- another learner -----------------------------------------------------------------------
 
     def _move_views(self, error: Exception, inbox: Inbox | None) -> list[Send]:
-        """The learner failed: go on under another one, if a majority is left; return what the client answers.
+        """Continue under another learner after this one failed; return the client's answers.
 
-        ``inbox``: the group, if followers were not given it yet; its numbers are taken, so they must log it.
-        Raises the error where it is to end here.
+        ``inbox`` is the group if it was not given to the followers yet: its numbers are taken, so the
+        followers must log it. Raises ``error`` when no majority is left.
         """
         if 2 * len(self._living()) <= self.replicas:
             raise error
@@ -390,12 +390,12 @@ class Cluster:
         try:
             move.run()
         except Exception as why:
-            # Somebody may have logged the group, and then the next opening completes it.
+            # A follower may have logged the group; in that case the next opening completes it.
             unknown = error if isinstance(error, OutcomeUnknown) else OutcomeUnknown(str(error))
             raise unknown from (error.__cause__ or why)
         self._follow(move, error)
         answers = self._answer(move.replies)
-        # What was resolved on one shard before the view began on another was not replied to there.
+        # A shard that resolved a request before another shard began the view has not replied to it.
         asked_again = self.client.on_timer("retry")
         self._effects += [effect for effect in asked_again if type(effect) is Send]
         return answers
@@ -404,11 +404,11 @@ class Cluster:
         return [follower.host for follower in self.followers if follower.failure is None]
 
     def _follow(self, move: Failover, error: Exception) -> None:
-        """Give up the learner, and go on with the hosts that moved."""
+        """Replace the failed learner, and continue with the hosts that are in the new view."""
         old, why = self.learner, error.__cause__ or error
         if old.environment.failure is None:
             old.environment.fail(why)
-        # New ones instead of changed ones: another thread may be asking for the status. Who reads in the
+        # Replaced, not changed in place: another thread may be reading the status. The last reader of the
         # old learner's environment closes it.
         self.failed_learners = {**self.failed_learners, old.number: why}
         hosts = self.opened.hosts.items()
@@ -419,15 +419,15 @@ class Cluster:
         self.learner_failed = False
         with self._changed:
             self._arrived = []
-        self._later = []  # of the old view, as what arrived
+        self._later = []  # these, like what arrived, belong to the old view
         self.resume()
 
     # -- the end -----------------------------------------------------------------------------
 
     def sync(self) -> list[PendingRequest]:
-        """Make every commit so far durable (``durability="interval"``); between two groups only.
+        """Make every commit so far durable (``durability="interval"``); call between two groups only.
 
-        Returns what is done by it: where the learner's disk refuses, another learner may answer something.
+        Returns the requests that are done now: if the learner's sync fails, a new learner may answer some.
         """
         for follower in self.followers:
             follower.sync()
@@ -450,12 +450,12 @@ class Cluster:
             done += self._fail_all([], why)
 
     def pause(self) -> None:
-        """Let followers finish and end their threads: nobody uses the hosts until ``resume``."""
+        """Let followers finish, and end their threads: no thread uses the hosts until ``resume``."""
         for follower in self.followers:
             follower.stop()
 
     def resume(self) -> None:
-        """Go on with the hosts of ``opened``, some of which may be others now."""
+        """Continue with the hosts of ``opened``, some of which may have been replaced."""
         failures = {follower.host.number: follower.failure for follower in self.followers}
         self.learner = self.opened.learner
         self.followers = self._start_followers()
@@ -463,8 +463,8 @@ class Cluster:
             follower.failure = failures[follower.host.number]
 
     def close(self) -> None:
-        """Bring followers up to date and close all environments; a failed one stays unclean."""
-        with ExitStack() as closing:  # whatever fails, the rest is closed all the same
+        """Bring followers up to date and close all environments; a failed environment stays unclean."""
+        with ExitStack() as closing:  # a failure does not keep the rest from being closed
             closing.callback(self.opened.directory.release)
             for host in self.opened.hosts.values():
                 closing.callback(host.environment.close)
@@ -474,7 +474,7 @@ class Cluster:
                 self._settle()
 
     def _settle(self) -> None:
-        """Carry the last SYNC-COMMITs, so that the next opening finds every log stable."""
+        """Deliver the last SYNC-COMMITs, so that the next opening finds every log stable."""
         with self._changed:
             while any(not follower.failure and not self._is_through(follower) for follower in self.followers):
                 self._changed.wait()
@@ -488,7 +488,7 @@ class Cluster:
 
 
 def _causes(shards: int) -> Causes:
-    from kvstore.fuzzylog.causes import Causes  # a plain store never loads it
+    from kvstore.fuzzylog.causes import Causes  # a store outside a world never loads this module
 
     return Causes(shards)
 
@@ -500,7 +500,7 @@ def _refused(group: list[PendingRequest], error: Exception) -> list[PendingReque
 
 
 def _twin(error: Exception) -> Exception:
-    """The same error for another thread, so that no two share a traceback."""
+    """Return a copy of the error for another thread, so that no two threads share a traceback."""
     twin = copy.copy(error)
     twin.__cause__ = error.__cause__ or error
     return twin

@@ -1,4 +1,4 @@
-"""How those who wait for the next commit hear of it."""
+"""Waking the threads that wait for the next commit."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 
 LOOK_AGAIN_S = 1.0
-"""A safety net: a sleeper looks again after so long. Where that was needed, ``woken_by_timer`` counts it."""
+"""Longest sleep without an announcement, in seconds: a safety net; ``woken_by_timer`` counts its uses."""
 POLL_S = 0.05
-"""The same, where another process commits and nobody tells."""
+"""Pause between two polls, in seconds, where another process commits and makes no announcement."""
 
 
 class CommitSignal:
-    """Counts the groups that were committed, and wakes whoever sleeps until the next.
+    """A count of the committed groups that threads can wait on.
 
-    A sleeper has a queue of its own, so that one that was interrupted keeps nobody waiting.
+    Each sleeper has a queue of its own, so that an interrupted sleeper delays no other.
     """
 
     def __init__(self, *, announced: bool) -> None:
-        """``announced``: whether somebody calls ``announce``."""
+        """``announced``: whether this process commits and calls ``announce``."""
         self.count = 0
         self.woken_by_timer = 0
-        """Sleepers that were told of nothing although something was committed: 0."""
+        """Sleepers that missed an announcement and were woken by their timer; expected to be 0."""
         self._announced = announced
         self._nap = LOOK_AGAIN_S if announced else POLL_S
         self._sleepers: set[SimpleQueue[None]] = set()
         self.listener: Callable[[], None] | None = None
-        """Told of each at once, on the thread that commits: it has to be quick."""
+        """Callback for each announcement, called on the thread that commits; it must return quickly."""
 
     def announce(self) -> None:
-        """Something was committed, or the store is being closed."""
+        """Wake all sleepers: a group was committed, or the store is being closed."""
         self.count += 1
         if self.listener is not None:
             self.listener()
@@ -42,20 +42,20 @@ class CommitSignal:
 
     @staticmethod
     def deadline(seconds: float | None) -> float:
-        """When so many seconds from now are over."""
+        """Return the time of ``time.monotonic`` in ``seconds`` from now; infinity for None."""
         return math.inf if seconds is None else time.monotonic() + seconds
 
     def wait(self, seen: int, deadline: float) -> bool:
-        """Sleep until it is worth looking again; False when the deadline is over.
+        """Sleep until a commit may have happened; return False when the deadline has passed.
 
-        ``seen``: ``count`` before the caller looked for the last time.
+        ``seen`` is the value of ``count`` before the caller last read the store.
         """
         left = min(self._nap, deadline - time.monotonic())
         if left <= 0:
             return False
         sleeper: SimpleQueue[None] = SimpleQueue()
         self._sleepers.add(sleeper)
-        if self.count == seen:  # looked at after it was added: an announcement is never missed
+        if self.count == seen:  # compared after adding the sleeper, so no announcement is missed
             try:
                 sleeper.get(timeout=left)
             except Empty:
@@ -64,9 +64,9 @@ class CommitSignal:
         return True
 
     def _count_missed(self, sleeper: SimpleQueue[None], seen: int) -> None:
-        """Count a sleep that ended by its timer, though an announcement should have ended it."""
+        """Count a sleep that its timer ended although an announcement should have."""
         if self._announced and self.count != seen:
             try:
-                sleeper.get(timeout=LOOK_AGAIN_S)  # it may be a moment behind the count
+                sleeper.get(timeout=LOOK_AGAIN_S)  # the wake-up follows the count
             except Empty:
                 self.woken_by_timer += 1

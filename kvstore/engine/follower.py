@@ -1,4 +1,4 @@
-"""A follower host's own thread: it takes the batches of its host one after another (contracts A4)."""
+"""A follower: a thread that processes the batches of one host one after another (contracts A4)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from kvstore.engine.host import Host, Inbox
 from kvstore.eris.effects import Send
 
 BEHIND_MAX = 8
-"""Batches a slow follower may be behind before the others wait for it."""
+"""Most batches that a follower may have queued; the leader waits before it queues another."""
 
 Report = Callable[["Follower", list[Send] | None], None]
-"""Told what the follower sends after a commit, or None when the batch failed."""
+"""Callback for a finished batch, with the sends that follow its commit, or None for a failed batch."""
 
 
 class Follower:
-    """One live follower. After a failed batch it takes no more."""
+    """One follower's thread. After a failed batch the follower processes no further batch."""
 
     def __init__(self, host: Host, report: Report) -> None:
         self.host = host
@@ -30,12 +30,12 @@ class Follower:
         self._thread.start()
 
     def give(self, inbox: Inbox) -> None:
-        """Queue one batch; waits while too many are queued."""
+        """Queue one batch; wait while ``BEHIND_MAX`` batches are queued."""
         self._room.acquire()
         self._work.put(lambda: self._take(inbox))
 
     def sync(self) -> None:
-        """Queue a sync of everything given so far."""
+        """Queue a sync of all batches queued so far."""
         self._work.put(self._sync)
 
     def _run(self) -> None:
@@ -74,6 +74,6 @@ class Follower:
         return sends
 
     def stop(self) -> None:
-        """Finish what is queued and end the thread."""
+        """Finish the queued batches and end the thread."""
         self._work.put(None)
         self._thread.join()

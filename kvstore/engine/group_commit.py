@@ -1,17 +1,16 @@
-"""Many threads, one batch at a time: whoever finds nobody leading leads one group (contracts C3).
+"""Group commit: one group at a time, led by a caller that finds no other leader (contracts C3).
 
-A caller puts its request into the queue. If no group is under way it leads: it takes what is queued,
-processes it as one group, and wakes whom it answered. Otherwise it sleeps until it is answered, or
-until a leader that leaves hands over to it. Leadership lasts one group, so no caller works for others
-for long; one whose own request waits for locks at the end of it sleeps like any other. Requests that were
-submitted without waiting are led by a writer thread, which starts with the first of them, and their
-futures are completed on a thread of its own, so callbacks may use the store.
+A caller puts its request into the queue. If no group is under way the caller leads: it takes the queued
+requests, processes them as one group, and wakes the callers of the finished requests. Otherwise the
+caller sleeps until its request is done, or until a leaving leader hands over the lead. The lead lasts one
+group, so no caller works for others for long; a leader whose own request waits for locks then sleeps
+too. Requests that were submitted without waiting are led by a writer thread, which starts with the first
+such request, and their futures are completed on another thread, so callbacks may use the store.
 
 INVARIANTS
     GROUP-1  Only the holder of ``_leading`` processes, finishes or wakes.
-    GROUP-2  A request that is queued is led by a thread: whoever leaves the lead wakes the first in the
-        queue.
-    GROUP-3  SIGINT never interrupts a group: on the main thread it is kept until the group has ended.
+    GROUP-2  Every queued request is led by a thread: a leaving leader wakes the first in the queue.
+    GROUP-3  SIGINT never interrupts a group: on the main thread it is deferred until the group has ended.
 """
 
 from __future__ import annotations
@@ -34,24 +33,24 @@ from kvstore.execution.reentrancy import function_running, refuse_nested
 
 GROUP_BYTES_MAX = 8 << 20
 GROUP_OPERATIONS_MAX = 2000
-"""About 10 ms of work: a group is never longer, so that nobody waits long for its end (C5)."""
+"""Most operations in a group: about 10 ms of work, which bounds every caller's wait (C5)."""
 OUTSTANDING_MAX = 10_000
 OUTSTANDING_BYTES_MAX = 64 << 20
-"""Submitted and not yet answered; beyond either bound ``submit`` waits."""
+"""Most bytes of requests submitted and not yet answered; beyond either bound ``submit`` waits."""
 ROOM_S = 0.1
-"""``submit`` looks for room again after so long; an interrupt waits until then at most."""
+"""Seconds between two looks of ``submit`` for room; an interrupt waits at most that long."""
 WAKE_S = 1.0
-"""A safety net: a sleeper looks again after so long. Where that was needed, ``woken_by_timer`` counts it."""
+"""Longest sleep of a caller, in seconds: a safety net; ``woken_by_timer`` counts its uses."""
 
 
 _log = logging.getLogger("kvstore")
 
 
 class GroupCommit:
-    """The queue in front of a cluster, which it owns: it hands the cluster a group at a time.
+    """The queue in front of a cluster, which it owns and hands one group at a time.
 
-    ``Cluster.process`` returns the requests that are done, of earlier groups too: a request that waits for
-    locks is done later.
+    ``Cluster.process`` returns requests of earlier groups too: a request that waits for locks is done
+    later than its group.
     """
 
     def __init__(self, cluster: Cluster, readers: Readers, committed: CommitSignal) -> None:
@@ -62,9 +61,9 @@ class GroupCommit:
         self._queue: deque[PendingRequest] = deque()
         self._leading = threading.Lock()
         self._handed_over = False
-        """Whether the last leader woke a thread that is to lead next."""
+        """Whether the last leader woke the thread that leads next."""
         self.woken_by_timer = 0
-        """Sleepers that only their timer woke to what should have woken them: 0, unless GROUP-2 is broken."""
+        """Sleepers that only their timer woke; 0 unless GROUP-2 is broken."""
         self._ended = False
         self._submitted = threading.Event()
         self._room = threading.Condition()
@@ -77,7 +76,7 @@ class GroupCommit:
     # -- callers that wait -------------------------------------------------------------------
 
     def run(self, pending: PendingRequest, deadline: float | None = None) -> bool:
-        """Return when the request is done: answered, or failed, and then its error is raised.
+        """Wait until the request is done; return True, or raise the request's error.
 
         Returns False when the request was sent and still waits for locks at the deadline, a time of
         ``time.monotonic``.
@@ -93,7 +92,7 @@ class GroupCommit:
         return done
 
     def _sleep(self, pending: PendingRequest, queued: bool, deadline: float | None) -> bool:
-        """Wait until the request is done, or its deadline; lead whenever the lead is free."""
+        """Wait until the request is done or the deadline has passed; lead whenever the lead is free."""
         pending.wake = threading.Lock()
         pending.wake.acquire()
         if not queued:
@@ -114,18 +113,18 @@ class GroupCommit:
                     return False
             if not run_uninterrupted(self._lead, None, by_timer) or pending.sent:
                 by_timer = not wake.acquire(timeout=nap) and nap == WAKE_S
-        if by_timer and not wake.acquire(timeout=WAKE_S):  # its wake-up may be a moment behind its answer
+        if by_timer and not wake.acquire(timeout=WAKE_S):  # the wake-up follows the answer
             self.woken_by_timer += 1
         return True
 
     def _withdraw(self, pending: PendingRequest) -> None:
-        """The caller was interrupted while it waited: its request has committed or is taken back."""
+        """Withdraw the request of an interrupted caller, unless it is done already."""
         with self._lead_between_groups():
             if not pending.done:
-                pending.finish()  # no group is under way: it is queued and will be passed over, or is sent
+                pending.finish()  # no group is under way: a queued request is now skipped
 
     def _lead(self, own: PendingRequest | None, by_timer: bool = False) -> bool:
-        """Lead one group, with ``own`` queued before it; return False where another thread leads."""
+        """Queue ``own`` and lead one group; return False, without queueing it, if another thread leads."""
         if not self._leading.acquire(blocking=False):
             return False
         try:
@@ -140,7 +139,7 @@ class GroupCommit:
 
     @contextmanager
     def _lead_between_groups(self) -> Iterator[None]:
-        """Wait for the lead, and hold it for the block."""
+        """Wait for the lead, and hold the lead for the block."""
         with uninterrupted():
             self._leading.acquire()
             try:
@@ -149,7 +148,7 @@ class GroupCommit:
                 self._leave()
 
     def _leave(self) -> None:
-        """Let go of the lead and wake the first in the queue, also one that came a moment ago (GROUP-2)."""
+        """Release the lead and wake the first in the queue, even if it was queued only now (GROUP-2)."""
         queue = self._queue
         while queue and queue[0].done:
             queue.popleft()
@@ -159,11 +158,11 @@ class GroupCommit:
             self._wake_first()
 
     def _wake_first(self) -> None:
-        """Wake the first in the queue to lead; one that does not wait is led by the writer thread."""
+        """Wake the caller of the first request to lead; a submitted request is led by the writer thread."""
         try:
             wake = self._queue[0].wake
         except IndexError:
-            return  # another thread has led it meanwhile
+            return  # another thread has led this request meanwhile
         self._handed_over = True
         if wake is not None:
             self._poke(wake)
@@ -189,7 +188,7 @@ class GroupCommit:
             self._finish(self._publish(self._cluster.process(group)))
 
     def _publish(self, done: list[PendingRequest]) -> list[PendingRequest]:
-        """Show readers and watchers what was committed, before the callers are woken; return ``done``."""
+        """Show the commit to readers and watches before the callers are woken; return ``done``."""
         cluster, readers = self._cluster, self._readers
         if cluster.learner_failed:
             failure = cluster.failure
@@ -201,7 +200,7 @@ class GroupCommit:
         return done
 
     def follow_learner(self) -> None:
-        """Read from the learner's environment from now on; open snapshots stay where they are."""
+        """Read from the present learner's environment; open snapshots stay on the old one."""
         cluster = self._cluster
         if self._readers.environment is not cluster.learner.environment:
             self._readers.replace(cluster.learner.environment)
@@ -210,11 +209,11 @@ class GroupCommit:
             _log.warning(message, cluster.opened.directory.path, number, why, cluster.learner.number)
 
     def _finish(self, group: list[PendingRequest]) -> None:
-        """Mark the requests done, wake their callers, and hand over those with a completion."""
+        """Mark the requests done, wake their callers, and pass requests with a completion to its thread."""
         completed = []
         for pending in group:
             if pending.done:
-                continue  # its caller was interrupted, and is gone
+                continue  # withdrawn: its caller was interrupted
             pending.done = True
             if pending.on_done is not None:
                 pending.on_done()
@@ -223,7 +222,7 @@ class GroupCommit:
             elif pending.wake is not None:
                 self._poke(pending.wake)
         if completed:
-            with self._room:  # before their callbacks, which may want to submit
+            with self._room:  # before the callbacks, which may submit
                 self._outstanding -= len(completed)
                 self._outstanding_bytes -= sum(pending.request.size for pending in completed)
                 self._room.notify_all()
@@ -237,14 +236,14 @@ class GroupCommit:
     # -- callers that do not wait ------------------------------------------------------------
 
     def submit(self, pending: PendingRequest) -> None:
-        """Queue the request for the writer thread; its future completes when it is done."""
+        """Queue the request for the writer thread; its future completes when the request is done."""
         while not self._queue_if_room(pending):
             with uninterrupted(), self._room:
                 if self._is_full() and self._refusal is None:
                     self._room.wait(ROOM_S)
 
     def _queue_if_room(self, pending: PendingRequest) -> bool:
-        """Count and queue the request in one step, which no interrupt divides (GROUP-3)."""
+        """Count and queue the request without interruption (GROUP-3); return False if the queue is full."""
         with uninterrupted():
             with self._room:
                 if self._refusal is not None:
@@ -263,7 +262,7 @@ class GroupCommit:
         return self._outstanding >= OUTSTANDING_MAX or self._outstanding_bytes >= OUTSTANDING_BYTES_MAX
 
     def _start_threads(self) -> None:
-        """Start the writer and the thread of the futures, with the first request that needs them."""
+        """Start the writer and the thread of the futures, unless they are running."""
         if self._completer is None or not self._completer.is_alive():
             self._completer = threading.Thread(target=self._complete, name="kvstore-futures", daemon=True)
             self._completer.start()
@@ -282,28 +281,28 @@ class GroupCommit:
     def _complete(self) -> None:
         while (group := self._completed.get()) is not None:
             for pending in group:
-                assert pending.completion is not None, "only requests with a completion come here"
+                assert pending.completion is not None, "only requests with a completion are passed here"
                 pending.completion(pending)
 
     # -- the end -----------------------------------------------------------------------------
 
     def exclusively(self, work: Callable[[], object]) -> None:
-        """Run ``work`` between two groups."""
+        """Run ``work`` between two groups, while holding the lead."""
         with self._lead_between_groups():
             work()
 
     def without_requests(self, work: Callable[[], list[PendingRequest]]) -> None:
-        """Lead a group of no requests; ``work`` returns the requests that it finished."""
+        """Lead a group without requests: finish the requests that ``work`` returns."""
         with self._lead_between_groups():
             if not self._ended:
                 self._finish(self._publish(work()))
 
     def refuse(self, error: Callable[[], Error]) -> None:
-        """Refuse every new request with this error: the store is closed, or belongs to another process."""
+        """Raise this error for every new request: the store is closed, or belongs to another process."""
         self._refusal = error
 
     def close(self) -> None:
-        """Refuse new requests, finish what is queued and sent, and stop the threads."""
+        """Refuse new requests, finish the queued and sent requests, and stop the threads."""
         with self._room:
             self.refuse(lambda: Closed("the database was closed"))
             self._room.notify_all()

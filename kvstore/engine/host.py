@@ -1,6 +1,6 @@
 """A host: one environment, one replica of every shard, one batch at a time.
 
-Everything its roles write between ``begin`` and ``commit`` is one commit, so a transaction over many
+Everything the roles write between ``begin`` and ``commit`` is one commit, so a transaction over many
 shards costs one fsync, and no commit ever falls between two pieces of a transaction (contracts A2).
 """
 
@@ -36,7 +36,7 @@ Inbox = list[tuple[ShardId, ReplicaMessage]]
 class Host:
     """Replica ``number`` of every shard, over one environment.
 
-    After a failed batch the replicas' memory is ahead of the disk: the host must be thrown away and
+    After a failed batch the replicas' memory is ahead of the disk: the host must be discarded and
     built anew from an environment that was opened again (contracts A5).
     """
 
@@ -52,8 +52,8 @@ class Host:
         is_ahead: bool = True,
         region: RegionId | None = None,
     ) -> None:
-        """``is_ahead``: as the learner it executes before a quorum has logged it. In one process nothing of
-        that is seen before a quorum has (contracts A4)."""
+        """``is_ahead``: whether the learner executes a transaction before a quorum has logged it. In one
+        process no reader sees the result before the quorum has (contracts A4)."""
         self.number = number
         self._owns = owns
         self._is_ahead = is_ahead
@@ -61,7 +61,7 @@ class Host:
         self.environment = environment
         self.dropped: dict[str, int] = {}
         self.timers: list[tuple[ReplicaAddress, SetTimer | CancelTimer]] = []
-        """What replicas asked of timers, for the driver to take; nothing where no message is lost."""
+        """Timer effects of the replicas, for the driver; a driver that loses no message may ignore them."""
         self._bodies = BodyIndex()
         self._touched: set[ShardId] = set()
         self.executor = Executor()
@@ -97,7 +97,7 @@ class Host:
         self._batch = self.environment.begin()
 
     def handle(self, inbox: Iterable[tuple[ShardId, ReplicaMessage]]) -> list[Send]:
-        """Give messages to the replicas they are for; return what they send after the commit."""
+        """Hand messages to their replicas; return the sends that leave after the commit."""
         outbox: list[Send] = []
         replicas, touched = self.replicas, self._touched
         for shard, message in inbox:
@@ -110,7 +110,7 @@ class Host:
         return outbox
 
     def fire(self, shard: ShardId, name: str) -> list[Send]:
-        """Tell a replica that its timer is over; within a batch, as ``handle``."""
+        """Fire a replica's timer within a batch; return the sends that leave after the commit."""
         replica = self.replicas[shard]
         self._touched.add(shard)
         outbox: list[Send] = []
@@ -122,7 +122,7 @@ class Host:
         return outbox
 
     def _note(self, replica: Replica, effect: Effect) -> None:
-        """Count a drop; keep what is asked of timers for the driver."""
+        """Count a drop; keep a timer effect for the driver."""
         if type(effect) is Dropped:
             self.dropped[effect.reason] = self.dropped.get(effect.reason, 0) + 1
         else:
@@ -130,7 +130,7 @@ class Host:
             self.timers.append((replica.address, effect))
 
     def acknowledge(self, slots: Mapping[ShardId, Iterable[Slot]]) -> list[Send]:
-        """Have the replicas say again that these slots stand in their logs, now in the view they are in."""
+        """Return acknowledgements, in the present view, that the replicas' logs hold these slots."""
         outbox: list[Send] = []
         for shard, some in slots.items():
             replica = self.replicas[shard]
@@ -141,11 +141,11 @@ class Host:
         return outbox
 
     def touch_all(self) -> None:
-        """Have the next ``finish`` write the records of all shards."""
+        """Make the next ``finish`` write the records of all shards."""
         self._touched.update(replica.address.shard for replica in self.replicas)
 
     def finish(self) -> list[Send]:
-        """Write the records of the shards that were touched; the batch is ready to be committed."""
+        """Write the records of all touched shards; return further sends. The batch can then be committed."""
         outbox: list[Send] = []
         executor = self.executor
         if executor.behind:
@@ -177,7 +177,7 @@ class Host:
         self._batch.abort()
 
     def coordinator_record(self) -> CoordinatorRecord:
-        """The coordinator's record as this environment has it; within a batch."""
+        """Return this environment's copy of the coordinator's record; call within a batch."""
         return self.keeper.record()
 
     def save_coordinator_record(self, record: CoordinatorRecord) -> None:

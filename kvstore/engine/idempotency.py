@@ -1,7 +1,7 @@
-"""Idempotency keys: the first outcome of a request, also for its retry after a crash (contracts C4).
+"""Idempotency keys: a retry gets the outcome of the first request, even after a crash (contracts C4).
 
-Before a request with such a key is submitted its record is looked up in the learner's last commit. A
-latch per key keeps two threads of this process from submitting the same request at once.
+Before a request with a key is submitted, the key's record is looked up in the learner's last commit.
+A latch per key keeps two threads of this process from submitting one request at once.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ DIGEST_BYTES = 16
 
 
 class Claim:
-    """One request's claim to its key, for the length of a ``with`` unless it is handed over."""
+    """One request's claim to its key, for the length of a ``with`` block unless it is handed over."""
 
     __slots__ = ("_idempotency", "handed_over", "over", "token")
 
@@ -32,10 +32,10 @@ class Claim:
         self.token = token
         self.over = threading.Event()
         self.handed_over = False
-        """Whether another thread releases it, when the request is done."""
+        """Whether another thread releases the claim, when the request is done."""
 
     def release(self) -> None:
-        """Let others have the key; a claim that was never taken, or was released, is fine."""
+        """Release the key. Does nothing for a claim that was never taken or is released already."""
         self._idempotency.release(self)
 
     def __enter__(self) -> Claim:
@@ -57,7 +57,7 @@ class Idempotency:
         return Claim(self, token)
 
     def take(self, claim: Claim) -> Answer | None:
-        """Wait until no other request with this key is under way; return the first answer, if any.
+        """Wait until no other request with this key is under way; return the first answer, or None.
 
         Raises:
             KeyReused: the key was used for another request.
@@ -72,7 +72,7 @@ class Idempotency:
         claim.over.set()
 
     def first_answer(self, token: IdempotencyToken) -> Answer | None:
-        """What the request with this key came to, or None if there was none.
+        """Return the answer of the first request with this key, or None if there was no request.
 
         Raises:
             KeyReused: the key was used for another request.
@@ -86,7 +86,7 @@ class Idempotency:
         parts = {shard: self._record(token, shard) for shard in record_shard.participants}
         found = {shard: part for shard, part in parts.items() if part is not None}
         if found.keys() != parts.keys():
-            return None  # it has expired: its parts are forgotten shard by shard
+            return None  # the key has expired: shards delete their parts one by one
         slots = {shard: part.slot for shard, part in found.items()}
         outcomes = {shard: part.outcome for shard, part in found.items()}
         return Answer(RequestId(0), slots, outcomes)
@@ -96,7 +96,7 @@ class Idempotency:
         return None if stored is None else decode_record(stored)
 
     def has_expired(self, shard: ShardId, before: int) -> bool:
-        """Whether the shard remembers anything from before this time."""
+        """Return whether the shard still holds an outcome from before this time, in nanoseconds."""
         stop = before.to_bytes(8, "big")
         transaction = self._readers.begin(lifetime=60)
         try:
@@ -106,18 +106,18 @@ class Idempotency:
 
 
 def digest(request: Call | dict[ShardId, tuple[Operation, ...]]) -> bytes:
-    """What tells one request from another: its operations, or a procedure's name and arguments."""
+    """Return the digest of a request: of its operations, or of a procedure's name and arguments."""
     what = (request.name, request.arguments) if isinstance(request, Call) else sorted(request.items())
     return blake2b(encode(what), digest_size=DIGEST_BYTES).digest()
 
 
 def digest_of_function(what: bytes) -> bytes:
-    """The same, of a function's name and arguments, encoded."""
+    """Return the digest of a function's encoded name and arguments."""
     return blake2b(what, digest_size=DIGEST_BYTES).digest()
 
 
 def result_of(answer: Answer, token: IdempotencyToken) -> Any:
-    """What the function returned that the key was used for first."""
+    """Return the result of the function for which the key was first used."""
     result = answer.outcomes[token.record_shard].results[0]
     assert isinstance(result, bytes)
     return values.decode(result)

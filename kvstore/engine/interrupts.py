@@ -1,4 +1,4 @@
-"""Ctrl-C never stops protocol code half-way: on the main thread it is kept until a safe place."""
+"""Deferring SIGINT on the main thread, so that Ctrl-C never stops protocol code half-way."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 MAIN_THREAD = threading.main_thread().ident
-"""Python runs signal handlers on this thread only, so no other thread is ever interrupted."""
+"""Id of the only thread on which Python runs signal handlers; no other thread is ever interrupted."""
 _SIGINT = int(signal.SIGINT)
 
 
 class Deferred:
-    """Keeps SIGINT until the end of the block, and handles it there. For the main thread only."""
+    """A context manager that defers SIGINT to the end of its block. For the main thread only."""
 
     __slots__ = ("_frame", "_handler", "_pending")
 
@@ -40,7 +40,7 @@ class Deferred:
 
 
 def run_uninterrupted(work: Callable[..., T], *args: Any) -> T:
-    """Call ``work(*args)``; on the main thread, keep SIGINT until it has returned."""
+    """Call ``work(*args)``; on the main thread, defer SIGINT until the call has returned."""
     handler: Any = _signal.getsignal(_SIGINT) if threading.get_ident() == MAIN_THREAD else None
     if not callable(handler):
         return work(*args)
@@ -55,5 +55,5 @@ def run_uninterrupted(work: Callable[..., T], *args: Any) -> T:
 
 
 def uninterrupted() -> AbstractContextManager[None]:
-    """``Deferred`` on the main thread; on others, which nothing interrupts, nothing."""
+    """Return a ``Deferred`` on the main thread, and an empty context manager on every other thread."""
     return Deferred() if threading.get_ident() == MAIN_THREAD else nullcontext()

@@ -1,7 +1,7 @@
-"""How long a caller may hold locks between the halves of its transaction (contracts C2): one second.
+"""Leases: a caller may hold locks between the halves of its transaction for one second (contracts C2).
 
-Then the store ends the transaction for it, by an Abort through the sequencer. A thread watches the time
-while there is something to watch, and no longer: a store that was forgotten is not kept alive by it.
+When the lease expires, the store ends the transaction for the caller, by an Abort through the sequencer.
+The watching thread runs only while leases are held, so that it does not keep an abandoned store alive.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ class TimedLeases:
             if self.expired():
                 self._expire()
             if self.expired():
-                time.sleep(LEASE_S)  # there is no room on the disk for it: later, then
+                time.sleep(LEASE_S)  # the disk has no room for the Abort: try again later
 
     def _next_deadline(self) -> float | None:
-        """The first deadline that is still to come; None ends the thread."""
+        """Return the next deadline; None, when no lease is held, ends the thread."""
         with self._lock:
             while self._deadlines and self._deadlines[0][1] not in self._held:
                 self._deadlines.popleft()

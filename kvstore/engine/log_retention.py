@@ -1,12 +1,12 @@
-"""How long a log lives (contracts A7): cut in chunks, at marks, below what anyone still needs.
+"""Log retention (contracts A7): logs are truncated in chunks, at marks, below every slot still needed.
 
-A mark is the ends of all the host's logs at the end of one batch. Because a transaction's pieces are
-always in one batch, logs cut at the same mark lose whole transactions only, and no slot that is kept
-refers to a body that is gone. Below a mark the highest shard is cut first: bodies lie with a
-transaction's lowest shard, so references go before what they refer to.
+A mark holds the ends of all logs of the host after one batch. Because a transaction's pieces are always
+in one batch, logs truncated at one mark lose whole transactions only, and no slot that is kept refers
+to a deleted body. Below a mark the highest shard is truncated first: a body lies with its transaction's
+lowest shard, so references are deleted before the body they refer to.
 
-A mark may be cut at when every shard's stable slot and resolved end have passed it, and when what
-lies above it is at least the retention that watchers were promised.
+The logs may be truncated at a mark when every shard's stable slot and resolved end have passed the mark,
+and when the logs above the mark are at least as long as the retention that watches were promised.
 """
 
 from __future__ import annotations
@@ -24,17 +24,18 @@ from kvstore.types import ShardId, Slot
 
 MARK_PREFIX = b"mark"
 TRUNCATED_KEY = b"cut"
-"""Where the mark stands that the logs were cut at last, or are being cut at: the oldest cursor of a
-watch, because everything after it is there, and whole."""
+"""Key of the mark at which the logs were last truncated, or are being truncated. It is the oldest
+cursor of a watch: every transaction after this mark is kept whole."""
 MARKS_MAX = 64
-"""Marks within the retention: a log overshoots its retention by a sixty-fourth."""
+"""Number of marks within the retention: a log exceeds its retention by at most a sixty-fourth."""
 MARK_BYTES_MIN = 16 << 10
 CUT_MAX = 256
-"""Records cut in one batch beyond twice those it appended: bounds the work, and outpaces the growth."""
+"""Most records truncated in one batch, beyond twice the records that the batch appended: bounds the
+work, and outpaces the growth."""
 
 
 class RetentionMark(msgspec.Struct, frozen=True, array_like=True):
-    """The ends of all logs after ``appended`` bytes since the store was created."""
+    """The ends of all logs, by shard, after ``appended`` bytes since the store was created."""
 
     appended: int
     ends: list[Slot]
@@ -45,7 +46,7 @@ _decode = msgspec.msgpack.Decoder(RetentionMark).decode
 
 
 class LogRetention:
-    """Marks the logs of one host as they grow, and cuts them."""
+    """The marks of one host's logs, and the truncation of the logs at these marks."""
 
     def __init__(self, table: Table, replicas: list[Replica], bodies: BodyIndex, retention: int) -> None:
         self._table = table
@@ -58,13 +59,13 @@ class LogRetention:
         self._marks: deque[RetentionMark] = deque(marks)
         self._appended = self._marks[-1].appended if self._marks else 0
         self._next_mark = self._appended + self._mark_bytes
-        # What the last opening had still to cut goes with the next mark: replicas that are behind may
-        # be completed from it first.
+        # A truncation that the last opening did not finish is finished with the next mark: replicas that
+        # are behind may need these records first.
         self._cutting = False
         self._cut: list[Slot] = []
 
     def trim(self, touched: set[ShardId]) -> None:
-        """At the end of a batch: mark the logs when they have grown enough, and cut a chunk."""
+        """Mark the logs if they have grown enough, and truncate a chunk. Called at the end of a batch."""
         if self._bodies.is_displaced:
             self._forget_marks()
         bodies = self._bodies
@@ -81,7 +82,7 @@ class LogRetention:
             self._cut_chunk(touched, CUT_MAX + 2 * records)
 
     def _forget_marks(self) -> None:
-        """A log became another one, of an image perhaps: transactions lie in other places now."""
+        """Delete all marks: a log was replaced, so its transactions are in other slots now."""
         for mark in self._marks:
             self._table.delete(_key(mark))
         self._marks.clear()
@@ -93,7 +94,7 @@ class LogRetention:
         self._table.put(_key(mark), _encode(mark))
 
     def _pass_oldest_mark(self) -> bool:
-        """Cut at the oldest mark from now on, if no shard needs what lies below it."""
+        """Begin to truncate at the oldest mark; return False if a shard still needs a slot below it."""
         ends = self._marks[0].ends
         if any(end > low for end, low in zip(ends, self._low_water_marks(), strict=True)):
             return False
@@ -119,13 +120,13 @@ class LogRetention:
 
 
 def kept_after(table: ReadableTable, shards: int) -> list[Slot]:
-    """By shard, the slot after which everything is kept; ``table`` is the host's."""
+    """Return, by shard, the slot after which every slot is kept; ``table`` is the host's table."""
     stored = table.get(TRUNCATED_KEY)
     return [Slot(0)] * shards if stored is None else _decode(stored).ends
 
 
 def oldest(view: CommitView, shards: int) -> list[Slot]:
-    """The oldest position after which everything is kept."""
+    """Return, by shard, the slot after which a view's log is complete: the oldest position of a watch."""
     return kept_after(view.table(HOST_TABLE), shards)
 
 

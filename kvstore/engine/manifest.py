@@ -1,7 +1,7 @@
-"""What a store was created as: fixed for its life, and the same in all its environments.
+"""The manifest: a store's identity and shape, fixed at creation and equal in all its environments.
 
-It is kept twice per environment: as a readable side file, so that the format is known before LMDB
-opens anything, and as a record, from which a damaged side file is written again.
+Each environment holds two copies: a readable side file, so that the format is known before LMDB
+opens anything, and a record, from which a damaged side file is written again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ LMDB_FORMAT = "0.9"
 
 
 class RegionIdentity(msgspec.Struct, frozen=True):
-    """Of a region's store: its name, those of all regions, sorted, and what the world they make is called."""
+    """The identity of a region: its name, the sorted names of all regions, and the name of their world."""
 
     name: str
     names: tuple[str, ...]
@@ -29,7 +29,7 @@ class RegionIdentity(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """The store's identity and shape. ``region``: None for a store that stands alone."""
+    """The store's identity and shape. ``region`` is None for a store outside a world."""
 
     format: int = FORMAT
     lmdb: str = LMDB_FORMAT
@@ -41,7 +41,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     region: RegionIdentity | None = None
 
     def check_shape(self, path: str, **wanted: int | None) -> None:
-        """Raise ``WrongShape`` for the first argument that is given and differs."""
+        """Raise ``WrongShape`` for the first argument that is not None and differs from the manifest."""
         for name, value in wanted.items():
             found = getattr(self, name)
             if value is not None and value != found:

@@ -1,4 +1,4 @@
-"""The stores that are open in this process: one opening of a folder, closed at exit, refused after a fork."""
+"""The stores open in this process: a folder is opened once, closed at exit, and refused after a fork."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from kvstore.errors import AlreadyOpen, Forked
 
 
 class OpenStore(Protocol):
-    """What the registry needs of a store."""
+    """A store as the registry sees it."""
 
     on_closed: Callable[[], object] | None
 
     def close(self) -> None: ...
 
     def forget(self) -> None:
-        """Give up everything, in a forked child: it belongs to the parent."""
+        """Abandon all resources in a forked child, where they belong to the parent."""
 
 
 _open_stores: dict[tuple[int, int], OpenStore] = {}
 """Open stores by device and inode of their folder: LMDB must not open a file twice in one process."""
 _living: weakref.WeakSet[OpenStore] = weakref.WeakSet()
-"""All open stores, those in memory included."""
+"""All open stores, in-memory stores included."""
 _inherited: dict[tuple[int, int], int] = {}
-"""In a forked child: the folders of the stores that its parent had open, and the parent's pid."""
+"""Folders of the stores that were open in the parent of this forked child, with the parent's pid."""
 _registering = threading.RLock()
 
 

@@ -1,4 +1,4 @@
-"""How a store is opened, and the shape it gets when it is created."""
+"""Options of an opening, and the default shape of a new store."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ IDEMPOTENCY_DAYS_DEFAULT = 7
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How a store is opened. ``None`` for a shape means: as stored, or the default when created."""
+    """Options of an opening. A shape of ``None`` means the stored shape, or the default for a new store."""
 
     shards: int | None = None
     replicas: int | None = None
@@ -28,4 +28,4 @@ class Options:
     watch_retention: int = 64 << 20
     region: RegionIdentity | None = None
     owner: Callable[[int, int | None], Owns]
-    """Given the number of shards and the placement, what says which key belongs to which shard."""
+    """Maker of the test whether a shard owns a key, from the number of shards and the placement."""

@@ -1,4 +1,4 @@
-"""What a caller asks of the cluster, and what becomes of it."""
+"""A caller's request to the cluster, and its outcome."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kvstore.types import RequestId, Timestamp
 
 
 class Conclusion(NamedTuple):
-    """The end of a general transaction: the request's writes commit its preliminary, or it is aborted."""
+    """How a general transaction ends: its preliminary is committed with the request's writes, or aborted."""
 
     preliminary: RequestId
     commits: bool
@@ -25,11 +25,11 @@ class ClientRequest(msgspec.Struct, frozen=True):
     """One request, as its caller made it.
 
     Attributes:
-        operations: by shard; of a general transaction, those of its preliminary.
+        operations: operations by shard; for a general transaction, the operations of its preliminary.
         size: bytes of keys and values.
         weight: number of operations.
         second_half: what a general transaction does once its locks are held.
-        conclusion: which preliminary this request ends, and how.
+        conclusion: the preliminary that this request ends, and how.
         after: the latest timestamp in an import (contracts D1); 0 for every other request.
     """
 
@@ -44,30 +44,30 @@ class ClientRequest(msgspec.Struct, frozen=True):
 
 
 class PendingRequest:
-    """A request that was queued, and then its answer or its error."""
+    """A request on its way through the queue and the cluster, and its answer or error."""
 
     __slots__ = ("answer", "completion", "done", "error", "number", "on_done", "request", "sent", "wake")
 
     def __init__(
         self, request: ClientRequest, completion: Callable[[PendingRequest], None] | None = None
     ) -> None:
-        """``completion`` is called on the thread of the futures once the request is done."""
+        """``completion`` is called on the thread that completes futures, once the request is done."""
         self.request = request
         self.completion = completion
         self.number: RequestId | None = None
-        """The id that the client gave the request; None before it was sent."""
+        """Id that the client gave the request; None until the request is sent."""
         self.answer: Answer | None = None
         self.error: BaseException | None = None
         self.sent = False
-        """Whether the request left the queue: it is answered, or waits for locks until it is done."""
+        """Whether the request has left the queue; from then on it is answered or waits for locks."""
         self.done = False
         self.on_done: Callable[[], None] | None = None
-        """Called on the leader's thread when the request is done."""
+        """Callback for the end of the request, called on the leader's thread."""
         self.wake: threading.Lock | None = None
-        """Held while the caller sleeps; released to wake it."""
+        """Lock that is held while the caller sleeps, and released to wake the caller."""
 
     def finish(self) -> None:
-        """Mark the request done; the caller is still to be woken."""
+        """Mark the request done, without waking its caller."""
         self.done = True
         if self.on_done is not None:
             self.on_done()

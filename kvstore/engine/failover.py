@@ -1,24 +1,24 @@
-"""Going on under another learner while the store runs (contracts A2, A4; Eris, SOSP 2017, section 6.4).
+"""Failover: changing the learner while the store runs (contracts A2, A4; Eris, SOSP 2017, section 6.4).
 
-When the learner's environment fails, the driver sees it, so no timer has to suspect anything. Between two
-groups, with the threads of the followers ended:
+The driver sees the failure of the learner's environment, so no timer has to suspect it. Between two
+groups, with the followers' threads ended:
 
-    1. The first view above the present one whose learner lives is joined there, for all shards at once: they
-       share a host, and a host waits as one.
-    2. The messages of the protocol's own view change are carried between the living hosts, each round a
-       commit on every host that got any, until nothing is under way. The new learner executes what it had
-       only logged, and its replies are kept for the client.
-    3. The others say once more what they hold of transactions that wait: their word for it was given in the
-       old view, and a client counts replies of one view together.
-    4. The coordinator's record with the new view goes into every living environment, so that processes which
-       only read find the new learner, and the next opening does (contracts B1, B2).
+    1. The living host that is the learner of the lowest possible view above the present one joins that
+        view, for all shards at once: the shards share a host, and a host waits as one.
+    2. The messages of the protocol's view change are carried between the living hosts, each round a commit
+        on every host with messages, until none are left. The new learner executes what it had only
+        logged, and its replies are kept for the client.
+    3. The other hosts acknowledge the waiting transactions again: their earlier acknowledgements belong
+        to the old view, and a client counts replies of one view together.
+    4. The coordinator's record with the new view is saved in every living environment, so that read-only
+        processes and the next opening find the new learner (contracts B1, B2).
 
-A host that fails in this is lost as well. While a majority lives it begins again with the next view;
-nothing is decided by less.
+A host that fails during these steps is lost as well. While a majority lives, the steps begin again with
+the next view; without a majority nothing is decided.
 
 INVARIANT
-    FAILOVER-1  Whatever the new learner shows was committed by a majority that the lost hosts are not
-        counted in: all who live had committed every slot before the first step.
+    FAILOVER-1  Everything the new learner shows was committed by a majority, not counting the lost hosts:
+        all living hosts had committed every slot before the first step.
 """
 
 from __future__ import annotations
@@ -40,20 +40,20 @@ Waiting = dict[ShardId, tuple[Slot, ...]]
 
 
 class Failover:
-    """One move of all views. ``living`` are the hosts that are left, all of them through every group."""
+    """One change of all views. ``living`` are the hosts that are left; each has finished every group."""
 
     def __init__(self, living: Iterable[Host], replicas: int, record: CoordinatorRecord) -> None:
         self.living: dict[int, Host] = {host.number: host for host in living}
         self.failures: dict[int, Exception] = {}
-        """Who else was lost in it, and why."""
+        """Errors of the hosts that were lost during the failover, by replica number."""
         self.replies: list[Send] = []
-        """What is for the client."""
+        """Replies for the client."""
         self.record = record
-        """The coordinator's record, of the new view when it is done."""
+        """The coordinator's record, with the new view once the failover is done."""
         self._replicas = replicas
 
     def run(self) -> None:
-        """Move. Raises ``Failed`` when no majority is left; then nobody may go on."""
+        """Change the learner. Raises ``Failed`` when no majority is left; the cluster must then stop."""
         view = self._change_view()
         while not self._keep_record(view):  # the new learner was lost in the last step
             view = self._change_view()
@@ -65,7 +65,7 @@ class Failover:
         return view
 
     def _next_view(self) -> ViewNumber:
-        """The first one above all that were joined whose learner lives."""
+        """Return the first view above all joined views whose learner lives."""
         self._require_majority()
         records = (replica.record for host in self.living.values() for replica in host.replicas)
         view = ViewNumber(1 + max(record.view for record in records))
@@ -78,7 +78,7 @@ class Failover:
             raise Failed(f"{len(self.living)} of {self._replicas} replicas are left, a majority is needed")
 
     def _begins(self, view: ViewNumber) -> bool:
-        """Steps 1 to 3; whether the view began, or its learner was lost."""
+        """Do steps 1 to 3; return whether the view began. False means that its learner was lost."""
         learner = view % self._replicas
         waiting = _waiting_at(self.living[learner])
         self._carry(self._on(learner, lambda host: _join(host, view)))
@@ -97,12 +97,12 @@ class Failover:
 
     def _lose_those_outside(self, view: ViewNumber) -> None:
         for number, host in list(self.living.items()):
-            host.timers.clear()  # nothing is lost between objects of one process
+            host.timers.clear()  # no message is lost between objects of one process
             if not _is_in(host, view):
                 self._lose(number, Failed(f"{host.environment.location} did not begin view {view}"))
 
     def _carry(self, sends: list[Send]) -> None:
-        """Step 2. What a host sends leaves it after its commit."""
+        """Do step 2. A host's sends leave after its commit."""
         while sends:
             inboxes = self._sort(sends)
             sends = []
@@ -110,7 +110,7 @@ class Failover:
                 sends += self._on(number, partial(Host.handle, inbox=inbox))
 
     def _sort(self, sends: list[Send]) -> dict[int, Inbox]:
-        """By host, what its replicas are sent; what the client is sent is kept."""
+        """Return the messages for replicas, by host; keep the replies for the client."""
         inboxes: dict[int, Inbox] = {}
         for send in sends:
             to, message = send.to, send.message
@@ -121,7 +121,7 @@ class Failover:
         return inboxes
 
     def _on(self, number: int, work: Callable[[Host], list[Send]]) -> list[Send]:
-        """Do this on a living host as one batch; return what it sends. A host that fails is lost."""
+        """Run ``work`` as one batch on a living host; return its sends. A host that fails is lost."""
         host = self.living.get(number)
         if host is None:
             return []
@@ -138,7 +138,7 @@ class Failover:
             environment.fail(error)
 
     def _keep_record(self, view: ViewNumber) -> bool:
-        """Step 4; whether the new learner is still there."""
+        """Do step 4; return whether the new learner is still alive."""
         record = self.record
         self.record = msgspec.structs.replace(record, counter=record.counter + 1, view=view)
         for number in sorted(self.living):
@@ -152,7 +152,7 @@ class Failover:
 
 
 def _one_batch(host: Host, work: Callable[[Host], list[Send]]) -> list[Send]:
-    """Synced, whatever the durability: views never go back (contracts B3)."""
+    """Run ``work`` as one batch and sync it whatever the durability: views never go back (contracts B3)."""
     host.begin()
     try:
         sends = work(host) + host.finish()
@@ -165,7 +165,7 @@ def _one_batch(host: Host, work: Callable[[Host], list[Send]]) -> list[Send]:
 
 
 def _join(host: Host, view: ViewNumber) -> list[Send]:
-    """Suspect the learner of each view up to this one."""
+    """Suspect the learners of all views before this one; return the sends."""
     sends: list[Send] = []
     for replica in host.replicas:
         for _ in range(replica.record.view, view):
@@ -174,7 +174,7 @@ def _join(host: Host, view: ViewNumber) -> list[Send]:
 
 
 def _waiting_at(host: Host) -> Waiting:
-    """What is not resolved there although it is stable, by shard."""
+    """Return the stable but unresolved slots of the host, by shard."""
     shards = (replica.address.shard for replica in host.replicas)
     return {shard: host.executor.waiting(shard) for shard in shards}
 

@@ -1,7 +1,7 @@
-"""Which of a store's environments have a vote when it is opened (contracts B2, B4).
+"""Opening a store's environments, and deciding which of them have a vote (contracts B2, B4).
 
-Every environment that can be opened is. One that is missing, empty, cut short or damaged has no
-vote until it is rebuilt; one of another store is moved aside, never overwritten.
+Every environment that can be opened is opened. A missing, empty, shortened or damaged environment has
+no vote until it is rebuilt; another store's environment is moved aside, never overwritten.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from kvstore.types import HostId
 
 
 class _Foreign(Exception):
-    """An environment of another store stands where one of this store should."""
+    """The place of a replica holds an environment of another store."""
 
 
 @dataclass
 class OpenReplicas:
-    """The environments with a vote, as hosts, and what was found of the others."""
+    """The environments with a vote, as hosts, and the reasons why the others have none."""
 
     directory: StoreDirectory
     options: Options
     manifest: Manifest
     hosts: dict[int, Host] = field(default_factory=dict)
     lost: dict[int, Damage] = field(default_factory=dict)
-    """Replicas without a vote, and why."""
+    """Damage of each replica that has no vote, by replica number."""
     repaired: list[str] = field(default_factory=list)
     foreign: list[int] = field(default_factory=list)
 
@@ -54,7 +54,7 @@ class OpenReplicas:
             raise
 
     def host(self, number: int, environment: Environment) -> Host:
-        """A replica's roles over its environment."""
+        """Return a new host: the roles of one replica of every shard, over this environment."""
         return Host(
             HostId(number),
             environment,
@@ -79,16 +79,16 @@ class OpenReplicas:
             self.repaired.append(f"replica {number}: its manifest was damaged and is written again")
 
     def lose(self, number: int, why: Damage) -> None:
-        """Take a replica's vote away; its environment is closed."""
+        """Remove a replica's vote and close its environment."""
         host = self.hosts.pop(number, None)
         if host is not None:
             host.environment.close()
         self.lost[number] = why
 
     def require_majority(self) -> None:
-        """Raise ``Corrupt`` naming what is wrong with each replica unless a majority is whole.
+        """Raise ``Corrupt``, with the damage of each replica, unless a majority is whole.
 
-        A disk that is full is no damage: that is ``DiskFull``.
+        A full disk is not damage: it raises ``DiskFull``. A single replica raises its own error.
         """
         replicas, whole = self.manifest.replicas, len(self.hosts)
         if 2 * whole > replicas:
@@ -101,7 +101,7 @@ class OpenReplicas:
         raise Corrupt(f"{message}: {reasons}", record=self.directory.path)
 
     def move_foreign_aside(self) -> None:
-        """Make room for replicas whose places another store's environments have; those are kept."""
+        """Rename environments of other stores that are in the places of this store's replicas."""
         for number in self.foreign:
             location = f"{self.directory.path}: replica {number}"
             kept = self.directory.move_aside(number)
@@ -109,15 +109,15 @@ class OpenReplicas:
             self.lost[number] = Corrupt(message, record=location)
 
     def close(self) -> None:
-        """Give up the opening: what its batches wrote so far is forgotten."""
-        with ExitStack() as closing:  # whatever fails, the rest is closed all the same
+        """Abort the batches of a failed opening and close all environments."""
+        with ExitStack() as closing:  # a failure does not keep the rest from being closed
             for host in self.hosts.values():
                 closing.callback(host.environment.close)
                 host.abort()
 
 
 def create(directory: StoreDirectory, options: Options) -> None:
-    """Make the environments of a new store. A crash in the middle leaves nothing that is opened."""
+    """Create the environments of a new store. What a crash leaves half-made is never opened."""
     manifest = Manifest(
         uuid=str(uuid.uuid4()),
         shards=SHARDS_DEFAULT if options.shards is None else options.shards,
@@ -177,13 +177,16 @@ def open_replicas(directory: StoreDirectory, options: Options) -> OpenReplicas:
 
 
 def _check_region(directory: StoreDirectory, manifest: Manifest, options: Options) -> None:
-    """A region's keys hold records, and its log is others' to read: it is written as that region only."""
+    """Raise ``WrongShape`` unless the store is opened as the region, or standalone store, that it is.
+
+    A region's keys hold cells, and other regions read its log, so only that region may write it.
+    """
     found, wanted = manifest.region, options.region
     if found == wanted:
         return
     if found is None:
         message, hint = (
-            f"{directory.path} is a store that stands alone, no region",
+            f"{directory.path} is a standalone store, not a region",
             "open it with kvstore.open",
         )
     elif wanted is None:
@@ -191,7 +194,7 @@ def _check_region(directory: StoreDirectory, manifest: Manifest, options: Option
         hint = "open it with kvstore.Geo or kvstore.open_region, or with readonly=True"
     else:
         message = f"{directory.path} is the region {found.name!r} of {', '.join(found.names)}"
-        hint = f"it was to be opened as {wanted.name!r} of {', '.join(wanted.names)}"
+        hint = f"the call asked for region {wanted.name!r} of {', '.join(wanted.names)}"
     raise WrongShape(message, hint=hint, path=directory.path, name="region", found=found, expected=wanted)
 
 
@@ -202,7 +205,7 @@ def _refuse_foreign(found: OpenReplicas, number: int) -> None:
 
 
 def find_manifest(directory: StoreDirectory) -> Manifest:
-    """The manifest most environments agree on. Raises ``WrongFormat``, ``NotAStore``, ``Corrupt``."""
+    """Return the manifest that most environments hold. Raises ``WrongFormat``, ``NotAStore``, ``Corrupt``."""
     numbers = directory.numbers()
     counts = Counter(filter(None, map(directory.manifest, numbers)))
     if counts:
@@ -217,7 +220,7 @@ def find_manifest(directory: StoreDirectory) -> Manifest:
 
 
 def stored_manifest(environment: Environment) -> Manifest | None:
-    """The copy of the manifest that lies in the environment itself."""
+    """Return the environment's own copy of the manifest, or None."""
     view = environment.view()
     try:
         stored = view.table(HOST_TABLE).get(MANIFEST_KEY)

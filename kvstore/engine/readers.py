@@ -1,10 +1,10 @@
 """Reading the learner's last commit from any thread, without a round (contracts A3).
 
-Closing an LMDB environment while another thread reads in it would end the process, so ``close`` waits
-until no read is under way and lets none begin.
+Closing an LMDB environment while another thread reads it would crash the process, so ``close`` refuses
+new reads and waits until no read is under way.
 
-The learner's environment may fail while it is read. A read that begins then waits for what comes of it:
-another replica takes over and it reads there, or reads are refused.
+The learner's environment may fail while it is read. A read that begins then waits until another replica
+takes over and reads there, or until reads are refused.
 """
 
 from __future__ import annotations
@@ -22,37 +22,37 @@ from kvstore.ports import CommitView, Environment
 
 EXPIRED = "expired"
 TAKES_OVER_S = 60.0
-"""So long a read waits for another replica to take over. It takes some commits of the others."""
+"""Longest wait of a read for another replica to take over, in seconds; a failover takes a few commits."""
 READERS_MAX = 1000
-"""Reads and snapshots open at once; LMDB's own table has some more places for other processes."""
+"""Most read transactions open at once; LMDB's reader table has further places for other processes."""
 
 
 T = TypeVar("T")
 
 
 class Readers:
-    """Who reads one environment at this moment, and the cuts that are open on it.
+    """The reads under way in one environment, and its open read transactions.
 
-    A read marks itself in ``_active`` before it looks whether it may, and unmarks itself in a
-    ``finally``: so a close at the same moment does not miss it. An interrupt between ``reading`` and
-    its block leaves a mark that lives as long as the traceback, so nobody waits for his own marks.
+    A read marks itself in ``_active`` before it checks whether reads are refused, and removes its mark in
+    a ``finally``, so a concurrent close does not miss it. An interrupt between ``reading`` and its block
+    leaves a mark that lives as long as the traceback, so a closing thread ignores its own marks.
     """
 
     def __init__(self, environment: Environment, renew: Callable[[], None] | None = None) -> None:
-        """``renew`` is called before each read, and may ``replace`` the environment."""
+        """``renew`` is called before each read, and may call ``replace``."""
         self.environment = environment
         self._renew = renew
         self._active: dict[object, int] = {}
-        """Marks, and whose they are: thread idents."""
+        """Marks of the reads under way, with the ident of each read's thread."""
         self._refusal: Callable[[], Error] | None = None
         self._transactions: weakref.WeakSet[ReadTransaction] = weakref.WeakSet()
         self._transactions_lock = threading.Lock()
         self._next_expiry = float("inf")
         self._retired: dict[Environment, set[object]] = {}
-        """Environments that were replaced, and the marks of reads that may still be in them."""
+        """Replaced environments, with the marks of reads that may still use them."""
 
     def get(self, table: bytes, key: bytes) -> bytes | None:
-        """One record of the last commit."""
+        """Return one record of the last commit, or None."""
         if self._renew is not None:
             self._renew()
         mark = object()
@@ -70,7 +70,7 @@ class Readers:
 
     @contextmanager
     def reading(self) -> Iterator[Environment]:
-        """Keep the environment open for the length of the block. Raises what ``refuse`` was told."""
+        """Keep the environment open for the length of the block. Raises the error given to ``refuse``."""
         if self._renew is not None:
             self._renew()
         mark = object()
@@ -82,7 +82,7 @@ class Readers:
             self._active.pop(mark, None)
 
     def _where_it_goes_on(self, begin: Callable[[Environment], T]) -> T:
-        """Begin a read; where the environment fails, do so in the one that takes its place."""
+        """Begin a read; if the environment has failed, begin it in the environment that takes over."""
         while True:
             environment = self.environment
             try:
@@ -100,7 +100,7 @@ class Readers:
 
     @contextmanager
     def viewing(self) -> Iterator[CommitView]:
-        """A view of the last commit, for the length of the block."""
+        """Open a view of the last commit for the length of the block."""
         with self.reading():
             view = self._where_it_goes_on(lambda environment: environment.view())
             try:
@@ -109,23 +109,23 @@ class Readers:
                 view.close()
 
     def record_count(self) -> int:
-        """Records in the environment, of every kind."""
+        """Return the number of records of every kind in the environment."""
         with self.viewing() as view:
             return view.record_count()
 
     def check(self) -> None:
-        """Raise what a read would raise that does not even begin."""
+        """Raise the error that refuses reads, if they are refused."""
         refuse_nested()
         if self._refusal is not None:
             raise self._refusal()
 
     def replace(self, environment: Environment) -> None:
-        """Read this one from now on; the old one goes when nobody reads in it any more."""
+        """Read from this environment, and retire the old one."""
         old, self.environment = self.environment, environment
         self.retire(old)
 
     def retire(self, environment: Environment) -> None:
-        """Close it when nobody who reads now reads any more."""
+        """Close the environment when all reads that may use it have ended."""
         self._retired[environment] = set(self._active)
         self._close_retired()
 
@@ -134,18 +134,18 @@ class Readers:
             with self._transactions_lock:
                 in_use = any(transaction.environment is environment for transaction in self._transactions)
             idle = not in_use and marks.isdisjoint(list(self._active))
-            if idle and self._retired.pop(environment, None) is not None:  # one of us closes it
+            if idle and self._retired.pop(environment, None) is not None:  # one thread only closes it
                 _end(environment)
 
     def refuse(self, error: Callable[[], Error]) -> None:
-        """From now on every new read raises this."""
+        """Raise this error from every new read."""
         self._refusal = error
 
     def begin(self, lifetime: float) -> ReadTransaction:
-        """A view of the last commit, for at most ``lifetime`` seconds.
+        """Open a read transaction on the last commit, for at most ``lifetime`` seconds.
 
-        It counts as long as it is open and somebody has it: one that was lost to an interrupt, too, is
-        gone with its last reference.
+        The transaction counts towards ``READERS_MAX`` until it is closed or its last reference is gone, as
+        after an interrupt. Raises ``LimitExceeded`` when ``READERS_MAX`` are open.
         """
         with self.reading():
             if len(self._transactions) >= READERS_MAX:
@@ -160,14 +160,14 @@ class Readers:
             return transaction
 
     def over(self, transaction: ReadTransaction) -> None:
-        """The cut was closed; it counts no more."""
+        """Remove a read transaction that was closed."""
         with self._transactions_lock:
             self._transactions.discard(transaction)
         if self._retired:
             self._close_retired()
 
     def expire(self) -> None:
-        """Close the cuts that are too old, even if nobody uses them: they pin the file's pages."""
+        """Close read transactions that have expired, used or not: they pin the file's pages."""
         if self._retired:
             self._close_retired()
         now = time.monotonic_ns()
@@ -185,10 +185,10 @@ class Readers:
             return list(self._transactions)
 
     def forget(self) -> None:
-        """In a forked child: never touch the parent's views again, not even to free them.
+        """Abandon the parent's views in a forked child, without freeing them.
 
-        Ending a view would give its place in LMDB's shared reader table to somebody else, so the
-        views are kept alive past the end of the child.
+        Ending a view would free the parent's place in LMDB's shared reader table, so the views are kept
+        alive past the end of the child.
         """
         for transaction in list(self._transactions):
             transaction.forget()
@@ -199,14 +199,14 @@ class Readers:
 
     @property
     def oldest_age(self) -> int:
-        """Nanoseconds; 0 when no cut is open."""
+        """Age of the oldest read transaction in nanoseconds; 0 when none is open."""
         return max((transaction.age for transaction in self._open_transactions()), default=0)
 
     def close(self) -> None:
         """End all read transactions with ``Closed``, wait until no read is under way, and let none begin."""
         self.refuse(lambda: Closed("the database was closed"))
         while True:
-            # Looked at first: whoever is active may still add a cut.
+            # Checked first: an active read may still add a read transaction.
             unwatched = set(self._active.values()) <= {threading.get_ident()}
             for transaction in self._open_transactions():
                 transaction.close("the database was closed")
@@ -217,7 +217,7 @@ class Readers:
 
 
 def _end(environment: Environment) -> None:
-    """Close what was replaced: another file stands in its place, or it failed and keeps its mark of that."""
+    """Close an environment that was replaced: by another file, or because it failed and stays unclean."""
     if environment.failure is None:
         environment.retire()
     else:
@@ -225,14 +225,14 @@ def _end(environment: Environment) -> None:
 
 
 def keep_for_ever(thing: object) -> None:
-    """Never let this be freed, not even when the interpreter ends."""
-    import ctypes  # only a forked child that inherited an open store comes here
+    """Keep an object from being freed, even when the interpreter ends."""
+    import ctypes  # needed only in a forked child with an inherited open store
 
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
 
 
 class ReadTransaction:
-    """One commit held open. Its lock keeps two threads, and its end, from meeting in the view."""
+    """One commit held open. A lock keeps two threads from using the view, or one from closing it in use."""
 
     def __init__(self, readers: Readers, environment: Environment, lifetime: float) -> None:
         self.environment = environment
@@ -243,7 +243,7 @@ class ReadTransaction:
         self._taken = time.monotonic_ns()
         self.expiry = self._taken + lifetime * 1e9
         self.ended = ""
-        """Why it can no longer be read; empty while it can."""
+        """Reason why the transaction can no longer be read; empty while it can."""
 
     def get(self, table: bytes, key: bytes) -> bytes | None:
         with self._lock:
@@ -263,7 +263,7 @@ class ReadTransaction:
         return self._view
 
     def check(self) -> None:
-        """Raise ``SnapshotExpired`` or ``Closed`` when it has ended."""
+        """Raise ``SnapshotExpired`` or ``Closed`` if the transaction has ended."""
         if self.ended == EXPIRED:
             message = f"the snapshot is older than {self._lifetime} s"
             raise SnapshotExpired(message, age=self.age, lifetime=int(self._lifetime * 1e9))
@@ -271,7 +271,7 @@ class ReadTransaction:
             raise Closed(self.ended)
 
     def expire(self, now: int) -> None:
-        """Close it if it is too old and not in use at this moment."""
+        """Close the transaction if it has expired and is not in use at this moment."""
         if now >= self.expiry and self._lock.acquire(blocking=False):
             try:
                 self._end(EXPIRED)
@@ -290,12 +290,12 @@ class ReadTransaction:
         self._readers.over(self)
 
     def forget(self) -> None:
-        """In a forked child: the view belongs to the parent."""
+        """End the transaction in a forked child, where the view belongs to the parent."""
         view, self._view = self._view, None
         self.ended = "the snapshot was taken before the fork"
         keep_for_ever(view)
 
     @property
     def age(self) -> int:
-        """Nanoseconds since it was taken."""
+        """Nanoseconds since the transaction was opened."""
         return time.monotonic_ns() - self._taken

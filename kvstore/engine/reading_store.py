@@ -1,4 +1,4 @@
-"""A store that is opened to be read only, beside a process that may be writing it."""
+"""A read-only store, beside a process that may be writing it."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from kvstore.types import ShardId
 
 LOOKS_AT_LEARNER, LOOK_AGAIN_S = 50, 0.02
 LOOK_AT_VIEWS_S = 0.05
-"""Who only reads looks so often whether another replica is the learner now."""
+"""Seconds between two checks of a read-only store for a new learner."""
 NO_RECORD = CoordinatorRecord()
 
 
 class ReadingStore(Store):
-    """A store opened to be read only: no lock, no epoch, no cluster."""
+    """A store opened read-only: without lock, epoch and cluster."""
 
     def __init__(self, directory: StoreDirectory) -> None:
         super().__init__(directory)
         directory.prepare(create=False, readonly=True)
         self.manifest = find_manifest(directory)
         if self.manifest.region is not None:
-            import_module("kvstore.execution.crdt.cells")  # so that records of a region can be decoded
+            import_module("kvstore.execution.crdt.cells")  # registers the decoding of a region's cells
         self.commits_seen = CommitSignal(announced=False)
         self.environments = {}
         self.damage: dict[int, Damage] = {}
@@ -47,15 +47,14 @@ class ReadingStore(Store):
             raise
         self._learner = self.record.view % self.manifest.replicas
         self._files = {number: directory.file_identity(number) for number in self.environments}
-        """Which file of each replica was looked at last."""
+        """Identity of the file last examined, by replica number."""
         self._next_look = 0.0
         self._renewing = threading.Lock()
         self.readers = Readers(self.environments[self._learner], self._renew)
         self.idempotency = Idempotency(self.readers)
 
     def _renew(self) -> None:
-        """Open the learner's file again when another was put in its place, by a compaction; and look now
-        and then whether the views moved."""
+        """Reopen the learner's file if a compaction has replaced it; check now and then for a new view."""
         if self.forked:
             return  # a thread of the parent may have held the lock
         with suppress(OSError):
@@ -76,10 +75,10 @@ class ReadingStore(Store):
             if found == self._files.get(number):
                 return
             if old is None:
-                self._files[number] = found  # one that is damaged is not examined again and again
+                self._files[number] = found  # a damaged file is not examined again
             environment = self._open(number)
         except (OSError, Damage):
-            return  # it is just being replaced: the old one shows what it was until then
+            return  # the file is being replaced; keep reading the old one until the new one can be opened
         self._files[number] = found
         self.environments[number] = environment
         if number == self._learner:
@@ -88,7 +87,7 @@ class ReadingStore(Store):
             self.readers.retire(old)
 
     def _follow_view(self) -> None:
-        """Read where the learner of the newest record is, as soon as it began that view."""
+        """Read from the learner of the newest record, once that learner has begun its view."""
         newest = self.record
         for environment in self.environments.values():
             with suppress(Damage):
@@ -98,7 +97,7 @@ class ReadingStore(Store):
             self.record = newest
         elif learner in self.environments and _began(self.environments[learner], newest):
             self.record, self._learner = newest, learner
-            self.readers.environment = self.environments[learner]  # it may be the old one again some day
+            self.readers.environment = self.environments[learner]  # replace() would close it
 
     def _open_environments(self) -> None:
         for number in self.directory.numbers():
@@ -126,9 +125,9 @@ class ReadingStore(Store):
         return self.directory.open_environment(number, durability="commit", readonly=True, check=False)
 
     def _find_learner(self) -> int:
-        """The learner of the newest record. One whose own record is older shows an older state.
+        """Return the learner of the newest record, if its own record is as new; otherwise its state is older.
 
-        A writer that is opening the store passes that moment too, so it is looked at for a while.
+        While a writer opens the store the learner's record is older for a moment, so try for a while.
         """
         for _ in range(LOOKS_AT_LEARNER):
             records = {number: _record_in(found) for number, found in self.environments.items()}
@@ -139,7 +138,9 @@ class ReadingStore(Store):
             time.sleep(LOOK_AGAIN_S)
         stale = self.environments.pop(learner)
         stale.close()
-        self.damage[learner] = Corrupt(f"{stale.location} is older than the others", record=stale.location)
+        self.damage[learner] = Corrupt(
+            f"{stale.location} is older than the other replicas", record=stale.location
+        )
         return learner
 
     def _close(self) -> None:
@@ -162,7 +163,7 @@ def _age(record: CoordinatorRecord) -> tuple[int, int]:
 
 
 def _began(environment: Environment, record: CoordinatorRecord) -> bool:
-    """Whether its replicas are in the view of this record; before that they may show an older state."""
-    stored = environment.read(HOST_TABLE, record_key(ShardId(0)))  # all shards of a host begin it at once
+    """Return whether the environment's replicas are in this record's view; before, their state may be old."""
+    stored = environment.read(HOST_TABLE, record_key(ShardId(0)))  # all shards of a host begin a view at once
     shard = ShardRecord() if stored is None else decode_shard(stored)
     return (shard.last_normal_epoch, shard.normal_view) == (record.last_started, record.view)

@@ -1,17 +1,17 @@
-"""Opening a store is an epoch change (contracts B1, B2).
+"""Recovery: opening a store is an epoch change (contracts B1, B2).
 
-    1. Every environment that can be opened is (``open_replicas.py``); a majority must be whole.
-    2. The newest coordinator record counts. A START-EPOCH that it saved, but that a crash kept from
-       some replicas, is delivered to them first.
-    3. A new epoch. Its number is kept by a majority before anything is written under it, or an opening
-       that reached one environment only could give the same number another meaning. Then every replica
-       shows what is not known to be at a quorum, the coordinator combines it, and every replica begins
-       with the same log. So what a crash left on one replica or one shard and not on another is
-       completed or dropped, the same everywhere.
+    1. Every environment that can be opened is opened (``open_replicas.py``); a majority must be whole.
+    2. The newest coordinator record is chosen. If a crash kept its saved START-EPOCH from some replicas,
+        the message is delivered to these replicas first.
+    3. A new epoch begins. A majority saves its number before anything is written under it; otherwise an
+        opening that reached one environment only could give that number a second meaning. Then every
+        replica reports what is not known to be at a quorum, the coordinator combines the reports, and
+        all replicas of a shard begin with one log. So a transaction that a crash left on some replicas
+        or shards only is completed on all of them, or dropped on all of them.
     4. Environments without a vote are rebuilt from the learner.
 
-With one environment all of it is one commit. With several, START-EPOCH is saved by a commit of its own
-when it completes somebody's log; otherwise there is nothing to save before it is adopted.
+With one environment the whole recovery is one commit. With several, START-EPOCH is saved by a commit of
+its own if it completes a replica's log; otherwise there is nothing to save before it is adopted.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from kvstore.errors import Corrupt, Damage, Failed, OutcomeUnknown
 from kvstore.types import Epoch, ShardId, Slot
 
 COMPLETED_MAX = 10_000
-"""Slots a replica may be behind and still be completed from the others' logs."""
+"""Most slots that a replica may be behind and still be completed from the others' logs."""
 
 
 @dataclass
 class Opened:
-    """A store in a new epoch, all its replicas whole."""
+    """A store in a new epoch, with the hosts that began it."""
 
     directory: StoreDirectory
     found: OpenReplicas
@@ -50,16 +50,16 @@ class Opened:
 
     @property
     def learner(self) -> Host:
-        """The host of the designated learner of every shard (contracts A2)."""
+        """The host of every shard's designated learner (contracts A2)."""
         return self.hosts[self.record.view % self.found.manifest.replicas]
 
 
 def open_for_writing(directory: StoreDirectory, options: Options) -> Opened:
-    """Lock, open, repair, and begin a new epoch. On any error all is closed and unlocked again.
+    """Lock, open and repair the store, and begin a new epoch. On any error, close and unlock the store.
 
     Raises:
-        NoParent, NotAStore, WrongFormat, WrongShape, Locked: nothing was changed. What the system
-            itself refuses (a name too long, no permission) is ``NotAStore`` too.
+        NoParent, NotAStore, WrongFormat, WrongShape, Locked: nothing was changed. A path that the system
+        refuses (a name too long, no permission) raises ``NotAStore`` too.
         Corrupt: fewer than a majority of the environments are whole.
         DiskFull: there is no room for the commit of the new epoch.
     """
@@ -86,7 +86,7 @@ def _start(directory: StoreDirectory, found: OpenReplicas) -> Opened:
     record = _finish_last_start(found)
     _lose_those_behind(found, record.last_started)
     learner = None
-    while learner not in found.hosts:  # again, if the learner chosen could not begin the epoch
+    while learner not in found.hosts:  # again, if the chosen learner could not begin the epoch
         record = _change_epoch(found, record)
         _lose_those_behind(found, record.last_started)
         learner = record.view % found.manifest.replicas
@@ -96,7 +96,7 @@ def _start(directory: StoreDirectory, found: OpenReplicas) -> Opened:
 
 
 def _lose_those_behind(found: OpenReplicas, started: Epoch) -> None:
-    """A replica that could not begin the last epoch lacks what a quorum holds: it has no vote."""
+    """Remove the vote of replicas that did not begin the last epoch: they lack what a quorum holds."""
     for number, host in list(found.hosts.items()):
         if any(replica.record.last_normal_epoch != started for replica in host.replicas):
             location = host.environment.location
@@ -105,13 +105,13 @@ def _lose_those_behind(found: OpenReplicas, started: Epoch) -> None:
 
 
 def _finish_last_start(found: OpenReplicas) -> CoordinatorRecord:
-    """Deliver a saved START-EPOCH to replicas that a crash kept it from (step 2)."""
+    """Deliver a saved START-EPOCH to the replicas that a crash kept it from (step 2); return the record."""
     records = []
     for host in found.hosts.values():
         host.begin()
         records.append(host.coordinator_record())
         host.abort()
-    # The one that knows of the last start; a higher number that was only promised started nothing.
+    # The record with the last started epoch; a higher number that was only promised started nothing.
     newest = max(records, key=lambda record: (record.last_started, record.epoch, record.counter))
     newest = msgspec.structs.replace(newest, epoch=max(record.epoch for record in records))
     _each(found, lambda host: _deliver_saved(host, newest))
@@ -137,7 +137,7 @@ def _finish(host: Host, record: CoordinatorRecord, messages: Iterable[StartEpoch
 
 
 def _change_epoch(found: OpenReplicas, newest: CoordinatorRecord) -> CoordinatorRecord:
-    """Step 3, by the protocol's own roles; returns the record of the epoch that began."""
+    """Do step 3 with the protocol's own roles; return the record of the new epoch."""
     hosts = found.hosts
     epoch = Epoch(1 + max(newest.epoch, *_epochs(hosts.values())))
     if found.manifest.replicas > 1:
@@ -177,9 +177,9 @@ def _messages_to(host: Host, asked: list[Effect]) -> Iterator[tuple[ShardId, Epo
 
 
 def _ends_of_those_behind(found: OpenReplicas) -> dict[ShardId, Slot]:
-    """Where the shortest log of each shard ends that the longer ones can still complete.
+    """Return, by shard, the last slot of the shortest log that the longer logs are to complete.
 
-    One that is far behind is cheaper to rebuild, unless there is no majority without it.
+    A replica that is far behind is cheaper to rebuild, unless there is no majority without it.
     """
     ends: dict[ShardId, Slot] = {}
     majority = found.manifest.replicas // 2 + 1
@@ -191,7 +191,7 @@ def _ends_of_those_behind(found: OpenReplicas) -> dict[ShardId, Slot]:
 
 
 def _each(found: OpenReplicas, commit: Callable[[Host], None]) -> None:
-    """Commit on every host; one whose disk refuses loses its vote, as long as a majority is left."""
+    """Commit on every host; remove the vote of a host whose disk fails, while a majority is left."""
     for number, host in list(found.hosts.items()):
         try:
             commit(host)
@@ -208,14 +208,14 @@ def _epochs(hosts: Iterable[Host]) -> list[Epoch]:
 
 
 def _rebuild_lost(opened: Opened) -> None:
-    """Step 4: a copy of the learner's last commit, put in place by a rename."""
+    """Do step 4: rename a copy of the learner's last commit into each lost replica's place."""
     found, source = opened.found, opened.learner
     for number, why in sorted(found.lost.items()):
         try:
             opened.directory.rebuild(number, source.environment, found.manifest)
             found.hosts[number] = found.open_replica(number)
         except (OSError, Damage) as error:
-            # The store has its majority and goes on without this one until the next opening.
+            # The store has its majority and continues without this replica until the next opening.
             found.repaired.append(f"replica {number}: {why.args[0]}; not rebuilt: {error}")
         else:
             del found.lost[number]

@@ -1,4 +1,4 @@
-"""A store that is open in this process: reading, group commit, syncing, forking, closing."""
+"""An open store: reading, group commit, syncing, forking, closing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _log = logging.getLogger("kvstore")
 
 
 class Store:
-    """An open store: what its database, its snapshots and its watches share."""
+    """An open store, which its database, snapshots and watches share."""
 
     readers: Readers
     manifest: Manifest
@@ -45,12 +45,12 @@ class Store:
         self.forked = False
         self.repaired: list[str] = []
         self.on_closed: Callable[[], object] | None = None
-        """Called when the store is closed: the folder may be opened again in this process."""
+        """Callback for the end of the store; afterwards its folder may be opened again in this process."""
         self._closing = threading.Lock()
         self._closed = False
 
     def close(self) -> None:
-        """Close once; a second time, or in a forked child, does nothing."""
+        """Close the store. Does nothing the second time, or in a forked child."""
         refuse_nested()
         with uninterrupted():
             with self._closing:
@@ -67,7 +67,7 @@ class Store:
         raise NotImplementedError
 
     def forget(self) -> None:
-        """In a forked child: everything inherited belongs to the parent."""
+        """Abandon everything inherited in a forked child, where it belongs to the parent."""
         self.forked = True
         path, pid = self.directory.path, os.getppid()
 
@@ -84,13 +84,13 @@ class Store:
         self.readers.refuse(error)
 
     def run(self, pending: PendingRequest, deadline: float | None = None) -> bool:
-        """Return when the request is done, and raise its error; ``GroupCommit.run`` says more."""
+        """Raise ``ReadOnly``. A store opened for writing replaces this method by ``GroupCommit.run``."""
         message = f"{self.directory.path} was opened with readonly=True"
         raise ReadOnly(message, path=self.directory.path)
 
 
 class WritingStore(Store):
-    """A store opened for writing: one epoch, from this opening to the next."""
+    """A store opened for writing: one epoch, which lasts until the next opening."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class WritingStore(Store):
         self.readers = Readers(opened.learner.environment)
         self.commits_seen = CommitSignal(announced=True)
         self.commits = GroupCommit(self.cluster, self.readers, self.commits_seen)
-        self.run = self.commits.run  # type: ignore[method-assign]  # a put has one call less to make
+        self.run = self.commits.run  # type: ignore[method-assign]  # saves each put one call
         try:
             self.cluster.release_dead()
             self.commits.follow_learner()
@@ -120,7 +120,7 @@ class WritingStore(Store):
             raise
         self.idempotency = Idempotency(self.readers)
         self.procedures_failed = 0
-        """Calls of this opening that had a part which raised."""
+        """Number of procedure calls since the opening of which a part raised."""
         self._synced_groups = self.cluster.groups
         self._synced_end = self._end() if options.durability == "interval" else None
         self._stop_syncing = threading.Event()
@@ -129,11 +129,11 @@ class WritingStore(Store):
             self._start_syncer(sync_interval_ms / 1000)
 
     @property
-    def record(self) -> CoordinatorRecord:  # type: ignore[override]  # views move while it is open
+    def record(self) -> CoordinatorRecord:  # type: ignore[override]  # a failover changes the view
         return self.cluster.opened.record
 
     @property
-    def environments(self) -> dict[int, Environment]:  # type: ignore[override]  # a failed host may go
+    def environments(self) -> dict[int, Environment]:  # type: ignore[override]  # a failed host is removed
         return {number: host.environment for number, host in self.cluster.opened.hosts.items()}
 
     def _end_leases(self) -> None:
@@ -144,7 +144,7 @@ class WritingStore(Store):
         self.commits.refuse(error)
 
     def _start_syncer(self, seconds: float) -> None:
-        # Holds the store weakly, so that one that was forgotten can be collected and closed.
+        # A weak reference, so that an abandoned store can be collected and closed.
         store = weakref.ref(self)
         stop = self._stop_syncing
 
@@ -160,7 +160,7 @@ class WritingStore(Store):
         self._syncer.start()
 
     def sync(self) -> None:
-        """Make every commit durable, unless nothing was committed since the last time."""
+        """Make every commit durable, unless nothing was committed since the last sync."""
         if self._synced_groups != self.cluster.groups:
             self.commits.without_requests(self._sync)
 
@@ -171,12 +171,12 @@ class WritingStore(Store):
         return done
 
     def _end(self) -> list[Slot]:
-        """By shard, the end of what is resolved."""
+        """Return the last resolved slot of each shard."""
         with self.readers.viewing() as view:
             return executed(view, self.manifest.shards)
 
     def synced_end(self) -> list[Slot] | None:
-        """The same of what is on disk; None where all that can be seen is (contracts D2)."""
+        """Return each shard's last durable slot; None if every visible commit is durable (contracts D2)."""
         return self._synced_end
 
     def _close(self) -> None:

@@ -1,4 +1,4 @@
-"""Where a store's environments live: a folder on disk, or a memory disk."""
+"""The place of a store's environments: a folder on disk, or a memory disk."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from kvstore.storage.writer_lock import LOCK_FILE, WriterLock
 AnyPath = str | os.PathLike[str]
 
 CREATING_MARK = "creating"
-"""Stands in the folder while a store is being created; what it stands beside holds no data yet."""
+"""Name of the file that marks a store under creation; a store so marked holds no data yet."""
 REPLICA_PREFIX = "replica-"
 MANIFEST_FILE = "manifest.json"
 
@@ -41,7 +41,7 @@ class StoreDirectory(Protocol):
     def path(self) -> str: ...
 
     def prepare(self, *, create: bool, readonly: bool) -> bool:
-        """Lock the store and say whether it exists; False means: create it now.
+        """Lock the store, unless ``readonly``; return whether it exists. False means: create it now.
 
         Raises ``NoParent``, ``NotAStore``, ``Locked``.
         """
@@ -50,41 +50,44 @@ class StoreDirectory(Protocol):
     def end_creation(self) -> None: ...
 
     def abandon_creation(self) -> None:
-        """Remove what ``prepare`` and ``begin_creation`` made; the creation failed."""
+        """Remove what ``prepare`` and ``begin_creation`` made, after the creation failed."""
 
     def numbers(self) -> list[int]:
-        """The replicas whose folders are there."""
+        """Return the numbers of the replicas whose folders exist, sorted."""
 
     def manifest(self, number: int) -> Manifest | None:
-        """What the side file says; None when it cannot be read. Raises ``WrongFormat``."""
+        """Return the manifest in the side file; None if it cannot be read. Raises ``WrongFormat``."""
 
     def write_manifest(self, number: int, manifest: Manifest) -> None: ...
 
     def open_environment(
         self, number: int, *, durability: Durability, readonly: bool, check: bool, create: bool = False
     ) -> Environment:
-        """Open one replica's environment; with ``check``, after an unclean end, examine it first.
+        """Open one replica's environment; with ``check``, examine it first if it was not closed.
 
-        Raises ``Corrupt`` when it is not there, unless ``create``.
+        Raises ``Corrupt`` if the environment is missing, unless ``create``.
         """
 
     def move_aside(self, number: int) -> str:
-        """Rename a folder that belongs to another store, and return its new name."""
+        """Rename a folder that belongs to another store; return its new name."""
 
     def rebuild(self, number: int, source: Environment, manifest: Manifest) -> None:
-        """Put a copy of ``source`` in the place of a replica's folder."""
+        """Replace a replica's folder by a copy of ``source``."""
 
     def compact(self, number: int, source: Environment, *, durability: Durability) -> Environment:
-        """Replace a replica's file by a compact copy, and open that; ``source`` still shows the old one."""
+        """Replace a replica's file by a compact copy; return the copy, opened.
+
+        ``source`` still shows the old file.
+        """
 
     def file_identity(self, number: int) -> tuple[int, int]:
-        """What tells a replica's file from another that was put in its place."""
+        """Return device and inode of a replica's file, which change when the file is replaced."""
 
     def release(self) -> None:
         """Unlock the store."""
 
     def forget(self) -> None:
-        """In a forked child: let go of what was inherited."""
+        """Abandon the inherited lock in a forked child."""
 
 
 class FolderDirectory:
@@ -105,7 +108,7 @@ class FolderDirectory:
             raise NotAStore(f"{folder} is not a folder", path=self.path)
         if not folder.exists() and (readonly or not create):
             raise NotAStore(f"there is no store at {folder}", path=self.path)
-        with suppress(FileExistsError):  # another process may make it at the same moment
+        with suppress(FileExistsError):  # another process may make the folder at this moment
             folder.mkdir()
             self._made = True
         exists = self._examine(may_create=create and not readonly)
@@ -113,8 +116,8 @@ class FolderDirectory:
             return exists
         self._lock = WriterLock(folder)
         for half_made in folder.glob(REPLICA_PREFIX + "*.*"):
-            _remove(half_made)  # a copy that a crash cut off
-        return self._examine(may_create=create)  # again: another process may have come between
+            _remove(half_made)  # a copy that a crash left incomplete
+        return self._examine(may_create=create)  # again: another process may have created a store meanwhile
 
     def _examine(self, *, may_create: bool) -> bool:
         names = {entry.name for entry in self._folder.iterdir()}
@@ -129,12 +132,12 @@ class FolderDirectory:
     def _holds_no_store(self, names: set[str]) -> NotAStore:
         if any(FolderDirectory(str(self._folder / name)).is_made() for name in names):
             message, hint = "a world of regions, or several stores", "kvstore shell --geo PATH opens a world"
-            return NotAStore(f"{self._folder} is no store: it holds {message}", path=self.path, hint=hint)
+            return NotAStore(f"{self._folder} is not a store: it holds {message}", path=self.path, hint=hint)
         message = f"{self._folder} is not empty and holds no store"
         return NotAStore(message, path=self.path, hint="give the path of a new or empty folder")
 
     def is_made(self) -> bool:
-        """Whether there is a store whose creation came to its end."""
+        """Return whether the folder holds a store whose creation was finished."""
         return bool(self.numbers()) and not (self._folder / CREATING_MARK).exists()
 
     def begin_creation(self) -> None:
@@ -151,7 +154,7 @@ class FolderDirectory:
         side_file.sync_folder(self._folder.parent)
 
     def abandon_creation(self) -> None:
-        with suppress(OSError):  # the disk that failed may refuse this, too; what it keeps is marked
+        with suppress(OSError):  # a failing disk may refuse this too; the rest stays marked
             for replica in self._folder.glob(REPLICA_PREFIX + "*"):
                 _remove(replica)
             (self._folder / CREATING_MARK).unlink(missing_ok=True)
@@ -224,8 +227,8 @@ class FolderDirectory:
                 source.sync()
                 source.copy_to(str(fresh))
                 _sync_file(fresh / DATA_FILE)
-                # No root to be put back names a page of the new file. The lock goes before the file: so
-                # whoever opens meanwhile never shares a table of readers with another file's readers.
+                # The synced root names pages of the old file. The reader table is removed before the file
+                # is replaced, so that readers of the two files never share one.
                 side_file.remove(folder / SYNCED_ROOT)
                 (folder / READERS_FILE).unlink()
                 (fresh / DATA_FILE).replace(folder / DATA_FILE)
@@ -235,7 +238,7 @@ class FolderDirectory:
         try:
             return LmdbEnvironment(folder, durability=durability)
         except BaseException as error:
-            source.fail(error)  # what it would write now, nobody would find again
+            source.fail(error)  # its writes would go to a file without a name
             raise
 
     def file_identity(self, number: int) -> tuple[int, int]:
@@ -255,7 +258,7 @@ class FolderDirectory:
 
 @contextmanager
 def naming(path: str, what: str) -> Iterator[None]:
-    """What the system itself refuses becomes ``DiskFull`` or ``NotAStore``, and names the path."""
+    """Raise an ``OSError`` of the block as ``DiskFull`` or ``NotAStore``, with the path."""
     try:
         yield
     except Error:
@@ -266,7 +269,7 @@ def naming(path: str, what: str) -> Iterator[None]:
 
 
 def _remove(path: Path) -> None:
-    """Remove whatever stands there, if anything does."""
+    """Remove the file or folder, if there is one."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -279,18 +282,18 @@ def _sync_file(path: Path) -> None:
 
 
 def _examine_in_child(folder: Path) -> None:
-    """Walk a file that may be damaged in another process: a bad page can end it (contracts B4)."""
-    import subprocess  # only replicas that were not closed come here, and it is slow to import
+    """Read a file that may be damaged in a child process, which a bad page may kill (contracts B4)."""
+    import subprocess  # slow to import, and needed after an unclean end only
 
     command = [sys.executable, "-m", "kvstore.storage.examine", str(folder)]
     child = subprocess.run(command, capture_output=True, text=True, check=False)
     if child.returncode != 0:
-        reason = child.stdout.strip() or f"reading it ended a process ({child.returncode})"
+        reason = child.stdout.strip() or f"reading it killed a process ({child.returncode})"
         raise Corrupt(f"{folder} is damaged: {reason}", record=str(folder))
 
 
 class MemoryDirectory:
-    """A store on a memory disk. Keep the disk to open the store again."""
+    """A store on a memory disk. A caller that keeps the disk can open the store again."""
 
     path = ":memory:"
 
@@ -299,14 +302,16 @@ class MemoryDirectory:
 
     def prepare(self, *, create: bool, readonly: bool) -> bool:
         if not self.disk.folders and (readonly or not create):
-            raise NotAStore("a memory store is created empty", path=self.path)
+            raise NotAStore(
+                "a memory store is always new: open it with create=True and readonly=False", path=self.path
+            )
         return bool(self.disk.folders)
 
     def begin_creation(self) -> None:
         self.disk.folders.clear()
 
     def end_creation(self) -> None:
-        """A memory disk has no half-made stores."""
+        """Do nothing: a memory disk has no half-made stores."""
 
     def abandon_creation(self) -> None:
         self.disk.folders.clear()
@@ -343,17 +348,17 @@ class MemoryDirectory:
         return 0, 0
 
     def release(self) -> None:
-        """Nothing else can reach a memory disk."""
+        """Do nothing: no other process can open a memory disk."""
 
     def forget(self) -> None:
-        """A child's copy of the memory is its own."""
+        """Do nothing: a child has its own copy of the memory."""
 
 
 def directory_at(path: AnyPath) -> StoreDirectory:
-    """Where the store of this path lives."""
+    """Return the store directory of a path. Raises ``UsageError`` for a path that is not valid."""
     text = os.fspath(path)
     if not isinstance(text, str):
-        raise UsageError(f"a path is a str or a PathLike of str, not {type(text).__name__}")
+        raise UsageError(f"a path must be a str or a PathLike of str, not {type(text).__name__}")
     if "\0" in text:
-        raise UsageError(f"a path has no NUL in it: {text!r}")
+        raise UsageError(f"a path must not contain NUL: {text!r}")
     return MemoryDirectory() if text == MemoryDirectory.path else FolderDirectory(os.path.abspath(text))

@@ -1,4 +1,4 @@
-"""A backup: the learner's last commit as a store of its own, of the same shape (architecture, 4)."""
+"""Backup: the learner's last commit as a store of its own, with equal shape (architecture, 4)."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ from kvstore.errors import NotAStore, UsageError
 def write(store: Store, path: str | os.PathLike[str]) -> None:
     """Copy the store to ``path`` while it is in use.
 
-    It gets an identity of its own, so that none of its folders is ever taken for one of the
-    original's. A backup that fails is removed; one that was killed half-way is no store.
+    The backup gets an identity of its own, so that its replicas are never taken for replicas of the
+    original. A failed backup is removed; what a killed backup leaves is not a store.
 
     Raises:
-        NoParent: the folder it should lie in does not exist.
+        UsageError: ``path`` is ``":memory:"``, the store itself, or directly inside it.
+        NoParent: the parent folder of ``path`` does not exist.
         NotAStore: something is at ``path`` already; it is never overwritten.
-        DiskFull, Failed: the disk refuses.
+        DiskFull, Failed: the disk is full, or fails.
     """
     target = os.path.abspath(path)
     if os.fspath(path) == MemoryDirectory.path or target == store.directory.path:
-        raise UsageError(f"a backup is a folder of its own, not {os.fspath(path)}")
+        raise UsageError(f"a backup needs a folder of its own, not {os.fspath(path)}")
     if os.path.dirname(target) == store.directory.path:
         raise UsageError(f"{target} is inside the store; a backup there would not outlive it")
     with naming(target, "cannot be written"):
@@ -56,9 +57,10 @@ def _write(store: Store, target: str) -> None:
 
 
 def _make_replicas(directory: FolderDirectory, manifest: Manifest) -> None:
-    """Give the copy its new identity, and make the other replicas from it.
+    """Give the copy its new identity, and copy it to the other replicas.
 
-    They are all of one moment. A replica copied later may have cut off what an earlier copy lacks.
+    All replicas are of one commit: a later copy of a log may have been truncated beyond an earlier
+    copy's end.
     """
     environment = directory.open_environment(0, durability="commit", readonly=False, check=False)
     try:

@@ -1,8 +1,8 @@
-"""Compaction: each replica's file written anew without its free pages, while readers go on.
+"""Compaction: each replica's file is rewritten without its free pages, while readers continue.
 
 LMDB gives free pages to later commits, never back to the system. So a file is replaced by a compact copy
-of itself, between two groups: writers wait for the length of the copy, and nobody else does. Snapshots
-stay on the old file, which goes with the last of them.
+of itself, between two groups: writers wait until the copy is made, readers do not. Snapshots stay on the
+old file, which is deleted with the last of them.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from kvstore.errors import Failed
 
 
 def compact(store: WritingStore) -> dict[str, Any]:
-    """Compact every replica; return the bytes of each before and after.
+    """Compact every replica; return the bytes before and after, in total and by replica.
 
     Raises:
-        DiskFull: there is no room for a copy beside the original; nothing was lost.
-        Failed: the store failed earlier, or a file that was replaced could not be opened.
+        DiskFull: the disk has no room for a copy beside the original; nothing is lost.
+        Failed: the store failed earlier, or a replaced file could not be opened.
     """
     sizes: dict[str, dict[str, int]] = {}
     store.commits.exclusively(lambda: _compact_all(store, sizes))

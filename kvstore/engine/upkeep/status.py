@@ -1,4 +1,4 @@
-"""What a store says of itself: ``status`` and ``verify``."""
+"""``status`` and ``verify`` of an open store."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kvstore.execution.procedure_context import Owns
 
 
 def status(store: Store) -> dict[str, Any]:
-    """A dict that can be written as JSON. ``healthy`` sums it up."""
+    """Return the state of the store as a JSON-able dict; ``healthy`` is False if there are problems."""
     manifest, record = store.manifest, store.record
     found: dict[str, Any] = {
         "path": store.directory.path,
@@ -43,7 +43,8 @@ def status(store: Store) -> dict[str, Any]:
 
 
 def _views(store: Store) -> dict[str, int]:
-    """By shard. Who only reads has the coordinator's word for them: they move together."""
+    """Return the view of each shard. A read-only store reads it from the coordinator's record, because
+    the views of all shards change together."""
     if isinstance(store, WritingStore):
         replicas = store.cluster.learner.replicas
         return {str(replica.address.shard): int(replica.record.view) for replica in replicas}
@@ -51,7 +52,7 @@ def _views(store: Store) -> dict[str, int]:
 
 
 def _record_count(store: Store) -> int | None:
-    """None when the learner failed and nothing can be read until the store is opened again."""
+    """Return the number of records; None if the learner failed and the store cannot be read."""
     try:
         return store.readers.record_count()
     except Failed:
@@ -92,12 +93,12 @@ def _writing(store: WritingStore) -> dict[str, Any]:
 
 
 def verify(store: Store, owns: Owns) -> dict[str, Any]:
-    """Walk every environment that is open and has not failed: ``{"ok", "records", "problems"}``."""
+    """Check every open environment that has not failed; return ``{"ok", "records", "problems"}``."""
     records, problems = 0, []
     for _, environment in sorted(store.environments.items()):
         with store.readers.reading():
             if environment.failure is not None:
-                continue  # what is wrong with it says the status
+                continue  # status() reports its failure
             count, found = verify_environment(environment, store.manifest, owns)
         records += count
         problems += found

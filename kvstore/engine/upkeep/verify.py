@@ -1,4 +1,4 @@
-"""Walking everything a store has on disk, and saying what is wrong with it (contracts B4)."""
+"""Verification of every record that a store has on disk (contracts B4)."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from kvstore.types import ShardId, Slot
 
 CHUNK = 512
 PROBLEMS_MAX = 1000
-"""More are not listed: one lost page would fill the memory with sentences."""
+"""Most problems that are listed; one lost page may cause millions."""
 
 
 def verify(environment: Environment, manifest: Manifest, owns: Owns) -> tuple[int, list[str]]:
-    """Return how many records the environment holds, and a sentence for each problem.
+    """Return the number of records in the environment, and a sentence for each problem.
 
-    ``owns`` says whether a shard is where an encoded key belongs.
+    ``owns`` tells whether a shard owns an encoded key.
     """
     problems: list[str] = [] if environment.suspicion is None else [environment.suspicion]
     view = environment.view()
@@ -32,7 +32,7 @@ def verify(environment: Environment, manifest: Manifest, owns: Owns) -> tuple[in
         for problem in _problems(view, manifest, environment.location, owns):
             problems.append(problem)
             if len(problems) >= PROBLEMS_MAX:
-                problems.append("and more")
+                problems.append("further problems are not listed")
                 break
         return view.record_count(), problems
     finally:

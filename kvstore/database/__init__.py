@@ -1,1 +1,1 @@
-"""The embedded database: what users hold. Threads enter here; nothing is decided here."""
+"""The embedded database: the objects that users hold. Threads enter here; the protocol runs below."""

@@ -1,4 +1,4 @@
-"""Batches: writes collected before anything is sent, to be committed as one."""
+"""Batches: writes that are collected and committed as one transaction."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from kvstore.types import ShardId
 
 
 class Commit(NamedTuple):
-    """Where a transaction stands: its slot at each participant, and the route it took."""
+    """A committed transaction: its slot by participating shard, and its route."""
 
     slots: dict[int, int]
     route: Route
 
 
 class Batch:
-    """Writes to any keys, committed as one: all of them or none, in one round.
+    """Writes to any keys, committed as one transaction in one round: all of them or none.
 
-    Use it as a context manager, or hand it to ``submit``; once. An exception inside ``with`` sends
-    nothing.
+    Use a batch once: as a context manager, or as the argument of ``submit``. If the ``with`` block raises,
+    nothing is sent.
     """
 
     __slots__ = (
@@ -61,21 +61,21 @@ class Batch:
         self.weight = 0
 
     def put(self, key: Key, value: object) -> None:
-        """Set the key. Raises at once if the key or the value cannot be stored."""
+        """Set the key. Raises ``KeyInvalid``, ``ValueNotSupported`` or ``LimitExceeded`` at once."""
         encoded, payload = keys.encode(key), values.encode(value)
         self._append(key, encoded, Put(encoded, payload), len(payload))
         if self._numbers is not None:
             self._numbers[encoded] = is_number(value)
 
     def delete(self, key: Key) -> None:
-        """Remove the key, if it is there."""
+        """Remove the key, if it exists."""
         encoded = keys.encode(key)
         self._append(key, encoded, Delete(encoded), 0)
         if self._numbers is not None:
             self._numbers[encoded] = None
 
     def add(self, key: Key, n: int | float = 1) -> None:
-        """Add to the number there, or to 0. Raises ``TypeClash`` if something else is there now."""
+        """Add ``n`` to the number at the key, or to 0. Raises ``TypeClash`` if the value is not a number."""
         encoded, amount = keys.encode(key), check_amount(n)
         self._check_target(key, encoded, n)
         self._append(key, encoded, Add(encoded, amount), len(amount))
@@ -97,7 +97,7 @@ class Batch:
             operations.append(operation)
 
     def _check_target(self, key: Key, encoded: bytes, n: int | float) -> None:
-        """What this batch wrote to the key counts before what the store holds."""
+        """Raise ``TypeClash`` unless the key's value is a number: in this batch, or else in the store."""
         if self._numbers is None:
             self._numbers = {}
             for operations in self.operations.values():
@@ -107,7 +107,7 @@ class Batch:
             check_number(key, value_of(self._read(self._routing.shard(key, encoded), encoded)), n)
             self._numbers[encoded] = True
         elif self._numbers[encoded] is False:
-            raise TypeClash(f"add to {key!r}, to which this batch put another value", key=key)
+            raise TypeClash(f"add to {key!r}: this batch put a value there that is not a number", key=key)
         else:
             self._numbers[encoded] = True
 
@@ -120,18 +120,18 @@ class Batch:
                 self._numbers[key] = None
 
     def belongs_to(self, routing: Routing) -> bool:
-        """Whether its keys were placed by this routing."""
+        """Return whether the batch was made by the database with this routing."""
         return self._routing is routing
 
     @property
     def route(self) -> Route:
-        """How it will run, or ran."""
+        """The route of the batch: path, shards, rounds."""
         if not self.operations:
             return Route("independent", (), 0)
         return route_of(set(), set(self.operations))
 
     def finish(self) -> dict[ShardId, tuple[Operation, ...]]:
-        """End the collecting and return each shard's part. Raises ``Finished`` the second time."""
+        """Finish the batch; return its operations by shard. Raises ``Finished`` the second time."""
         if self._finished:
             raise Finished("this batch was committed or submitted already")
         self._finished = True

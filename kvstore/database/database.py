@@ -1,4 +1,4 @@
-"""The embedded database: what users call.
+"""The embedded database: ``Database`` and its methods.
 
 Reads go to the learner's last commit (contracts A3). A write becomes a request of the one client of
 this opening and returns when every shard it touches has a quorum.
@@ -61,20 +61,20 @@ from kvstore.types import Kind, ShardId, Timestamp
 
 DAY_NS = 86_400 * 10**9
 DAYS_MAX = 1_000_000
-"""More days than this are for ever."""
+"""Longest time that outcomes are kept, in days; a larger number counts as this one."""
 EXPIRE_EVERY = 256
-"""Requests with idempotency keys between two looks for outcomes that may be forgotten."""
+"""Number of requests with idempotency keys between two searches for expired outcomes."""
 
 
 class Database:
-    """A store, open in this process; one handle serves any number of threads.
+    """A store that is open in this process; one handle serves any number of threads.
 
-    Not a Mapping: ``if db:`` is true and nobody walks it by accident. Made by ``kvstore.open``.
+    Made by ``kvstore.open``. A database is not a Mapping: it is always true and cannot be iterated over.
     """
 
-    __iter__ = None  # say scan() to walk it, count() to count it
+    __iter__ = None  # use scan() to iterate, count() to count
     _has_types = False
-    """Whether keys have types that a write is checked against: in regions."""
+    """Whether keys have types that writes are checked against; True in regions only."""
 
     def __init__(self, store: Store, snapshot_lifetime: float) -> None:
         self._store = store
@@ -89,7 +89,7 @@ class Database:
     # -- reading -----------------------------------------------------------------------------
 
     def get(self, key: Key, default: Any = None) -> Any:
-        """The value, or ``default`` when there is none. Each call returns a copy of its own."""
+        """Return the value, or ``default`` if there is none. Each call returns a new copy."""
         encoded = keys.encode(key)
         cell = self._readers.get(self._tables[self._routing.shard(key, encoded)], encoded)
         return default if cell is None else values.decode(cell[VERSION_BYTES:])
@@ -104,7 +104,7 @@ class Database:
         return self._cell(key) is not None
 
     def version(self, key: Key) -> int | None:
-        """The slot of the key's last write, or None when there is no value."""
+        """Return the slot of the key's last write, or None if there is no value."""
         return stored_version(self._cell(key))
 
     def _cell(self, key: Key) -> bytes | None:
@@ -115,11 +115,11 @@ class Database:
         return self._readers.get(self._tables[shard], encoded)
 
     def snapshot(self) -> Snapshot:
-        """One moment of the whole store. Close it soon: use it in a ``with``."""
+        """Return a snapshot of the whole store; close it soon. Raises ``LimitExceeded`` if 1,000 are open."""
         return Snapshot(self._readers.begin(self._lifetime), self._routing, self._tables)
 
     def get_many(self, keys: Iterable[Key], default: Any = None) -> list[Any]:
-        """The values of one moment, in the order of the keys."""
+        """Return the values at one moment, in the order of the keys; ``default`` for a missing key."""
         with self.snapshot() as view:
             return view.get_many(keys, default)
 
@@ -132,19 +132,22 @@ class Database:
         reverse: bool = False,
         limit: int | None = None,
     ) -> Iterator[tuple[Key, Any]]:
-        """Iterate over ``(key, value)`` in key order, as of the moment of this call."""
+        """Return an iterator over ``(key, value)`` in key order, as of this call.
+
+        ``start`` is included, ``stop`` is not; ``limit`` is the largest number of pairs, None is no limit.
+        """
         view = self.snapshot()
         return view.scan_and_close(prefix=prefix, start=start, stop=stop, reverse=reverse, limit=limit)
 
     def count(self, *, prefix: Key | None = None, start: Key | None = None, stop: Key | None = None) -> int:
-        """How many keys there are in the range."""
+        """Return the number of keys in the range."""
         with self.snapshot() as view:
             return view.count(prefix=prefix, start=start, stop=stop)
 
     # -- watching ----------------------------------------------------------------------------
 
     def cursor(self) -> Cursor:
-        """The place of now: ``watch(since=...)`` it for all that comes later."""
+        """Return the cursor of this moment; ``watch(since=cursor)`` yields all later changes."""
         return self.watch().cursor
 
     def watch(
@@ -154,18 +157,19 @@ class Database:
         since: Cursor | int | None = None,
         timeout: float | None = None,
     ) -> Watch:
-        """Iterate over the changes, in commit order, as they come; one ``Change`` for each key.
+        """Return an iterator over changes as they are committed, in commit order: one ``Change`` per key.
 
         Args:
-            prefix: only keys that begin so.
-            since: a cursor; None for now; 0 for the oldest change. Where the log was cut the records
-                that are older than it come first, so that folding all of it gives the store's state.
-            timeout: seconds without a change after which it ends; it ends at ``close``, too.
+            prefix: only changes of keys with this prefix.
+            since: a cursor; None for now; 0 for the oldest change. If the log was truncated, records
+                older than the log come first, so that folding all changes gives the store's state.
+            timeout: seconds without a change after which the iterator ends; it also ends at ``close``.
 
         Raises:
-            CursorTrimmed: the log was cut behind the cursor, here or while the watch fell behind;
-                ``oldest`` is the oldest usable one.
-            UsageError: ``since`` is no cursor of this store. KeyInvalid: of the prefix.
+            CursorTrimmed: the log was truncated beyond the cursor, now or while the watch fell behind;
+                ``oldest`` is the oldest usable cursor.
+            UsageError: ``since`` is not a cursor of this store. KeyInvalid: the prefix is not a key.
+            LimitExceeded: ``timeout`` is not a number from 0 on, or ``since`` is beyond the log's end.
         """
         if timeout is not None and (type(timeout) not in (int, float) or not timeout >= 0):
             raise LimitExceeded(f"timeout is a number of seconds from 0 on, not {timeout!r}", limit=0)
@@ -190,12 +194,12 @@ class Database:
         if_version: int | None = None,
         idempotency_key: Key | None = None,
     ) -> None:
-        """Set the key; with a condition, only if it holds.
+        """Set the key; with ``if_absent`` or ``if_version``, only if the condition holds.
 
         Raises:
             Conflict: the condition did not hold; nothing changed.
             KeyInvalid, ValueNotSupported, LimitExceeded, ReadOnly: nothing was sent.
-            DiskFull: there is no room; nothing changed. OutcomeUnknown: the commit failed.
+            DiskFull: the disk has no room; nothing changed. OutcomeUnknown: the commit failed.
         """
         encoded, payload = keys.encode(key), values.encode(value)
         shard = self._routing.shard(key, encoded)
@@ -214,7 +218,7 @@ class Database:
         self.put(key, value)
 
     def delete(self, key: Key, *, idempotency_key: Key | None = None) -> None:
-        """Remove the key; a missing one is fine."""
+        """Remove the key, if it exists."""
         encoded = keys.encode(key)
         shard = self._routing.shard(key, encoded)
         check = self._type_check(key, "register", deletes=True)
@@ -230,10 +234,10 @@ class Database:
             raise NotFound(f"no value at {key!r}", key=key)
 
     def add(self, key: Key, n: int | float = 1, *, idempotency_key: Key | None = None) -> Any:
-        """Add to the number at the key, or to 0, and return the new value.
+        """Add ``n`` to the number at the key, or to 0, and return the new value.
 
         Raises:
-            TypeClash: something that is not a number is there; nothing was sent.
+            TypeClash: the present value is not a number; nothing was sent.
             LimitExceeded: the sum would be infinite, or too large to be a value.
         """
         encoded, amount = keys.encode(key), check_amount(n)
@@ -252,17 +256,18 @@ class Database:
         return values.decode(total)
 
     def _type_check(self, key: Key, wanted: Kind, *, deletes: bool = False) -> Callable[[], None] | None:
-        """What raises ``TypeClash`` where the key shows another type; only regions have types."""
+        """Return the check that raises ``TypeClash`` if the key has another type; only regions have types."""
         return None
 
     def call(self, name: str, args: Any = None, *, idempotency_key: Key | None = None) -> dict[int, Any]:
-        """Run a stored procedure on every shard that it declares keys of; return each part's result.
+        """Run a stored procedure on every shard whose keys it declares; return each part's result by shard.
 
-        One round, over any shards. Before it is sent the body is run once for nothing.
+        The call takes one round over any number of shards. Before it is sent, the body is run once on the
+        last commit, without effect, as a check.
 
         Raises:
             UnknownProcedure, KeyNotDeclared, NestedCall, KeyInvalid: nothing was sent.
-            ProcedureFailed: the body raised on a shard; it had no effect there, elsewhere it had.
+            ProcedureFailed: the body raised on a shard, where it had no effect; parts on other shards had.
         """
         call = declare(procedure_named(name), args, self._routing)
         if not call.keys:
@@ -285,7 +290,7 @@ class Database:
             raise
 
     def batch(self, *, idempotency_key: Key | None = None) -> Batch:
-        """Collect writes; they are committed together at the end of the ``with`` block."""
+        """Return a batch, whose writes are committed together at the end of its ``with`` block."""
         self._writing_store().readers.check()
         return Batch(self._routing, self._read, self._commit, idempotency_key)
 
@@ -295,17 +300,21 @@ class Database:
             self._send(request, batch.idempotency_key)
 
     def _request_of(self, batch: Batch) -> ClientRequest:
-        """The batch as a request. Raises ``Finished`` the second time."""
+        """Finish the batch and return it as a request. Raises ``Finished`` the second time."""
         return ClientRequest(batch.finish(), batch.size, batch.weight)
 
     def submit(self, batch: Batch, *, idempotency_key: Key | None = None) -> Future[Commit]:
-        """Send a batch without waiting; the future is done when it is as durable as a put.
+        """Send a batch without waiting; return a future of its ``Commit``.
 
-        Waits itself while too much is outstanding. The future cannot be cancelled.
+        The future is done when the batch is as durable as a returned ``put``, and cannot be cancelled. The
+        call itself waits while 10,000 requests or 64 MiB are outstanding.
+
+        Raises:
+            UsageError: another database made the batch. Finished: it was committed or submitted before.
         """
         store = self._writing_store()
         if not batch.belongs_to(self._routing):
-            raise UsageError("a batch is submitted to the database that made it")
+            raise UsageError("a batch can be submitted only to the database that made it")
         request, route = self._request_of(batch), batch.route
         future: Future[Commit] = Future()
         future.set_running_or_notify_cancel()
@@ -334,7 +343,7 @@ class Database:
         return future
 
     def _complete(self, future: Future[Commit], pending: PendingRequest, route: Route) -> None:
-        """Give the future of a submitted batch its result, or its exception."""
+        """Set the result or the exception of a submitted batch's future."""
         error = pending.error
         if error is None:
             assert pending.answer is not None, "a request is answered or fails"
@@ -346,7 +355,7 @@ class Database:
             future.set_result(_committed(pending.answer, route))
 
     def _refusal(self, answer: Answer) -> Exception | None:
-        """The error of a batch that the shards refused; only regions have writes that may be refused."""
+        """Return the error of a batch that the shards refused; only in regions may shards refuse a write."""
         return None
 
     def _send(
@@ -355,7 +364,7 @@ class Database:
         idempotency_key: Key | None,
         check: Callable[[], None] | None = None,
     ) -> Answer:
-        """Return the answer of a request; ``check`` may refuse it, unless it was answered before."""
+        """Return the answer of a request; ``check`` may raise first, unless the key was used before."""
         if idempotency_key is not None:
             return self._send_once(request, idempotency_key, check)
         if check is not None:
@@ -369,7 +378,7 @@ class Database:
     def _send_once(
         self, request: ClientRequest, idempotency_key: Key, check: Callable[[], None] | None
     ) -> Answer:
-        """Return the first answer of the requests with this key; send the request if there is none."""
+        """Return the first answer to a request with this key; send the request if there is no answer."""
         store = self._writing_store()
         request, claim = self._claim(request, idempotency_key)
         with uninterrupted(), claim:
@@ -387,9 +396,9 @@ class Database:
     # -- transactions ------------------------------------------------------------------------
 
     def begin(self) -> Transaction:
-        """A transaction that ends with its ``commit`` or ``rollback``, or with its ``with`` block.
+        """Return a transaction that ends with its ``commit`` or ``rollback``, or with its ``with`` block.
 
-        Any number may be open at once, and the store may be used beside them.
+        Any number of transactions may be open at once, and the store may be used beside them.
         """
         return self._attempts_of(self._writing_store()).begin()
 
@@ -402,17 +411,19 @@ class Database:
     def transaction(
         self, function: Any = None, *, max_retries: int = MAX_RETRIES, timeout: float | None = TIMEOUT_S
     ) -> Any:
-        """Decorate a function ``body(tx, ...)``: each call is one transaction, or joins one.
+        """Decorate a function ``body(tx, ...)`` so that each call runs as one transaction.
 
-        With or without parentheses. The body may run several times, so it has no side effects; reads are of
-        one moment. Given a ``Transaction`` as first argument it joins that one.
+        The decorator works with and without parentheses. A call whose first argument is a ``Transaction``
+        joins that transaction. All reads of an attempt are of one moment. The body may run several times,
+        so it must not have side effects.
 
         Args:
-            max_retries: how often it runs anew because what it read has changed, and then ``Conflict``.
-            timeout: seconds for all attempts together, and then ``TimedOut``; None is for ever.
+            max_retries: number of retries after a conflict, from 0 on; then a call raises ``Conflict``.
+            timeout: seconds for all attempts together, then a call raises ``TimedOut``; None is no limit.
 
         Raises:
             BodyRefused: the function is async or a generator.
+            LimitExceeded: ``max_retries`` or ``timeout`` is out of range.
         """
         check_limits(max_retries, timeout)
         if function is None:
@@ -422,11 +433,13 @@ class Database:
     def run(self, fn: Callable[..., R], *args: Any, idempotency_key: Key | None = None) -> R:
         """Run ``fn(tx, *args)`` as a transaction and return its result.
 
-        With an idempotency key it happens once: later calls with the key, the function and the arguments
-        get the first result, which has to be a value that can be stored.
+        With an idempotency key the transaction is committed once: later calls with this key, function and
+        arguments return the first result, which must be a value that can be stored.
 
         Raises:
-            Conflict, TimedOut: nothing happened. Abort, and all else that ``fn`` raises: it was rolled back.
+            Conflict, TimedOut: nothing happened. BodyRefused: ``fn`` is async or a generator.
+            KeyReused: the key was used for another request.
+            Abort, and every other exception of ``fn``: the transaction was rolled back.
         """
         refuse_body(fn)
         task = task_of(fn, args, {}, MAX_RETRIES, TIMEOUT_S)
@@ -442,9 +455,10 @@ class Database:
         timeout: float | None = TIMEOUT_S,
         idempotency_key: Key | None = None,
     ) -> R:
-        """Run ``body(tx)`` on known keys, locked before it runs: two rounds, however contended they are.
+        """Run ``body(tx)`` on the keys ``reads``, which are locked before it runs; return its result.
 
-        Should it touch a key that is not among ``reads``, it runs again, as any other transaction does.
+        The transaction takes two rounds, however contended the keys are. If the body touches a key that is
+        not among ``reads``, the transaction is retried as ``run`` retries one. Raises what ``run`` raises.
         """
         refuse_body(body)
         check_limits(max_retries, timeout)
@@ -456,7 +470,7 @@ class Database:
         return result
 
     def run_task(self, task: Task) -> Any:
-        """Run a function that was decorated."""
+        """Run a decorated function's task as a transaction; return its result."""
         return self._attempts_of(self._writing_store()).run(task)
 
     def _attempts_of(self, store: WritingStore) -> TransactionRunner:
@@ -478,7 +492,7 @@ class Database:
     # -- idempotency keys --------------------------------------------------------------------
 
     def _claim(self, request: ClientRequest, idempotency_key: Key) -> tuple[ClientRequest, Claim]:
-        """The request with its token, and the claim to the key, which is still to be taken and released."""
+        """Return the request with its token, and a claim to the key, neither taken nor released yet."""
         half = request.second_half
         writes = request.operations if half is None else half.writes
         token = self._token(idempotency_key, digest(request.call or writes))
@@ -496,7 +510,7 @@ class Database:
         return IdempotencyToken(encoded, digest, self._routing.shard_of_bytes(encoded))
 
     def _expire(self) -> None:
-        """Forget old outcomes, by a transaction of its own, as long as there are any."""
+        """Delete expired outcomes, by transactions of their own, until none are left."""
         days = min(self._store.manifest.idempotency_days, DAYS_MAX)
         before = Timestamp(max(0, time.time_ns() - int(days * DAY_NS)))
         while True:
@@ -512,34 +526,38 @@ class Database:
     # -- looking at it -----------------------------------------------------------------------
 
     def explain(self, what: Key | Batch | Transaction) -> Route:
-        """How a write of this key, this batch or this transaction runs: path, shards, rounds."""
+        """Return the route of a write of this key, of a batch or of a transaction: path, shards, rounds."""
         if isinstance(what, Batch | Transaction):
             return what.route
         encoded = keys.encode(what)
         return route_of(set(), {self._routing.shard(what, encoded)})
 
     def status(self) -> dict[str, Any]:
-        """What the store is and how it is doing; everything in it can be written as JSON."""
+        """Return the store's shape and state as a JSON-able dict."""
         return status.status(self._store)
 
     def verify(self) -> dict[str, Any]:
-        """Walk every record of every replica: ``{"ok", "records", "problems"}``. Never raises for
-        damage, but a page pointer that LMDB follows into nowhere may end the process."""
+        """Check every record of every replica; return ``{"ok", "records", "problems"}``. Never raises for
+        damage, but a damaged page pointer that LMDB follows may crash the process."""
         return status.verify(self._store, self._routing.owns)
 
     def backup(self, path: str | os.PathLike[str]) -> None:
-        """Write the last commit as a new store at ``path``, which must not exist yet."""
+        """Write the last commit as a new store at ``path``, which must not hold anything yet.
+
+        Raises ``UsageError``, ``NoParent``, ``NotAStore``, ``DiskFull``, ``Failed``.
+        """
         backup.write(self._store, path)
 
     def compact(self) -> dict[str, Any]:
-        """Write every replica's file anew without its free pages; return the bytes before and after.
+        """Rewrite every replica's file without its free pages; return ``{"before", "after", "replicas"}``.
 
-        Readers go on, writers wait. There must be room for a copy.
+        The sizes are bytes, in total and by replica. Readers continue, writers wait. Raises ``DiskFull``
+        if the disk has no room for a copy.
         """
         return compact(self._writing_store())
 
     def close(self) -> None:
-        """Commit what was submitted, sync, and let go; a second time is fine.
+        """Commit all submitted batches, sync, and close the store. Does nothing the second time.
 
         Open snapshots and iterators end with ``Closed``.
         """
@@ -568,7 +586,7 @@ def _conditional(key: bytes, value: bytes, if_absent: bool, if_version: int | No
     if if_absent and if_version is not None:
         raise UsageError("give if_absent or if_version, not both")
     if if_version is not None and (type(if_version) is not int or if_version < 1):
-        raise LimitExceeded(f"if_version is a version, an int from 1 on, not {if_version!r}", limit=1)
+        raise LimitExceeded(f"if_version is an int from 1 on, not {if_version!r}", limit=1)
     return PutIf(key, value, if_version)
 
 

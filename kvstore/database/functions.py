@@ -1,4 +1,4 @@
-"""Functions that run as transactions: decorated once, called like any function."""
+"""Decorators that run a function as a transaction."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ TransactionBody = Callable[Concatenate[Transaction, P], R]
 
 
 class RunsTasks(Protocol):
-    """What runs a function as a transaction: a database, or a region."""
+    """An object that runs functions as transactions: a database or a region."""
 
     def run_task(self, task: Task) -> Any: ...
 
 
 class Bound(Protocol[P, R_co]):
-    """A decorated function of one database: it begins a transaction, or joins the one it is given."""
+    """A decorated function of one database, which begins a transaction or joins its first argument."""
 
     @overload
     def __call__(self, transaction: Transaction, /, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
@@ -37,7 +37,7 @@ class Bound(Protocol[P, R_co]):
 
 
 class Free(Protocol[P, R_co]):
-    """A decorated function of no database: its first argument is one, or a transaction."""
+    """A decorated function whose first argument is a database or a transaction."""
 
     def __call__(self, where: RunsTasks | Transaction, /, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
 
@@ -45,7 +45,7 @@ class Free(Protocol[P, R_co]):
 def bound(
     where: RunsTasks, body: TransactionBody[P, R], max_retries: int, timeout: float | None
 ) -> Bound[P, R]:
-    """``body`` as a transaction of this database. Raises ``BodyRefused``."""
+    """Return ``body`` as a transaction of this database. Raises ``BodyRefused`` and ``LimitExceeded``."""
     refuse_body(body)
     check_limits(max_retries, timeout)
 
@@ -67,17 +67,18 @@ def transactional(
 def transactional(
     function: Any = None, /, *, max_retries: int = MAX_RETRIES, timeout: float | None = TIMEOUT_S
 ) -> Any:
-    """Decorate a function ``body(tx, ...)`` to run as a transaction, with no database at hand yet.
+    """Decorate a function ``body(tx, ...)`` to run as a transaction of a database given at each call.
 
-    Called with a ``Database`` as the first argument it begins a transaction there; called with a
-    ``Transaction`` it joins that. With or without parentheses.
+    A call with a ``Database`` as first argument begins a transaction there; a call with a ``Transaction``
+    joins that transaction. The decorator works with and without parentheses.
 
     Args:
-        max_retries: how often it runs anew because what it read has changed, and then ``Conflict``.
-        timeout: seconds for all attempts together, and then ``TimedOut``; None is for ever.
+        max_retries: number of retries after a conflict, from 0 on; then a call raises ``Conflict``.
+        timeout: seconds for all attempts together, then a call raises ``TimedOut``; None is no limit.
 
     Raises:
         BodyRefused: the function is async or a generator.
+        LimitExceeded: ``max_retries`` or ``timeout`` is out of range.
     """
     check_limits(max_retries, timeout)
 
@@ -89,7 +90,7 @@ def transactional(
             if isinstance(where, Transaction):
                 return body(where, *args, **kwargs)
             if not hasattr(where, "run_task"):
-                wanted = f"{qualified_name(body)} takes a database or a transaction first"
+                wanted = f"{qualified_name(body)} takes a database or a transaction as first argument"
                 raise UsageError(f"{wanted}, not {type(where).__name__}")
             return where.run_task(task_of(body, args, kwargs, max_retries, timeout))
 
@@ -105,13 +106,13 @@ def task_of(
     max_retries: int,
     timeout: float | None,
 ) -> Task:
-    """The function with its arguments."""
+    """Return the task that calls ``body`` with a transaction and these arguments."""
     name = getattr(body, "__qualname__", repr(body))
     return Task(name, lambda transaction: body(transaction, *args, **kwargs), max_retries, timeout)
 
 
 def check_limits(max_retries: int, timeout: float | None) -> None:
-    """Raise ``LimitExceeded`` for numbers that mean nothing."""
+    """Raise ``LimitExceeded`` if a limit is out of range."""
     if type(max_retries) is not int or not 0 <= max_retries <= RETRIES_MOST:
         message = f"max_retries is an int from 0 to {RETRIES_MOST}, not {max_retries!r}"
         raise LimitExceeded(message, limit=RETRIES_MOST)

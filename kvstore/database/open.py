@@ -1,4 +1,4 @@
-"""``kvstore.open``: its arguments, checked and given meaning."""
+"""``kvstore.open`` and the checks of its arguments."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from kvstore.errors import LimitExceeded, UsageError
 from kvstore.execution.procedure_context import Owns
 
 REPLICAS = (1, 3, 5)
-"""A majority must be able to outvote a minority, so the number is odd; more than five help nobody."""
+"""Allowed numbers of replicas: odd, because one more survives no further failure."""
 PLACEMENT_MAX = 16
 
 
@@ -42,23 +42,23 @@ def open(
 
     Args:
         path: a folder; its parent must exist. ``":memory:"`` is a store that ends with ``close``.
-        shards, replicas, placement: as stored when None; 4, 1 and the whole key when created. With
-            ``placement=n`` the first n elements of a tuple key decide its shard.
-        durability: what a call that returned is worth. ``"commit"``: on disk. ``"interval"``: power
-            loss may take the last ``sync_interval_ms``, a crash of the process nothing. ``"none"``:
-            power loss may take everything; for tests.
-        readonly: show the last commit of a store that others may be writing; never create.
+        shards, replicas, placement: the store's shape. None means as stored, or 4, 1 and the whole key
+            for a new store. With ``placement=n`` the first n elements of a tuple key decide its shard.
+        durability: what a returned call guarantees. ``"commit"``: the write is on disk.
+            ``"interval"``: power loss may lose the last ``sync_interval_ms``, a crash of the process
+            nothing. ``"none"``: power loss may lose everything; for tests.
+        readonly: show the last commit of a store that another process may be writing; never create.
         procedures: modules that register stored procedures, or their names; imported before the store
-            is opened, because a crash may have left calls to be run again.
+            is opened, because recovery may have to run calls again.
         snapshot_lifetime: seconds after which a snapshot or scan ends with ``SnapshotExpired``.
-        watch_retention: bytes of log that are kept at least.
-        idempotency_days: how long outcomes are remembered; fixed when the store is created.
+        watch_retention: least number of bytes of log that are kept for watches.
+        idempotency_days: days for which outcomes are kept; fixed when the store is created.
 
     Raises:
         OpenError: ``NoParent``, ``NotAStore``, ``WrongFormat``, ``WrongShape``, ``Locked``, or
             ``AlreadyOpen``; nothing was changed.
-        Corrupt: too little of the store is whole. DiskFull: there is no room to open it.
-        UnknownProcedure: a call is to be run again and no such procedure is registered.
+        Corrupt: fewer than a majority of the replicas are whole. DiskFull: the disk has no room.
+        UnknownProcedure: recovery must run a call whose procedure is not registered.
         UsageError: an argument is out of its bounds.
     """
     check_options(shards, replicas, durability, sync_interval_ms, placement)
@@ -92,7 +92,7 @@ def open_at(
     sync_interval_ms: int = 100,
     snapshot_lifetime: float = 60,
 ) -> Database:
-    """Open the store of this home; the way in for stores on a memory disk that is kept."""
+    """Open the store of a directory, such as a memory disk that the caller keeps."""
 
     def make(directory: StoreDirectory) -> Store:
         if not readonly:
@@ -123,7 +123,7 @@ def owner(shards: int, placement: int | None) -> Owns:
 
 
 def _import(modules: Iterable[str | ModuleType] | str | None) -> None:
-    """Import the modules that register procedures; one that is a module already is imported."""
+    """Import the named modules, which register procedures; a module object is imported already."""
     for module in [modules] if isinstance(modules, str) else modules or ():
         if not isinstance(module, str | ModuleType):
             raise UsageError(f"procedures are modules or their names, not {module!r}")
@@ -157,7 +157,7 @@ def _check_range(name: str, value: int, low: int, high: int) -> None:
 
 
 def check_positive(**numbers: float) -> None:
-    """Raise ``LimitExceeded`` for the first that is no number above 0."""
+    """Raise ``LimitExceeded`` for the first argument that is not a number above 0."""
     for name, value in numbers.items():
         if type(value) not in (int, float) or math.isnan(value) or value <= 0:
             raise LimitExceeded(f"{name} is a number above 0, not {value!r}", limit=0)

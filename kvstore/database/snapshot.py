@@ -1,4 +1,4 @@
-"""Reading: one cut over all shards, and the methods that every readable thing has."""
+"""Snapshots: reads of one moment over all shards."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from kvstore.ports import Row
 from kvstore.types import ShardId
 
 ROWS_FIRST, ROWS_MAX = 16, 512
-"""Rows fetched from each shard at once: few for a short scan, more as it goes on."""
+"""Number of rows fetched from each shard at once: the first, which doubles during a scan, and its bound."""
 
 
 def state_tables(shards: int) -> list[bytes]:
-    """The storage names of all shards' states."""
+    """Return the table names of all shards' states, by shard."""
     return [table_name(ShardId(shard), REGISTERS) for shard in range(shards)]
 
 
 class Snapshot:
-    """One moment of the whole store, for as long as it is open. Usable from any thread.
+    """The whole store at one moment, until the snapshot is closed. Usable from any thread.
 
-    Every read raises ``SnapshotExpired`` after its lifetime and ``Closed`` after ``close``.
+    Every read raises ``SnapshotExpired`` after the snapshot's lifetime and ``Closed`` after ``close``.
     """
 
-    __iter__ = None  # not a Mapping: say scan() to walk it
+    __iter__ = None  # not a Mapping: use scan() to iterate
 
     def __init__(self, transaction: ReadTransaction, routing: Routing, tables: list[bytes]) -> None:
         self._transaction = transaction
@@ -41,11 +41,11 @@ class Snapshot:
         self._close_after_scan = False
 
     def of_tables(self, tables: list[bytes]) -> Snapshot:
-        """The same moment of other tables, one of each shard; it ends with this one."""
+        """Return a snapshot of other tables, one per shard, at this moment; it ends with this snapshot."""
         return Snapshot(self._transaction, self._routing, tables)
 
     def get(self, key: Key, default: Any = None) -> Any:
-        """The value, or ``default`` when there is none."""
+        """Return the value, or ``default`` if there is none. Each call returns a new copy."""
         cell = self._cell(key)
         return default if cell is None else values.decode(cell[VERSION_BYTES:])
 
@@ -59,11 +59,11 @@ class Snapshot:
         return self._cell(key) is not None
 
     def version(self, key: Key) -> int | None:
-        """The slot of the key's last write, or None when there is no value."""
+        """Return the slot of the key's last write, or None if there is no value."""
         return stored_version(self._cell(key))
 
     def get_many(self, keys: Iterable[Key], default: Any = None) -> list[Any]:
-        """The values in the order of the keys."""
+        """Return the values in the order of the keys; ``default`` for a missing key."""
         return [self.get(key, default) for key in keys]
 
     def _cell(self, key: Key) -> bytes | None:
@@ -71,7 +71,7 @@ class Snapshot:
         return self.cell(self._routing.shard(key, encoded), encoded)
 
     def cell(self, shard: ShardId, encoded: bytes) -> bytes | None:
-        """A record by its encoded key: version and encoded value."""
+        """Return the stored value at an encoded key, version and encoded value, or None."""
         return self._transaction.get(self._tables[shard], encoded)
 
     def scan(
@@ -83,16 +83,16 @@ class Snapshot:
         reverse: bool = False,
         limit: int | None = None,
     ) -> Iterator[tuple[Key, Any]]:
-        """Iterate over ``(key, value)`` in key order; ``start`` is in, ``stop`` is out.
+        """Return an iterator over ``(key, value)`` in key order; ``start`` is included, ``stop`` is not.
 
-        Raises ``KeyInvalid`` and ``LimitExceeded`` at the call, ``Corrupt`` where it meets damage.
+        Raises ``KeyInvalid`` and ``LimitExceeded`` at the call, and ``Corrupt`` at a damaged record.
         """
         low, high = keys.key_range(prefix=prefix, start=start, stop=stop)
         shards = self._routing.shards_of_range(prefix)
         return self._decoded(self.rows(low, high, reverse, keys.check_limit(limit), shards))
 
     def scan_and_close(self, **bounds: Any) -> Iterator[tuple[Key, Any]]:
-        """Scan, and close this snapshot when the scan ends. For a snapshot nobody else has."""
+        """Scan, and close this snapshot when the scan ends. For a snapshot without other users."""
         self._close_after_scan = True
         try:
             return self.scan(**bounds)
@@ -111,7 +111,7 @@ class Snapshot:
             self.close()
 
     def count(self, *, prefix: Key | None = None, start: Key | None = None, stop: Key | None = None) -> int:
-        """How many keys there are in the range."""
+        """Return the number of keys in the range."""
         low, high = keys.key_range(prefix=prefix, start=start, stop=stop)
         return sum(map(len, self.rows(low, high, False, None, self._routing.shards_of_range(prefix))))
 
@@ -123,9 +123,9 @@ class Snapshot:
         limit: int | None,
         shards: Iterable[ShardId] | None = None,
     ) -> Iterator[list[Row]]:
-        """Encoded keys and cells, a chunk at a time; of these shards only, if any are named.
+        """Yield encoded keys and stored values, a chunk at a time; of these shards only, if given.
 
-        The shards' rows are merged: what lies below every shard's last row is final.
+        The shards' rows are merged: rows below every shard's last fetched row are final.
         """
         tables = self._tables if shards is None else [self._tables[shard] for shard in shards]
         cursors = [_ShardCursor(self._transaction, table, low, high, reverse) for table in tables]
@@ -146,11 +146,11 @@ class Snapshot:
 
     @property
     def age(self) -> int:
-        """Nanoseconds since it was taken."""
+        """Nanoseconds since the snapshot was taken."""
         return self._transaction.age
 
     def close(self) -> None:
-        """Let go of it; a second time is fine."""
+        """Close the snapshot. Does nothing the second time."""
         self._transaction.close()
 
     def __enter__(self) -> Snapshot:
@@ -166,7 +166,7 @@ class Snapshot:
 
 
 class _ShardCursor:
-    """One shard's place in a merge."""
+    """One shard's position in a merge."""
 
     __slots__ = ("_high", "_low", "_more", "_reverse", "_rows", "_table", "_transaction")
 
@@ -179,7 +179,7 @@ class _ShardCursor:
         self._more = low < high
 
     def fill(self, count: int) -> bytes | None:
-        """Have rows if there are any; return the last key, or None when no rows follow these."""
+        """Fetch rows if none are left; return the last key, or None if no row follows the fetched rows."""
         if not self._rows and self._more:
             rows = self._transaction.scan(
                 self._table, self._low, self._high, reverse=self._reverse, limit=count
@@ -193,7 +193,7 @@ class _ShardCursor:
         return self._rows[-1][0] if self._more else None
 
     def take(self, bound: bytes | None) -> list[Row]:
-        """Remove and return the rows up to ``bound``; all of them when it is None."""
+        """Remove and return the rows up to ``bound``, or all rows if ``bound`` is None."""
         rows = self._rows
         if bound is None:
             split = len(rows)

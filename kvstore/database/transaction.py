@@ -1,7 +1,7 @@
-"""A user's transaction: reads of one moment, its own writes over them, and nothing sent before the end.
+"""A user's transaction: reads of one moment under its own writes; nothing is sent before the end.
 
-Where the reads come from is behind ``Reads``: first a reconnaissance, without locks; when the function has
-to run again, what is locked. How it is committed is decided afterwards, by what it did (``routing.py``).
+The reads come from a ``Reads``: first a reconnaissance, without locks; if the function has to run again,
+the locked values. The path of the commit is chosen afterwards, by the shards it touched (``routing.py``).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from kvstore.types import ShardId
 
 AMOUNT_BYTES = 8
 TRANSACTION_BYTES_MAX = 64 << 20
-"""Bound on the keys and values of one transaction (contracts C5)."""
+"""Most bytes of keys and values in one transaction (contracts C5)."""
 
 Own = tuple[bytes, "Written"]
 Shards = set[ShardId]
@@ -31,50 +31,50 @@ State = Literal["open", "committed", "rolled back"]
 
 
 class Reads(Protocol):
-    """Where a transaction reads, all of it at one moment."""
+    """The source of a transaction's reads, all of one moment."""
 
     shards: set[ShardId]
-    """Those that were read."""
+    """Shards that were read."""
 
     def cell(self, shard: ShardId, key: bytes) -> bytes | None:
-        """A key's cell; from now on it is a part of what the transaction depends on."""
+        """Return a key's stored value or None, and add the key to the read set."""
 
     def read_untracked(self, shard: ShardId, key: bytes) -> bytes | None:
-        """The same, on which nothing depends: to refuse what could not be carried out."""
+        """Return a key's stored value or None without adding the key to the read set; to check a write."""
 
     def rows(self, start: bytes, stop: bytes, reverse: bool, shards: list[ShardId]) -> Iterator[Row]:
-        """The rows of a range, in order; what was walked over is depended on."""
+        """Yield the rows of a range in order, and add the range as far as it is read to the read set."""
 
     def allow_write(self, key: bytes) -> None:
-        """Called before a write; may end the run of the function."""
+        """Allow a write of the key, or end the run of the function."""
 
     def close(self) -> None: ...
 
 
 class Written(NamedTuple):
-    """What a transaction did to one key: a put or a delete, or some adds."""
+    """A transaction's writes to one key: one put or delete, or some adds."""
 
     shard: ShardId
     operations: tuple[Operation, ...]
     value: bytes | None
-    """What the transaction sees there now, encoded; None for nothing."""
+    """Encoded value that the transaction reads at the key; None if there is no value."""
     size: int
-    """In bytes, of the key and of what is written."""
+    """Bytes of the key and of the written values."""
 
     @property
     def overwrites(self) -> bool:
-        """Whether the value depends on nothing that was there before."""
+        """Whether the new value does not depend on the old one."""
         return type(self.operations[0]) in (Put, Delete)
 
 
 class Transaction:
-    """Made by ``Database.begin``, and for a function by ``Database.transaction`` and ``run``.
+    """A transaction, made by ``Database.begin``, or for a function by ``Database.run`` or a decorator.
 
-    As a context manager it commits at the end, and an exception rolls it back. For one thread at a time.
-    Every call raises ``Finished`` after the end, but ``route`` stays readable.
+    As a context manager it commits at the end of the block, and an exception rolls it back. For one thread at
+    a time. After the end every call raises ``Finished``; ``route`` stays readable.
     """
 
-    __iter__ = None  # not a Mapping: say scan() to walk it
+    __iter__ = None  # not a Mapping: use scan() to iterate
 
     def __init__(
         self,
@@ -82,20 +82,20 @@ class Transaction:
         routing: Routing,
         commit: Callable[[Transaction], Route] | None = None,
     ) -> None:
-        """``commit`` is None for the transaction of a function, which is committed when that returns."""
+        """``commit`` is None for a function's transaction, which is committed when the function returns."""
         self.reads = reads
         self.written: dict[bytes, Written] = {}
         self._routing = routing
         self._commit = commit
         self.size = 0
-        """Bytes of keys and values that it wrote."""
+        """Bytes of the written keys and values."""
         self._state: State = "open"
         self._route: Route | None = None
 
     # -- reading -----------------------------------------------------------------------------
 
     def get(self, key: Key, default: Any = None) -> Any:
-        """The value, or ``default``: what this transaction wrote, or what was there at its moment."""
+        """Return the value as this transaction wrote or read it; ``default`` if there is none."""
         payload = self._payload(key)
         return default if payload is None else values.decode(payload)
 
@@ -109,7 +109,7 @@ class Transaction:
         return self._payload(key) is not None
 
     def get_many(self, keys: Iterable[Key], default: Any = None) -> list[Any]:
-        """The values in the order of the keys."""
+        """Return the values in the order of the keys; ``default`` for a missing key."""
         return [self.get(key, default) for key in keys]
 
     def _payload(self, key: Key) -> bytes | None:
@@ -130,10 +130,10 @@ class Transaction:
         reverse: bool = False,
         limit: int | None = None,
     ) -> Iterator[tuple[Key, Any]]:
-        """Iterate over ``(key, value)`` in key order, with this transaction's writes as of this call.
+        """Return an iterator over ``(key, value)`` in key order, with the writes made before this call.
 
         Raises:
-            LimitExceeded: the transaction would depend on more than 10,000 records.
+            LimitExceeded: the transaction would read more than 10,000 records.
         """
         self._check()
         low, high = keys.key_range(prefix=prefix, start=start, stop=stop)
@@ -145,7 +145,7 @@ class Transaction:
     def _merged(
         self, own: list[Own], stored: Iterator[Row], reverse: bool, limit: int | None
     ) -> Iterator[tuple[Key, Any]]:
-        self._check()  # before anything is read: it may have ended since the call
+        self._check()  # the transaction may have ended since the call
         left = float("inf") if limit is None else limit
         if left == 0:
             return
@@ -157,13 +157,13 @@ class Transaction:
             self._check()
 
     def count(self, *, prefix: Key | None = None, start: Key | None = None, stop: Key | None = None) -> int:
-        """How many keys there are in the range."""
+        """Return the number of keys in the range."""
         return sum(1 for _ in self.scan(prefix=prefix, start=start, stop=stop))
 
     # -- writing -----------------------------------------------------------------------------
 
     def put(self, key: Key, value: Any) -> None:
-        """Set the key. Raises at once if the key or the value cannot be stored."""
+        """Set the key. Raises ``KeyInvalid``, ``ValueNotSupported`` or ``LimitExceeded`` at once."""
         self._check()
         encoded, payload = keys.encode(key), values.encode(value)
         self._write(key, Put(encoded, payload), payload)
@@ -171,7 +171,7 @@ class Transaction:
     __setitem__ = put
 
     def delete(self, key: Key) -> None:
-        """Remove the key; a missing one is fine."""
+        """Remove the key, if it exists."""
         self._check()
         encoded = keys.encode(key)
         self._write(key, Delete(encoded), None)
@@ -181,10 +181,10 @@ class Transaction:
         self.delete(key)
 
     def add(self, key: Key, n: int | float = 1) -> None:
-        """Add to the number there, or to 0, without depending on it: other adds do not conflict.
+        """Add ``n`` to the number at the key, or to 0, without reading it: two adds do not conflict.
 
         Raises:
-            TypeClash: what is there at this transaction's moment is no number.
+            TypeClash: the value at this transaction's moment is not a number.
         """
         self._check()
         encoded, amount = keys.encode(key), check_amount(n)
@@ -201,7 +201,7 @@ class Transaction:
             self._write(key, Add(encoded, amount), total, behind=written)
 
     def update(self, key: Key, function: Callable[[Any], Any], default: Any = None) -> Any:
-        """Set the key to what ``function`` makes of its value, or of ``default``; return that."""
+        """Set the key to ``function(value)``, or ``function(default)`` without a value; return the result."""
         value = self.get(key, default)
         name = getattr(function, "__qualname__", repr(function))
         with running(name, self):
@@ -226,9 +226,9 @@ class Transaction:
         self.written[encoded] = Written(self._routing.shard(key, encoded), (*earlier, operation), value, size)
 
     def changes(self, missing: Any = None) -> list[tuple[Key, Any, Any]]:
-        """What it would change, in key order: ``(key, value before, value after)``.
+        """Return the changes so far, in key order, as ``(key, value before, value after)``.
 
-        ``missing`` stands where there is no value.
+        ``missing`` stands for no value.
         """
         self._check()
         found = []
@@ -240,23 +240,23 @@ class Transaction:
     # -- the end -----------------------------------------------------------------------------
 
     def savepoint(self) -> Savepoint:
-        """A place to come back to: ``savepoint.rollback()`` undoes the writes made since.
+        """Return a savepoint: ``savepoint.rollback()`` undoes the writes made since.
 
-        As a context manager it does so when an exception leaves the block.
+        As a context manager it rolls back when an exception leaves the block.
         """
         self._check()
         return Savepoint(self, dict(self.written), self.size)
 
     def restore(self, written: dict[bytes, Written], size: int) -> None:
-        """Go back to earlier writes; for a savepoint."""
+        """Restore earlier writes; called by a savepoint."""
         self._check()
         self.written, self.size = dict(written), size
 
     def commit(self) -> None:
-        """Commit it.
+        """Commit the transaction.
 
         Raises:
-            Conflict: what it read has changed; nothing happened.
+            Conflict: a value that it read has changed; nothing happened.
             Finished: it ended before. UsageError: it belongs to a function.
         """
         self._check()
@@ -269,38 +269,38 @@ class Transaction:
         self.end("committed")
 
     def rollback(self) -> None:
-        """Give it up; nothing happened."""
+        """Discard the writes and end the transaction. Raises ``Finished``, ``UsageError`` like ``commit``."""
         self._check()
         self._by_hand("rollback")
         self.end("rolled back")
 
     def _by_hand(self, what: str) -> Callable[[Transaction], Route]:
         if self._commit is None:
-            message = f"{what} of a transaction that ends when its function does"
-            raise UsageError(message, hint="return to commit, raise kvstore.Abort to roll back")
+            message = f"{what} is not allowed: this transaction ends when its function returns"
+            raise UsageError(message, hint="return to commit, or raise kvstore.Abort to roll back")
         return self._commit
 
     def end(self, state: State, route: Route | None = None) -> None:
-        """It is over; for whoever runs it."""
+        """End the transaction in this state; called by its runner."""
         self._route = route or self.route
         self._state = state
         self.reads.close()
 
     @property
     def route(self) -> Route:
-        """How it would be committed now, or was: path, shards, rounds."""
+        """The route by which it was committed, or would be committed now: path, shards, rounds."""
         if self._route is not None:
             return self._route
         return route_of(self.read_shards, {written.shard for written in self.written.values()})
 
     @property
     def read_shards(self) -> Shards:
-        """The shards of which something decides what it does."""
+        """The shards that the transaction has read."""
         return self.reads.shards
 
     @property
     def is_open(self) -> bool:
-        """Whether it has neither been committed nor rolled back."""
+        """Whether the transaction was neither committed nor rolled back."""
         return self._state == "open"
 
     def _check(self) -> None:
@@ -327,7 +327,7 @@ class Transaction:
 
 
 class Savepoint:
-    """A place within a transaction."""
+    """A point within a transaction to which its writes can be rolled back."""
 
     def __init__(self, transaction: Transaction, written: dict[bytes, Written], size: int) -> None:
         self._transaction = transaction
@@ -335,7 +335,7 @@ class Savepoint:
         self._size = size
 
     def rollback(self) -> None:
-        """Undo the writes made since. What was read stays read."""
+        """Undo the writes made since the savepoint. The read set stays as it is."""
         self._transaction.restore(self._written, self._size)
 
     def __enter__(self) -> Savepoint:
@@ -352,8 +352,8 @@ class Savepoint:
 
 
 def _overlaid(stored: Iterator[Row], own: list[Own], reverse: bool) -> Iterator[Row]:
-    """Keys and encoded values of what is stored under what was written, reading no row ahead."""
-    own.reverse()  # the next one is the last
+    """Yield keys and encoded values of the stored rows under the transaction's writes, reading none ahead."""
+    own.reverse()  # so that pop() yields the next one
     for encoded, cell in stored:
         while own and own[-1][0] != encoded and (own[-1][0] < encoded) != reverse:
             yield from _present(own.pop())
@@ -376,7 +376,7 @@ def _value(payload: bytes | None, missing: Any) -> Any:
 
 
 def effect_size(effect: KeyEffect) -> int:
-    """Bytes that an effect writes besides its key."""
+    """Return the number of bytes that an effect writes besides its key."""
     match effect:
         case Put(_, written) | Add(_, written) | SetAdd(_, written) | SetRemove(_, written):
             return len(written)

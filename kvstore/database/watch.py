@@ -1,10 +1,10 @@
-"""Watching: every change, in commit order, from a cursor on.
+"""Watches: every change after a cursor, in commit order.
 
-The source is the log, not the moment: what was committed before somebody asked, while nobody looked, or
-before a crash, comes all the same, each change once. Where the log was cut, a watch from the beginning
-shows the records that are older than the log first. So folding it always ends at the store's state.
+A watch reads the log, so it also yields changes that were committed before the watch began, while the
+program was not reading, or before a crash; each change once. If the log was truncated, a watch from the
+beginning first yields the records that are older than the log. So folding a watch gives the store's state.
 
-A watch *is* its place: what it has read ahead is thrown away by an interrupt and read again from there.
+A watch keeps its place only: an interrupt discards what was read ahead, and the watch reads it again.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from kvstore.ports import CommitView
 from kvstore.types import Slot
 
 Cursor = dict[int, int | str]
-"""A place in the log that can be kept anywhere, as JSON too: by shard, the last slot that was seen.
+"""A place in the log: the last slot seen of each shard, in a dict that can be stored as JSON.
 
-Within a transaction ``-1`` says how many of its changes were seen; among the records that are older than
-the log ``-2`` names the last one.
+Within a transaction the entry ``-1`` is the number of its changes that were seen; among records older
+than the log the entry ``-2`` is the key of the last record seen, in hex.
 """
 DELIVERED, OLDER = -1, -2
 READ_AHEAD_BYTES = 1 << 20
 READ_AHEAD_MAX = 256
-"""Transactions, or bytes of what they changed, that are read ahead."""
+"""Most transactions that are read ahead; the limit in bytes is ``READ_AHEAD_BYTES``."""
 OLDER_ROWS = 500
 
 T = TypeVar("T")
 
 
 class Change(NamedTuple):
-    """One key's new value, or its end.
+    """One key's new value, or its removal.
 
-    ``version``: the slot that wrote or removed it. ``time``: of the transaction, in nanoseconds; 0 for a
-    record that is older than the log. ``cursor``: where to go on after this change.
+    ``version``: the slot that wrote or removed the key. ``time``: the transaction's time in nanoseconds; 0
+    for a record that is older than the log. ``cursor``: the place after this change, for ``watch(since=)``.
     """
 
     key: Key
@@ -56,12 +56,12 @@ class Change(NamedTuple):
 
 
 class WatchPlace(NamedTuple):
-    """What a watch has delivered: all up to ``position``, and ``delivered`` changes of what is next."""
+    """A watch's place: behind ``position``, and ``delivered`` changes of the next transaction."""
 
     position: Position
     delivered: int = 0
     older: bytes | None = None
-    """The last record delivered of those older than the log; None when they are through."""
+    """Key of the last delivered record that is older than the log; None when all are delivered."""
 
     def cursor(self) -> Cursor:
         cursor: Cursor = dict(enumerate(self.position))
@@ -73,9 +73,9 @@ class WatchPlace(NamedTuple):
 
 
 class Watch:
-    """An iterator over changes; made by ``Database.watch``. For one thread at a time.
+    """An iterator over changes, made by ``Database.watch``. For one thread at a time.
 
-    It holds nothing open while nobody asks it for the next change.
+    A watch holds no read transaction open between two calls of ``next``.
     """
 
     def __init__(
@@ -102,11 +102,11 @@ class Watch:
 
     @property
     def cursor(self) -> Cursor:
-        """Where it stands: behind all it delivered, and all it passed over."""
+        """The place after all changes that were delivered or skipped, as a cursor."""
         return self._place.cursor()
 
     def close(self) -> None:
-        """End it; a second time is fine."""
+        """End the watch. Does nothing the second time."""
         self._ended = True
 
     def __iter__(self) -> Watch:
@@ -128,7 +128,7 @@ class Watch:
     # -- where it begins ---------------------------------------------------------------------
 
     def _look(self, work: Callable[[CommitView], T]) -> T:
-        """Return what ``work`` makes of the last commit."""
+        """Return ``work(view)`` for a view of the last commit."""
         with self._readers.viewing() as view:
             return work(view)
 
@@ -165,7 +165,7 @@ class Watch:
                 return
 
     def _read(self, view: CommitView) -> list[tuple[Committed, Position]]:
-        """Read transactions ahead, each with the position behind it."""
+        """Read ahead; return transactions, each with the position after it."""
         self._check_kept(view, self._place)
         position = list(self._place.position)
         read: list[tuple[Committed, Position]] = []
@@ -189,13 +189,12 @@ class Watch:
                 place = WatchPlace(before.position, at) if left else WatchPlace(behind)
                 if self._low <= encoded < self._high:
                     change = _change(encoded, value, piece.slot, committed.time, place)
-                    self._place = place  # only now: an interrupt between here and its caller loses nothing
+                    self._place = place  # moved last, so an interrupt loses no change
                     yield change
         self._place = WatchPlace(behind)
 
     def _older_records(self, place: WatchPlace) -> Iterator[Change]:
-        """Some records as they were written before the log begins. Others of them have changed since:
-        those come with the log."""
+        """Yield some records that were written before the log begins. The log holds records changed since."""
         assert place.older is not None
         self._look(lambda view: self._check_kept(view, place))
         low = max(self._low, place.older + b"\x00" if place.older else b"")
@@ -224,10 +223,11 @@ def _change(encoded: bytes, value: bytes | None, slot: Slot, time: int, place: W
 
 
 def parse_cursor(cursor: Cursor, end: Position) -> WatchPlace:
-    """The place a cursor names. JSON made strings of its numbers, perhaps.
+    """Return the place that a cursor names. Its shards may be strs, as JSON makes them.
 
     Raises:
-        UsageError: it is no cursor, or none of this store, whose log ends at ``end``.
+        UsageError: it is not a cursor of a store with as many shards as ``end`` has.
+        LimitExceeded: a slot is beyond ``end``, the log's end by shard.
     """
     try:
         entries = {_shard(name): entry for name, entry in cursor.items()}
@@ -236,9 +236,9 @@ def parse_cursor(cursor: Cursor, end: Position) -> WatchPlace:
         position = [Slot(_number(entries.pop(shard))) for shard in range(len(end))]
         place = WatchPlace(position, delivered, None if older is None else bytes.fromhex(str(older)))
     except (KeyError, ValueError, TypeError):
-        raise UsageError(f"this is no cursor of a store with {len(end)} shards: {cursor!r}") from None
+        raise UsageError(f"this is not a cursor of a store with {len(end)} shards: {cursor!r}") from None
     if entries:
-        raise UsageError(f"this is no cursor of a store with {len(end)} shards: {cursor!r}")
+        raise UsageError(f"this is not a cursor of a store with {len(end)} shards: {cursor!r}")
     for shard, (seen, last) in enumerate(zip(position, end, strict=True)):
         if seen > last:
             message = f"the cursor has slot {seen} of shard {shard}, whose log ends at {last}"

@@ -138,7 +138,7 @@ class TestARun:
         def end(transaction: Transaction) -> None:
             transaction.put(X, 11)
             for call in (transaction.commit, transaction.rollback):
-                with pytest.raises(kvstore.UsageError, match="ends when its function does"):
+                with pytest.raises(kvstore.UsageError, match="ends when its function returns"):
                     call()
 
         run(db, end)

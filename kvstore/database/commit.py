@@ -1,9 +1,9 @@
-"""Running transactions: a function is run, what it did is committed by the cheapest path, or it runs again.
+"""Running transactions: a function runs, its writes are committed by the cheapest path, or it is retried.
 
-The first run is a reconnaissance (contracts C2). If it turns out general, a preliminary locks what was read
-and is to be written. Where all is as it was read, it is committed in the same breath. Where a value has
-changed, the function runs again on what is locked, and then its commit cannot fail, unless it takes longer
-than the lease. Only where it then touches something else is there another attempt, which locks that too.
+The first run is a reconnaissance (contracts C2). If the transaction is general, a preliminary locks the keys
+it read and will write. If no value has changed, the transaction is committed in that group. If a value has
+changed, the function runs again on the locked values, and then its commit cannot fail, unless it takes
+longer than the lease. If this run touches another key, the next attempt locks that key too.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from kvstore.keys import Key
 from kvstore.types import RequestId, ShardId
 
 UNLOCKED_ATTEMPTS = 3
-"""After so many refusals what is on one shard is locked, too, and no longer just validated."""
+"""Number of attempts that validate a one-shard transaction without locks; later attempts take locks."""
 
 CHECK_BYTES = 64
-"""About what a key takes in a request."""
+"""Approximate size of an operation in a request, besides its key and value."""
 
 
 class Task(NamedTuple):
-    """A function to be run as a transaction, how often, and how long (seconds; None is for ever)."""
+    """A function to run as a transaction, with its number of retries and its timeout in seconds, or None."""
 
     name: str
     body: Callable[[Transaction], Any]
@@ -48,13 +48,14 @@ class Task(NamedTuple):
     timeout: float | None
     token: IdempotencyToken | None = None
     expected: tuple[bytes, ...] = ()
-    """The keys of a known read set: locked at once, and read then."""
+    """Encoded keys of a known read set, which are locked before they are read."""
 
 
 class Plan(NamedTuple):
     """How a transaction is to be committed.
 
-    ``operations``: its one round, or its preliminary; then ``writes`` are those of its second half.
+    ``operations`` are those of its only round, or of its preliminary; in the latter case ``writes`` are the
+    operations of its second half.
     """
 
     route: Route
@@ -62,11 +63,11 @@ class Plan(NamedTuple):
     writes: Operations
     reserved: set[bytes]
     size: int
-    """Bytes that are written."""
+    """Size of the writes in bytes."""
 
 
-class ReadSetChanged(Exception):  # not an error: an attempt that did not commit; it stays in here
-    """Something that was read is not so any more. ``locks``: what the next attempt locks at least."""
+class ReadSetChanged(Exception):  # not an error: caught in this module
+    """An attempt was not committed: its read set changed. ``locks``: the least that the next one locks."""
 
     def __init__(self, key: Key | None, locks: LockSets | None = None) -> None:
         super().__init__()
@@ -75,7 +76,7 @@ class ReadSetChanged(Exception):  # not an error: an attempt that did not commit
 
 
 class TransactionRunner:
-    """Commits the transactions of one database."""
+    """Runs and commits the transactions of one database."""
 
     def __init__(
         self,
@@ -87,7 +88,7 @@ class TransactionRunner:
         self._routing = routing
         self._snapshot = snapshot
 
-    # -- what a region does in its own way ----------------------------------------------------
+    # -- overridden by regions -----------------------------------------------------------------
 
     def _transaction(
         self,
@@ -97,20 +98,20 @@ class TransactionRunner:
         return Transaction(reads, self._routing, commit)
 
     def _checks_of(self, written: Written) -> tuple[Operation, ...]:
-        """What a preliminary has to check of the writes to one key, besides locking it."""
+        """Return the operations by which a preliminary checks the writes to one key, besides its lock."""
         return ()
 
     def _may_refuse(self, transaction: Transaction) -> bool:
-        """Whether the shards may refuse what the transaction writes."""
+        """Return whether shards may refuse the transaction's writes."""
         return False
 
     def _raise_refusal(self, answer: Answer) -> None:
-        """Raise the error of a write that a shard refused, if there is one."""
+        """Raise the error of a refused write, if a shard refused one."""
 
     # -- transactions --------------------------------------------------------------------------
 
     def begin(self) -> Transaction:
-        """A transaction that its owner commits."""
+        """Return a transaction that its owner commits."""
         reads = Reconnaissance(self._snapshot, self._routing)
 
         def commit(transaction: Transaction) -> Route:
@@ -133,9 +134,9 @@ class TransactionRunner:
         """Run the function until it is committed; return its result.
 
         Raises:
-            Conflict: it was tried ``max_retries`` times more, and every time something had changed.
+            Conflict: its read set changed in the first attempt and in each of ``max_retries`` retries.
             TimedOut: it was not committed in time; nothing happened.
-            Whatever the function raises: it was rolled back.
+            Every exception of the function: the transaction was rolled back.
         """
         patience = Backoff(task.timeout)
         wanted = LockSets()
@@ -179,7 +180,7 @@ class TransactionRunner:
                 transaction.end("rolled back")
 
     def _attempt_known(self, task: Task, patience: Backoff) -> Any:
-        """Lock first and run then: two rounds, whatever happens elsewhere."""
+        """Lock the known read set, then run the function: two rounds, whatever other callers do."""
         reads = Reconnaissance(self._snapshot, self._routing)
         try:
             reads.expect(task.expected)
@@ -193,10 +194,10 @@ class TransactionRunner:
     def _run_again(
         self, task: Task, plan: Plan, reads: Reconnaissance, answer: Answer, patience: Backoff
     ) -> Any:
-        """Run the function on what is locked, and commit that; or let go of the locks."""
+        """Run the function on the locked values and commit its writes; on any error release the locks."""
         key = self._changed_key(answer, reads)
         if answer.committed is not None:
-            raise ReadSetChanged(key)  # somebody aborted it
+            raise ReadSetChanged(key)  # the preliminary was aborted
         transaction = None
         try:
             self._raise_refusal(answer)
@@ -204,7 +205,7 @@ class TransactionRunner:
             transaction = self._transaction(locked)
             result = _call_locked(task, transaction, locked)
             if self._may_refuse(transaction):
-                raise ReadSetChanged(key)  # the shards have checked what it wrote before
+                raise ReadSetChanged(key)  # the shards checked other writes than these
             if not locked.missed.is_empty():
                 raise ReadSetChanged(
                     key, _union(reads.sets(), LockSets(written=plan.reserved), locked.missed)
@@ -213,7 +214,7 @@ class TransactionRunner:
             token = _with_result(task.token, result)
             writes = _writes_of(transaction, plan.operations)
             if not self._conclude(answer.request, writes, transaction.size, token).committed:
-                raise ReadSetChanged(key)  # it took longer than the lease
+                raise ReadSetChanged(key)  # the lease expired
             transaction.end("committed", plan.route)
             return result
         except BaseException as error:
@@ -233,7 +234,7 @@ class TransactionRunner:
         *,
         locks: bool = False,
     ) -> Plan:
-        """Choose the path. ``locks``: take locks even where one shard could validate all."""
+        """Choose the path. ``locks``: take locks even if one shard could validate all reads."""
         written = {entry.shard for entry in transaction.written.values()}
         if token is not None:
             written.add(token.record_shard)
@@ -253,7 +254,7 @@ class TransactionRunner:
     def _first_half(
         self, transaction: Transaction, reads: Reconnaissance, wanted: set[bytes], written: set[ShardId]
     ) -> Operations:
-        """By shard, in order: what it checks and what it reserves; ``written`` takes part anyway."""
+        """Return the preliminary's checks and reservations by shard; all shards in ``written`` take part."""
         operations: dict[ShardId, list[Operation]] = reads.checks()
         for shard in written:
             operations.setdefault(shard, [])
@@ -264,7 +265,7 @@ class TransactionRunner:
         return {shard: tuple(operations[shard]) for shard in sorted(operations)}
 
     def _one_round(self, plan: Plan, reads: Reconnaissance, token: IdempotencyToken | None) -> None:
-        """Nothing for what only read; else one request. Raises ``ReadSetChanged``."""
+        """Send the plan's only request, if there is one. Raises ``ReadSetChanged``."""
         if not plan.operations:
             return
         pending = _pending(plan.operations, size=plan.size, token=token)
@@ -277,9 +278,9 @@ class TransactionRunner:
                 raise ReadSetChanged(self._name(_payload(outcome.results[0]), reads))
 
     def _preliminary(self, plan: Plan, second_half: SecondHalf, patience: Backoff, name: str) -> Answer:
-        """Send the first half; return the answer: committed, aborted, or the votes, and the locks are held.
+        """Send the first half; return the answer: committed, aborted, or the votes, with the locks held.
 
-        Raises ``TimedOut`` when it waited for its locks too long.
+        Raises ``TimedOut`` if it waits for its locks beyond the deadline.
         """
         pending = _pending(plan.operations, plan.writes, size=plan.size, second_half=second_half)
         with uninterrupted() if second_half.token else nullcontext():
@@ -289,13 +290,16 @@ class TransactionRunner:
         return pending.answer
 
     def _take_back(self, pending: PendingRequest, timed_out: TimedOut) -> None:
-        """It waited for its locks too long. Raises ``TimedOut``, unless it was committed all the same."""
+        """Abort a preliminary that waited for its locks too long; raise ``TimedOut`` unless it was committed.
+
+        Raises ``OutcomeUnknown`` if the abort fails too.
+        """
         assert pending.number is not None, "the request was sent, and waits for locks"
         ended = self._abort(pending.number, timed_out)
         if pending.answer is not None and pending.answer.committed:
             return
         if not ended and pending.answer is None:
-            message = "it still waits for locks, could not be taken back, and may be committed later"
+            message = "the transaction waits for locks, could not be aborted, and may be committed later"
             raise OutcomeUnknown(message) from timed_out
         raise timed_out
 
@@ -310,34 +314,34 @@ class TransactionRunner:
         return pending.answer
 
     def _abort(self, preliminary: RequestId, error: BaseException) -> bool:
-        """Let go of the locks, because of this error. Where that fails too, the lease will end those that
-        are held; return whether it did not fail."""
+        """Abort the preliminary because of this error; return whether that succeeded. If it did not, the
+        lease will release the locks that are held."""
         pending = _pending({}, conclusion=Conclusion(preliminary, commits=False))
         try:
             self._store.run(pending)
         except Error as trouble:
-            error.add_note(f"its locks could not be released: {trouble}")
+            error.add_note(f"the transaction's locks could not be released: {trouble}")
             return False
         return True
 
-    # -- what to tell ------------------------------------------------------------------------
+    # -- what an error names -----------------------------------------------------------------
 
     def _changed_key(self, answer: Answer, reads: Reconnaissance) -> Key | None:
-        """One of the keys that had changed when the votes were taken."""
+        """Return a key that had changed when the votes were taken, or None if it is not known."""
         for vote in answer.outcomes.values():
             if vote.refused and vote.results:
                 return self._name(decode_current(_payload(vote.results[0])).changed, reads)
         return None
 
     def _name(self, changed: bytes, reads: Reconnaissance) -> Key | None:
-        """The key itself, or, where it is the start of a range, the first in it that is different now."""
+        """Return the changed key, or the first key that differs now in a range that starts at it."""
         with self._snapshot() as now:
             found = reads.first_difference(changed, now)
         return None if found is None else keys.decode(found)
 
 
 def _call(task: Task, transaction: Transaction) -> Any:
-    """Run the function. A ``Conflict`` that it raises is tried again, as if the store had."""
+    """Run the function. A ``Conflict`` that the function raises is retried like one of the store."""
     try:
         with running(task.name, transaction):
             result = task.body(transaction)
@@ -348,7 +352,7 @@ def _call(task: Task, transaction: Transaction) -> Any:
 
 
 def _held(answer: Answer) -> dict[ShardId, Current]:
-    """What the shards hold that voted for a change."""
+    """Return the present values of the shards that voted that their reads had changed."""
     return {
         shard: decode_current(_payload(vote.results[0]))
         for shard, vote in answer.outcomes.items()
@@ -357,7 +361,7 @@ def _held(answer: Answer) -> dict[ShardId, Current]:
 
 
 def _call_locked(task: Task, transaction: Transaction, locked: LockedReads) -> Any:
-    """Run it on what is locked; if it touched anything else, what comes of it does not count."""
+    """Run the function on the locked values; ignore its exception if it touched an unlocked key."""
     try:
         return _call(task, transaction)
     except (KeyboardInterrupt, SystemExit):
@@ -369,12 +373,12 @@ def _call_locked(task: Task, transaction: Transaction, locked: LockedReads) -> A
 
 
 def _with_result(token: IdempotencyToken | None, result: Any) -> IdempotencyToken | None:
-    """The idempotency key, with what the function returned. Raises ``ValueNotSupported``."""
+    """Return the token with the function's result. Raises ``ValueNotSupported``."""
     return None if token is None else msgspec.structs.replace(token, result=values.encode(result))
 
 
 def _writes_of(transaction: Transaction, shards: Iterable[int]) -> Operations:
-    """Each shard's writes, for all of these shards."""
+    """Return the writes of each of these shards, which may be none."""
     writes: dict[ShardId, list[Operation]] = {ShardId(shard): [] for shard in shards}
     for written in transaction.written.values():
         writes[written.shard] += written.operations
@@ -388,7 +392,7 @@ def _pending(
     conclusion: Conclusion | None = None,
     token: IdempotencyToken | None = None,
 ) -> PendingRequest:
-    """``size``: bytes of keys and values that are written; what is checked is small."""
+    """Return a new request. ``size``: bytes of the written keys and values; checks are small."""
     weight = sum([len(part) for half in halves for part in half.values()])
     size += CHECK_BYTES * weight
     return PendingRequest(ClientRequest(halves[0], size, weight, None, second_half, conclusion, token))

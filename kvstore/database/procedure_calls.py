@@ -1,4 +1,4 @@
-"""Calling a stored procedure: from what it declares to the shards it runs on, and back to its results."""
+"""Calling a stored procedure: its declared keys, their shards, the check before it is sent, its results."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from kvstore.types import ShardId, Timestamp
 
 
 def declare(procedure: Procedure, args: Any, routing: Routing) -> Call:
-    """The call as it will stand in the log.
+    """Return the call as it is written to the log.
 
     Raises:
-        ValueNotSupported, KeyInvalid: of the arguments, and of what is declared.
-        UsageError: no keys can be named for these arguments.
+        ValueNotSupported, KeyInvalid: an argument is not a value, or a declared key is not a key.
+        UsageError: the procedure's ``keys`` function raised for these arguments.
+        LimitExceeded: arguments and keys are larger than a transaction may be.
     """
     arguments = values.encode(args)
     owned: dict[ShardId, set[bytes]] = {}
@@ -46,28 +47,28 @@ def declare(procedure: Procedure, args: Any, routing: Routing) -> Call:
 def _declared_keys(procedure: Procedure, arguments: bytes) -> list[Key]:
     try:
         return list(procedure.keys(values.decode(arguments)))
-    except Exception as error:  # whatever it is: the function is the user's
-        message = f"the keys of {procedure.name!r} cannot be named: {type(error).__name__}: {error}"
-        raise UsageError(message, hint="see to the arguments, or to the function") from error
+    except Exception as error:  # the function is the user's, so it may raise anything
+        message = f"the keys function of {procedure.name!r} raised {type(error).__name__}: {error}"
+        raise UsageError(message, hint="check the arguments and the function") from error
 
 
 def size_of(call: Call) -> int:
-    """Bytes of arguments and keys."""
+    """Return the size of arguments and keys in bytes."""
     return len(call.arguments) + sum(len(key) for owned in call.keys.values() for key in owned)
 
 
 def check_declared(call: Call, transaction: ReadTransaction, routing: Routing, time: Timestamp) -> None:
-    """Run the body on what a cut shows, for nothing, so that a key that was forgotten costs nothing.
+    """Run the body on a read transaction, without effect, to find undeclared keys before sending.
 
     Raises:
-        KeyNotDeclared: the body touched it.
+        KeyNotDeclared: the body touched a key that is not declared.
     """
     for shard in call.keys:
         rehearse(call, _ReadTable(transaction, shard), shard=shard, time=time, owns=routing.owns)
 
 
 class _ReadTable:
-    """A shard's table as a cut shows it."""
+    """A shard's table in a read transaction."""
 
     def __init__(self, transaction: ReadTransaction, shard: ShardId) -> None:
         self._transaction = transaction
@@ -83,7 +84,7 @@ class _ReadTable:
 
 
 def results_of(call: Call, outcomes: Mapping[ShardId, Outcome]) -> dict[int, Any]:
-    """What each part returned, by shard. Raises ``ProcedureFailed`` for the first that raised."""
+    """Return each part's result, by shard. Raises ``ProcedureFailed`` for the first part that raised."""
     results = {}
     for shard in call.keys:
         outcome = outcomes[shard]

@@ -1,8 +1,8 @@
-"""Where transactions read (contracts C2).
+"""The reads of transactions (contracts C2).
 
-First a *reconnaissance*: reads of one moment, without locks, that remember what they saw. The preliminary
-then locks and checks that. If some of it had changed, the function runs again on ``LockedReads``: what the
-shards hold now, under locks, and nothing else.
+The first run of a function is a *reconnaissance*: it reads one moment without locks and records its read
+set, which the preliminary then locks and checks. If a value has changed, the function runs again on
+``LockedReads``: the locked values as the shards hold them now, and nothing else.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from kvstore.ports import Row
 from kvstore.types import ShardId
 
 Walk = tuple[bytes, bytes, tuple[ShardId, ...], bool]
-"""A range, from its start up to, not with, its stop, the shards, and whether it is walked in reverse."""
+"""Start of a range (included), its stop (excluded), its shards, and whether it is read in reverse."""
 
 READ_AGAIN_MAX = 1000
-"""Records that an attempt reads besides its function because an earlier attempt touched them."""
+"""Most records that an attempt reads only because an earlier attempt touched them."""
 NEVER_READ = 0
-"""A version that no key has: what expects it is sent its value."""
+"""Version that no key has, so that a check for it fails and returns the value."""
 
 
 @dataclass(slots=True)
 class ReadRange:
-    """The part of a range that was walked over, on these shards, and the rows in it."""
+    """The part of a range that was read so far, on these shards, and its rows."""
 
     start: bytes
     stop: bytes
@@ -44,7 +44,7 @@ class ReadRange:
 
 @dataclass(slots=True)
 class LockSets:
-    """What a transaction locks: what it read, and what it may write."""
+    """The keys and ranges that a transaction locks, for reading and for writing."""
 
     read: set[bytes] = field(default_factory=set)
     ranges: set[Walk] = field(default_factory=set)
@@ -60,7 +60,7 @@ class LockSets:
 
 
 class Reconnaissance:
-    """Reads of one moment, fixed at the first of them."""
+    """Reads of one moment, which the first read fixes."""
 
     def __init__(self, open_snapshot: Callable[[], Snapshot], routing: Routing) -> None:
         self.open_snapshot = open_snapshot
@@ -68,17 +68,17 @@ class Reconnaissance:
         self._snapshot: Snapshot | None = None
         self.shards: set[ShardId] = set()
         self.versions: dict[bytes, tuple[ShardId, int | None]] = {}
-        """Of each key that was read, with its shard."""
+        """Shard and version of each key that was read."""
         self.ranges: list[ReadRange] = []
         self._count = 0
 
     @property
     def snapshot(self) -> Snapshot:
-        """The moment."""
+        """The snapshot that all reads use, taken at the first read."""
         return self._snapshot or self._take_snapshot()
 
     def _take_snapshot(self) -> Snapshot:
-        """This is the store's own work, whatever function is running."""
+        """Take the snapshot as the store's own work, which is allowed while a user's function runs."""
         with own_work():
             self._snapshot = self.open_snapshot()
         return self._snapshot
@@ -120,12 +120,12 @@ class Reconnaissance:
             raise LimitExceeded(message, hint=hint, size=self._count, limit=READ_SET_MAX)
 
     def allow_write(self, key: bytes) -> None:
-        """Anything may be written: it is not locked yet."""
+        """Allow every write: no key is locked yet."""
 
     def expect(self, keys: Iterable[bytes]) -> None:
-        """Have these locked without reading them first: the shards will say what they hold.
+        """Add keys to the read set without reading them: the shards' votes will contain their values.
 
-        Raises ``LimitExceeded`` when they are too many.
+        Raises ``LimitExceeded`` for too many keys.
         """
         for key in keys:
             self._one_more()
@@ -134,9 +134,9 @@ class Reconnaissance:
             self.shards.add(shard)
 
     def read_again(self, sets: LockSets) -> None:
-        """Read what an earlier attempt locked, or touched without a lock, so that it is locked this time.
+        """Read what an earlier attempt locked or touched, so that this attempt locks it.
 
-        Of much only a part, from where it was walked first: a queue may be longer than what one may read.
+        A large range is read in part only, from its beginning: a queue may be longer than the read limit.
         """
         most = min(self._count + READ_AGAIN_MAX, READ_SET_MAX)
         for key in sets.read - self.versions.keys():
@@ -148,16 +148,16 @@ class Reconnaissance:
                 pass
 
     def sets(self) -> LockSets:
-        """What was read."""
+        """Return the read set."""
         walks = {(found.start, found.stop, tuple(found.shards), found.reverse) for found in self._walked()}
         return LockSets(set(self.versions), walks)
 
     def _walked(self) -> list[ReadRange]:
-        """Ranges of which anything was looked at."""
+        """Return the ranges of which a part was read."""
         return [found for found in self.ranges if found.start < found.stop]
 
     def checks(self) -> dict[ShardId, list[Operation]]:
-        """By shard, what is to be as it was read."""
+        """Return, by shard, the checks that the read set is unchanged."""
         checks: dict[ShardId, list[Operation]] = {shard: [] for shard in self.shards}
         for key, (shard, version) in self.versions.items():
             checks[shard].append(Check(key, version))
@@ -170,8 +170,10 @@ class Reconnaissance:
         return checks
 
     def first_difference(self, changed: bytes, now: Snapshot) -> bytes | None:
-        """Of what was read there, the key itself and ranges that start with it: the first key that came,
-        went or changed. Where all is as it was again the key itself, or None for a range."""
+        """Return the first key that differs now from what was read: ``changed``, or a key in a range from it.
+
+        If nothing differs any more, return ``changed`` if it was read as a key, else None.
+        """
         if changed in self.versions:
             shard, version = self.versions[changed]
             if stored_version(now.cell(shard, changed)) != version:
@@ -191,25 +193,25 @@ class Reconnaissance:
 
 
 class OutsideLocks(BaseException):
-    """Ends the run of a function that touched what is not locked, before it saw a value.
+    """Raised to end the run of a function that touched an unlocked key, before it reads the value.
 
-    Not an ``Exception``: the function must not get to handle it.
+    Not an ``Exception``, so that the function does not handle it.
     """
 
 
 class LockedReads:
-    """What is locked, as it is now. Anything else is refused, and remembered for the next attempt."""
+    """The locked values as they are now. Other keys are refused, and recorded for the next attempt."""
 
     def __init__(self, seen: Reconnaissance, changed: dict[ShardId, Current], writable: set[bytes]) -> None:
-        """``changed``: what the shards hold that had changed; the others hold what was seen.
+        """``changed``: present values of the shards where values changed; other shards hold what was seen.
 
-        Uses the reconnaissance's snapshot, which stays open until this is closed.
+        Uses the reconnaissance's snapshot, which stays open until ``close``.
         """
         self._seen = seen
         self._writable = writable
         self.shards = set(seen.shards)
         self.missed = LockSets()
-        """What was touched and is not locked."""
+        """Keys and ranges that the function touched and that are not locked."""
         self._cells: dict[bytes, bytes | None] = {}
         self._ranges: list[tuple[bytes, bytes, list[Row]]] = []
         for held in changed.values():
@@ -232,10 +234,10 @@ class LockedReads:
         if held is not None:
             return held[0]
         with own_work(), self._seen.open_snapshot() as now:
-            return now.cell(shard, key)  # it is locked for writing, so it stays as it is
+            return now.cell(shard, key)  # the key is locked for writing, so its value is stable
 
     def _held(self, key: bytes) -> tuple[bytes | None] | None:
-        """What is there, if it is locked as something that was read."""
+        """Return the key's stored value in a tuple if the key is locked for reading, else None."""
         if key in self._cells:
             return (self._cells[key],)
         for start, stop, rows in self._ranges:
@@ -259,7 +261,7 @@ class LockedReads:
                 start = min(high, stop)
 
     def _covering(self, start: bytes, stop: bytes, reverse: bool) -> tuple[bytes, bytes, list[Row]] | None:
-        """A locked range that holds the end of this one where the walk begins."""
+        """Return a locked range that contains the end of this range where the read begins, or None."""
         for low, high, rows in self._ranges:
             if (low < stop <= high) if reverse else (low <= start < high):
                 return low, high, rows

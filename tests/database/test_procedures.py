@@ -281,7 +281,7 @@ class TestWhatIsRefused:
         kvstore.procedure("p", keys=lambda args: [args["k"]])(lambda part, _: 1)
         kvstore.procedure("q", keys=lambda args: 5)(lambda part, _: 1)  # type: ignore[arg-type, return-value]
         for name, why in (("p", "KeyError: 'k'"), ("q", "TypeError")):
-            with pytest.raises(kvstore.UsageError, match=f"the keys of '{name}' cannot be named: {why}"):
+            with pytest.raises(kvstore.UsageError, match=f"the keys function of '{name}' raised {why}"):
                 db.call(name, {})
 
     def test_a_body_that_would_not_be_over(self) -> None:

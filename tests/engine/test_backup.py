@@ -1,4 +1,4 @@
-"""A backup: a store of its own that equals one moment of the original, taken while it is in use."""
+"""A backup: a store of its own that equals one moment of the original, taken while the original is in use."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_each_backup_taken_while_threads_write_is_one_moment(tmp_path: Path, rep
 
 
 def test_the_replicas_of_one_are_of_the_same_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A replica copied later lacks the part of the log that an earlier one would be completed from."""
+    """A replica copied later could lack the part of the log that an earlier copy is completed from."""
     db = kvstore.open(tmp_path / "store", shards=1, replicas=3, watch_retention=0)
     copy = FolderDirectory.rebuild
 

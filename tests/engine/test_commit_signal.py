@@ -1,4 +1,4 @@
-"""Who waits for the next commit hears of it, also of one that comes while he lies down."""
+"""A thread that waits for the next commit is woken, even by a commit that comes as it falls asleep."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compaction: the files shrink, the records stay, and who reads goes on reading (architecture, section 4)."""
+"""Compaction: the files shrink, the records stay, and readers continue (architecture, section 4)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROWS = 3000
 
 
 def fill(db: kvstore.Database) -> dict[Any, Any]:
-    """Write much and remove most of it."""
+    """Write many records and remove most of them; return the rest."""
     with db.batch() as batch:
         for number in range(ROWS):
             batch.put(("k", number), bytes(500))
@@ -37,7 +37,7 @@ class TestEveryReplica:
         with kvstore.open(tmp_path / "s", replicas=replicas, durability=durability, watch_retention=0) as db:
             expected = fill(db)
             for number in range(100):
-                db.put("log", number)  # so that the log is cut
+                db.put("log", number)  # so that the log is truncated
 
             report = db.compact()
 
@@ -87,7 +87,7 @@ def test_the_space_of_the_old_file_is_given_back_when_its_last_reader_has_gone(t
 
 
 def _deleted_files(below: Path) -> list[str]:
-    """Files below a folder that are open, and have no name any more."""
+    """Return the open files below a folder whose names are removed."""
     folder = Path("/proc/self/fd")
     if not folder.exists():
         pytest.skip("only Linux shows the open files of a process so")
@@ -96,7 +96,7 @@ def _deleted_files(below: Path) -> list[str]:
         try:
             links.append(os.readlink(entry))
         except FileNotFoundError:
-            continue  # the listing's own
+            continue  # the descriptor of the listing itself
     return [link for link in links if link.startswith(str(below)) and link.endswith("(deleted)")]
 
 
@@ -218,7 +218,7 @@ def test_a_reader_cannot_do_it(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_opened_again_takes_no_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What were written to the replaced file would be lost."""
+    """Writes to the replaced file would be lost."""
     with kvstore.open(tmp_path / "s") as db:
         db.put("k", 1)
         monkeypatch.setattr("kvstore.engine.store_directory.LmdbEnvironment", _refuse_to_open)

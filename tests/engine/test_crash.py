@@ -1,4 +1,4 @@
-"""kill -9 at random moments: nothing acknowledged is lost and no batch is half there.
+"""kill -9 at random moments: nothing acknowledged is lost and no batch is applied by half.
 
 ``KVSTORE_KILLS`` says how often, over all modes; 12 by default.
 """
@@ -25,14 +25,14 @@ KILLS = -(-int(os.environ.get("KVSTORE_KILLS", "12")) // len(MODES))
 
 
 class Story:
-    """What was acknowledged so far, lane by lane."""
+    """The batches acknowledged so far, by lane."""
 
     def __init__(self, store: Path, replicas: int, durability: Any, randomly: random.Random) -> None:
         self.store, self.replicas, self.durability = store, replicas, durability
         self.randomly = randomly
         self.acknowledged = [0] * LANES
         self.recovered = [0] * LANES
-        """How many batches the last opening may have completed that its reader did not see before."""
+        """Unacknowledged batches that the last opening may have completed, by lane."""
         self.killed_while_writing = 0
 
     def write_and_be_killed(self) -> None:
@@ -54,7 +54,7 @@ class Story:
         self.killed_while_writing += bool(lines)
 
     def _acknowledge(self, lane: int, number: int) -> None:
-        """In order, none left out; but an opening may complete what only followers had when all died."""
+        """Record an acknowledged batch; batches before it may be missing only if recovery completed them."""
         completed = number - 1 - self.acknowledged[lane]
         assert 0 <= completed <= self.recovered[lane]
         self.acknowledged[lane], self.recovered[lane] = number, 0
@@ -65,7 +65,7 @@ class Story:
                 yield line.strip()
 
     def check(self, db: Database) -> None:
-        """Every acknowledged batch is there, and each lane stands exactly at the end of a batch."""
+        """Check that every acknowledged batch is there, and that each lane is at the end of a batch."""
         with db.snapshot() as view:
             found = dict(view.scan())
             counts = [view.get(("count", lane), 0) for lane in range(LANES)]
@@ -77,7 +77,7 @@ class Story:
         self.acknowledged = counts
 
     def says_too_little(self) -> bool:
-        """Whether few kills met a write, or some lane never wrote anything."""
+        """Return whether few kills met a write, or a lane never wrote anything."""
         return self.killed_while_writing <= KILLS // 4 or min(self.acknowledged) == 0
 
     def reopen_and_check(self) -> None:
@@ -85,7 +85,7 @@ class Story:
             return
         with kvstore.open(self.store, readonly=True) as db:
             self.check(db)
-        if self.randomly.random() < 0.5:  # else the next writer recovers from the crash, or is killed in it
+        if self.randomly.random() < 0.5:  # else the next writer recovers, or is killed in recovery
             with kvstore.open(self.store, durability=self.durability, **OPTIONS) as db:
                 self.check(db)
                 verified = db.verify()
@@ -112,7 +112,7 @@ def test_kills_lose_nothing_acknowledged_and_leave_no_half_of_a_batch(
 
 
 def test_a_process_that_ends_without_close_has_everything(tmp_path: Path) -> None:
-    """No close, but a normal end: what was submitted is there, too, and the next opening is a clean one."""
+    """A normal end without close: the submitted batches are there too, and the next opening is clean."""
     code = (
         "import kvstore, sys\n"
         "db = kvstore.open(sys.argv[1])\n"

@@ -1,13 +1,13 @@
 """A process that is killed, or whose disk fails, at one exact call: nothing acknowledged is lost.
 
-A run of 200 transactions makes about 1,600 calls that change its disk, with three replicas about 5,000, and
-each may be its last, or be refused: by openings, creations, rebuilds, commits, syncs, backups and closes.
-Whichever it is, the errors are the store's own, no writes are taken after a failure, and the next opening
-finds a prefix of the transactions that holds every acknowledged one, with no half of a batch; a retry with
-an idempotency key takes effect once, and the store works on. What exactly is asserted stands in
+A run of 200 transactions makes about 1,600 calls that change its disk, with three replicas about 5,000:
+in openings, creations, rebuilds, commits, syncs, backups and closes. Any call may be the last, or fail.
+Whatever the call, the errors are the store's own, no writes are accepted after a failure, and the next
+opening finds a prefix of the transactions that holds every acknowledged one, with no half of a batch; a
+retry with an idempotency key takes effect once, and the store still works. The exact assertions are in
 ``tests/support/programs/crash_points.py``.
 
-``KVSTORE_CRASH_POINTS`` says at how many calls, for each fault and kind of store; 3 by default.
+``KVSTORE_CRASH_POINTS`` is the number of calls for each fault and kind of store; 3 by default.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class TestAtAnyCall:
     def test_a_kill_loses_nothing_acknowledged(
         self, fault: str, replicas: int, durability: str, tmp_path: Path
     ) -> None:
-        """``tear``: in the middle of a write, half of which is done."""
+        """``tear``: the process is killed in the middle of a write, half of which is done."""
         found = outcomes_of(tmp_path, fault, replicas, durability)
 
         assert found["killed"] == found["tried"]
@@ -55,9 +55,9 @@ class TestAtAnyCall:
     def test_a_disk_that_refuses_is_an_error_of_the_store_and_loses_nothing(
         self, fault: str, replicas: int, durability: str, tmp_path: Path
     ) -> None:
-        """``eio``: this call alone fails. ``enospc``: and so do all later ones that take room."""
+        """``eio``: this call alone fails. ``enospc``: this call and all later calls that need room fail."""
         found = outcomes_of(tmp_path, fault, replicas, durability)
 
         assert found["ended"] == found["tried"]
-        if replicas == 1:  # of three, one that fails alone may go unnoticed
+        if replicas == 1:  # a single failing call on one of three may go unnoticed
             assert any(outcome.startswith(("error", "refused")) for outcome in found)

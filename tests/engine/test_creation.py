@@ -1,4 +1,4 @@
-"""Creating a store: whatever a crash leaves half-made, the next opening makes a store of it."""
+"""Creating a store: the next opening after a crash completes or replaces what is half-made."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
-"""Damaged files: the right value or an error that names the record, never a wrong or a missing value.
+"""Damaged files: a read returns the right value or an error that names the record, never a wrong value.
 
-With three replicas nothing is lost, whatever the damage does to the process that meets it first: what a
-majority holds is there at the next opening, or the one after it. How that is tried stands in
+With three replicas nothing is lost, whatever the damage does to the first process that reads it: what a
+majority holds is there at the next opening, or the one after. The method is described in
 ``tests/support/programs/flipper.py``.
 
-``KVSTORE_FLIPS`` says how many single bits are flipped on one replica, and half as many on three; 70 by
+``KVSTORE_FLIPS`` is the number of single bits flipped on one replica, and half as many on three; 70 by
 default.
-``KVSTORE_CUTS`` says at how many lengths a small store is cut; 20 by default, and all of them when there are
-no more.
+``KVSTORE_CUTS`` is the number of lengths to which a small file is truncated; 20 by default, and at most
+every length.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from tests.support.programs import flipper, running
 FLIPS = int(os.environ.get("KVSTORE_FLIPS", "70"))
 CUTS = int(os.environ.get("KVSTORE_CUTS", "20"))
 CRASHES_MAX = 0.1
-"""Share of flips that may end the process: LMDB itself follows damaged page pointers (contracts B4)."""
+"""Share of flips that may crash the process: LMDB itself follows damaged page pointers (contracts B4)."""
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A closed store, not to be changed."""
+    """Return a closed store, which tests must not change."""
     path = tmp_path_factory.mktemp("damage") / "store"
     flipper.create(path)
     return path
@@ -42,7 +42,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copy(store: Path, tmp_path: Path) -> Path:
-    """A copy of the closed store, to be harmed."""
+    """Return a copy of the closed store, for tests to damage."""
     return shutil.copytree(store, tmp_path / "copy")
 
 
@@ -51,7 +51,7 @@ def data_of(path: Path) -> Path:
 
 
 def outcomes_of(store: Path, folder: Path, seeds: list[str], flips: int) -> Counter[str]:
-    """Flip so many bits, in one process for each seed; nothing may be wrong."""
+    """Flip ``flips`` bits, in one process per seed; return the outcomes, none of which may be wrong."""
     children = [running.start("flipper", store, folder / seed, seed, flips // len(seeds)) for seed in seeds]
     said = [child.communicate() for child in children]
     assert [child.returncode for child in children] == [0] * len(seeds), said
@@ -76,7 +76,7 @@ def assert_every_kind_was_hit(outcomes: Counter[str]) -> None:
 
 @pytest.mark.timeout(120 + 2 * FLIPS)
 def test_with_three_replicas_a_flipped_bit_loses_nothing_whatever_it_does(tmp_path: Path) -> None:
-    """The program itself asserts it: it opens the store until everything is there."""
+    """The program asserts that: it opens the store until every record is there."""
     flipper.create(tmp_path / "store", replicas=3)
 
     outcomes = outcomes_of(tmp_path / "store", tmp_path, ["one", "two"], FLIPS // 2)
@@ -108,7 +108,7 @@ def test_a_file_that_was_cut_short_is_an_error_and_not_the_end_of_the_process(
 
 
 def test_a_small_store_that_was_cut_anywhere_is_an_error_or_whole(tmp_path: Path) -> None:
-    """Whole, where only pages are missing that were never written to."""
+    """The store is whole if only pages are missing that were never written."""
     with kvstore.open(tmp_path / "store", shards=1) as db:
         for number in range(20):
             db.put(("key", number), "x" * 300)
@@ -164,7 +164,7 @@ class TestVerify:
         remove_one(copy, room)
 
         try:
-            for _ in range(2):  # what is missing stays missing, also over an opening and a close
+            for _ in range(2):  # a missing record stays missing over an opening and a close
                 with kvstore.open(copy, readonly=not writing) as db:
                     found = db.verify()
                     assert not found["ok"]
@@ -184,7 +184,7 @@ class TestVerify:
 
 
 def remove_one(path: Path, room: bytes) -> None:
-    """Remove the middle one of a room's records, as no store does it."""
+    """Remove an inner record of the tables with this prefix directly in LMDB, as no store does."""
     randomly = random.Random(5)
     with (
         lmdb.open(str(path / "replica-0"), lib_version=0) as environment,
@@ -198,7 +198,7 @@ def remove_one(path: Path, room: bytes) -> None:
 def test_a_damaged_record_does_not_keep_others_from_being_read_or_written(copy: Path) -> None:
     with kvstore.open(copy, durability="none", watch_retention=0) as db:
         db.put("victim", "a value that can be found")
-        for number in range(300):  # until the log has forgotten it
+        for number in range(300):  # until the log is truncated beyond it
             db.put(("later", number), number)
     raw = bytearray(data_of(copy).read_bytes())
     for index in range(len(raw)):

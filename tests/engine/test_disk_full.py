@@ -1,4 +1,4 @@
-"""A full disk: DiskFull, nothing changed, reads go on, and once there is room again so do writes."""
+"""A full disk: writes raise DiskFull and change nothing, reads continue; with room, writes work again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MIB = 1 << 20
 
 
 class SmallDisk:
-    """A file system in memory, of a size that can be changed."""
+    """A file system in memory whose size can be changed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -26,7 +26,7 @@ class SmallDisk:
         subprocess.run(["mount", "-o", f"remount,size={size}", str(self.path)], check=True)
 
     def fill(self) -> None:
-        """Another program takes all that is left."""
+        """Use up all free room, as another program might."""
         with (self.path / "ballast").open("wb", buffering=0) as file:
             for size in (MIB, 4096, 1):
                 try:
@@ -62,7 +62,7 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
 
 
 def fill_by_puts(db: kvstore.Database, size: int = 20_000) -> int:
-    """Put until the disk is full; returns how many were acknowledged."""
+    """Put until the disk is full; return the number of acknowledged puts."""
     for number in range(10_000):
         try:
             db.put(("k", number), [number, bytes(size)])
@@ -206,7 +206,7 @@ class TestOpening:
 
     def test_a_lost_replica_that_has_no_room_is_rebuilt_later(self, disk: SmallDisk, replicas: int) -> None:
         if replicas == 1:
-            return  # there is no other to rebuild it from
+            return  # there is no other replica to rebuild it from
         store = disk.path / "store"
         with kvstore.open(store, replicas=replicas) as db:
             for number in range(60):
@@ -249,7 +249,7 @@ class TestBackup:
 
 
 class TestFileSizeLimit:
-    """RLIMIT_FSIZE: the same without a disk of one's own, in a process of its own."""
+    """A full disk as RLIMIT_FSIZE makes it, in a child process, without a file system of its own."""
 
     @pytest.mark.parametrize("durability", ["commit", "interval", "none"])
     @pytest.mark.parametrize("replicas", [1, 3])

@@ -1,7 +1,8 @@
-"""A concurrent workload while any minority of the replicas fails, each at some moment: every call succeeds,
+"""A concurrent workload while a minority of the replicas fails, each at some moment: every call succeeds,
 nothing acknowledged is lost, and the next opening makes all replicas whole.
 
-``KVSTORE_FAILING_RUNS`` says how often one of three fails; 100 by default. Two of five do an eighth as often.
+``KVSTORE_FAILING_RUNS`` is the number of runs in which one of three replicas fails; 100 by default. Two of
+five fail in an eighth as many runs.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ PUTS, BATCHES, TRANSFERS = 12, 8, 6
 
 
 class Workload:
-    """Writers of every kind at once. Each remembers what was acknowledged, and looks at it at once."""
+    """Concurrent writers of every kind. Each records what was acknowledged, and reads it back at once."""
 
     def __init__(self, db: Database, randomly: random.Random) -> None:
         self.db = db
         self.seed = randomly.random()
         self.content: dict[Key, Any] = {}
-        """What was acknowledged, of keys that one writer alone writes."""
+        """Acknowledged values of keys that only one writer writes."""
         self.added = 0
         with db.batch() as batch:
             for account in range(ACCOUNTS):
@@ -68,7 +69,7 @@ class Workload:
             assert self.db["transfers", who] == number + 1
 
     def watch(self) -> None:
-        """Fold what comes until the end is seen: it is the store's state then."""
+        """Fold a watch until its end mark, and check that the result is the store's state."""
         folded: dict[Key, Any] = {}
         for change in self.db.watch(since=0):
             folded[change.key] = change.value
@@ -96,7 +97,7 @@ class Workload:
 
 
 def one_run(seed: int, replicas: int) -> tuple[bool, ...]:
-    """Any minority fails, each at some moment; return for each replica whether it did."""
+    """Let a random minority fail, each at some moment; return for each replica whether it failed."""
     randomly = random.Random(seed)
     disk, db = a_store(replicas=replicas)
     workload = Workload(db, randomly)
@@ -105,7 +106,7 @@ def one_run(seed: int, replicas: int) -> tuple[bool, ...]:
         disk.commits_left[str(victim)] = randomly.randrange(30)
 
     workload.run()
-    disk.commits_left.update(dict.fromkeys(map(str, victims), 0))  # who has not failed yet does now
+    disk.commits_left.update(dict.fromkeys(map(str, victims), 0))  # victims that have not failed yet fail now
     for number in range(1 + replicas // 2):
         db.put("late", number)
     workload.check(db)

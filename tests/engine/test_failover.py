@@ -1,5 +1,5 @@
-"""Another replica takes over while the store runs: whatever fails, and at whatever moment, callers get their
-answers, nothing acknowledged is lost, and the next opening makes all replicas whole (contracts A4).
+"""Failover while the store runs: whatever fails, and at whatever moment, callers are answered, nothing
+acknowledged is lost, and the next opening makes all replicas whole (contracts A4).
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ class TestALearnerThatFails:
 
 
 def failed_in_status(db: Database) -> set[int]:
-    """Whom the status calls failed, when all are through what they were given."""
+    """Return the replicas that ``status`` reports as failed, after all followers have caught up."""
     while any(db.status()["lag"].values()):
         pass
     return {int(problem.split()[1]) for problem in db.status()["problems"]}
@@ -160,7 +160,7 @@ def failed_disks(db: Database) -> set[int]:
 
 
 class TestAnotherThatFailsMeanwhile:
-    """The view change has commits of its own, and each may be the last of that disk."""
+    """The view change makes commits itself, and a disk may fail at each of them."""
 
     @pytest.mark.parametrize("another", ["1", "2", "3", "4"])
     @pytest.mark.parametrize("commits", range(6))
@@ -211,7 +211,7 @@ class TestAnotherThatFailsMeanwhile:
 
 
 def spoil(monkeypatch: pytest.MonkeyPatch, host: Host, name: str, *, late: bool = False) -> None:
-    """Have this host meet a damaged record in ``name``: before it did anything there, or after."""
+    """Make ``name`` raise ``Corrupt`` on this host: before its work, or with ``late`` after it."""
     work: Callable[..., Any] = getattr(host, name)
 
     def broken(*arguments: Any) -> None:
@@ -242,7 +242,7 @@ class TestALearnerThatFailsBeforeItsCommit:
 
     @pytest.mark.parametrize("step", ["begin", "handle", "finish"])
     def test_with_a_general_transaction(self, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Its followers were not given the group yet."""
+        """The followers were not given the group of a general transaction yet."""
         disk, db = a_store()
         accounts = [key_on(db, shard, "account") for shard in range(SHARDS)]
         for account in accounts:
@@ -279,7 +279,7 @@ class TestALearnerThatFailsBeforeItsCommit:
 
 @pytest.mark.parametrize("replicas", [3, 5])
 def test_a_process_that_ends_at_any_commit_of_it_loses_nothing(replicas: int) -> None:
-    """The power, too, may end there."""
+    """Power may be lost there, too."""
     disk = WitnessedDisk()
     db = open_on(disk, shards=SHARDS, replicas=replicas)
     fail(db, disk, 2)
@@ -302,7 +302,7 @@ def test_a_process_that_ends_at_any_commit_of_it_loses_nothing(replicas: int) ->
 
 
 def test_a_view_that_cannot_begin_is_not_gone_on_in() -> None:
-    """Nobody in one process promises anything away; if somebody had, the coordinator would be needed."""
+    """In one process no replica has promised to drop a transaction; else the coordinator would be needed."""
     disk, db = a_store()
     db.put("k", 1)
     shard = db.explain("k").shards[0]
@@ -320,7 +320,7 @@ def test_a_view_that_cannot_begin_is_not_gone_on_in() -> None:
 
 
 class Scene:
-    """Twins on two shards, locked by a function that stands still, and others in line for them."""
+    """Twin keys on two shards, locked by a function that is held up, and requests that wait for the locks."""
 
     def __init__(self, replicas: int = 3) -> None:
         self.disk, self.db = a_store(replicas=replicas)
@@ -338,7 +338,7 @@ class Scene:
         self.waiting.append(later)
 
     def queue_all_kinds(self) -> None:
-        """Writes over one, two and three shards, and two more general transactions."""
+        """Queue writes over one, two and three shards, and two more general transactions."""
         db, (left, right), third = self.db, self.twins, self.third
 
         def write_all() -> None:
@@ -370,7 +370,7 @@ class Scene:
 
 
 class TestLocks:
-    """The learner fails while a function holds locks and others wait for them, or just as it lets go."""
+    """The learner fails while a function holds locks that requests wait for, or as it releases them."""
 
     @pytest.mark.parametrize("commits", range(12))
     def test_are_held_by_the_new_learner(self, commits: int) -> None:
@@ -396,15 +396,15 @@ class TestLocks:
         assert_healed(scene.disk, content)
 
     def test_that_are_let_go_in_the_failed_group_wake_those_that_wait_for_them(self) -> None:
-        """What waits on several shards is resolved on the first one to begin the view."""
+        """A request that waits on several shards is resolved on the first shard that begins the view."""
         scene = Scene()
         scene.queue_all_kinds()
         for _ in range(3):
-            scene.db.put("elsewhere", 1)  # all that waits is stable on the followers by now
+            scene.db.put("elsewhere", 1)  # all waiting requests are now stable on the followers
         fail(scene.db, scene.disk)
 
         assert scene.stalled.go_on() == 1001
-        ends = [later.result() for later in scene.waiting]  # nobody else comes by
+        ends = [later.result() for later in scene.waiting]  # no other request arrives
 
         assert ends == [1002, None, 1011, 2023, 2024]
         assert unresolved(scene.db) == 0
@@ -426,7 +426,7 @@ class TestLocks:
 
 
 def test_a_view_is_synced_when_it_begins() -> None:
-    """Whatever the durability: views never go back (contracts B3)."""
+    """A view is synced whatever the durability: views never go back (contracts B3)."""
     disk, db = a_store(durability="none")
     db.put("k", 1)
     fail(db, disk)

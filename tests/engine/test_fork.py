@@ -1,4 +1,4 @@
-"""A process that forks with a store open: the child is refused by name, the parent loses nothing."""
+"""A process that forks with a store open: the child gets ``Forked``, the parent loses nothing."""
 
 from __future__ import annotations
 

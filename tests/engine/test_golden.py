@@ -1,4 +1,4 @@
-"""A store of format 1, kept as it was written: this version must read all of it.
+"""A stored example of format 1: this version must read all of it.
 
 ``tests/data/golden-format-1`` is never written by a newer version; ``tests/data/make_golden.py`` made it.
 """
@@ -17,7 +17,7 @@ import kvstore
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden-format-1"
 PAID, PAYER, PAYEE = ("paid", 4711), ("account", "alice"), ("account", "carol")
-"""A payment in the store: its idempotency key, and two accounts that lie on different shards."""
+"""Payment in the store: its idempotency key, and two accounts on different shards."""
 
 VALUES: list[Any] = [
     None, True, False,
@@ -29,7 +29,7 @@ VALUES: list[Any] = [
     [], {}, [None, [1, [2.5, ["x", b"y"]]]],
     {"a": 1, b"b": 2, 3: [4], 5.5: 6, True: 7, None: {"deep": {"deeper": 2**70}}},
 ]  # fmt: skip
-"""Each stands under ("value", its index)."""
+"""Values in the store, each at the key ("value", its index)."""
 
 KEYS: list[kvstore.Key] = [
     "plain", "žluťoučký", "nul\x00inside", "\x00", b"bytes", b"\x00\xff", b"\xff" * 100, "k" * 477,
@@ -38,7 +38,7 @@ KEYS: list[kvstore.Key] = [
     ("singles", None, False, True), ("uuid", UUID("12345678-1234-5678-1234-567812345678")),
     ("nested", (), ("in", (None, b"deeper\x00", ("deepest",)), None), "out"), (None,), (False,), (1,), (1.0,),
 ]  # fmt: skip
-"""Each holds its own place in this list."""
+"""Keys in the store, each with its index in this list as value."""
 
 VERSIONS_OF_VALUES: list[int] = [
     1, 1, 2, 3, 2, 3, 4, 5, 4, 5, 6, 7, 6, 7, 8, 9, 8, 9, 10, 11, 10, 11, 12, 13, 12, 13, 14, 15,
@@ -47,12 +47,12 @@ VERSIONS_OF_VALUES: list[int] = [
 VERSIONS_OF_KEYS: list[int] = [
     24, 23, 24, 23, 24, 23, 23, 24, 24, 23, 23, 23, 24, 23, 23, 24, 23, 24, 24, 23,
 ]  # fmt: skip
-"""As ``make_golden.py`` printed them."""
+"""Versions of the values and of the keys, in order, as ``make_golden.py`` printed them."""
 
 
 @pytest.fixture
 def golden(tmp_path: Path) -> Path:
-    """A copy, since opening a store writes to it."""
+    """Return a copy of the store, because opening a store writes to it."""
     return Path(shutil.copytree(GOLDEN, tmp_path / "golden.db"))
 
 
@@ -109,7 +109,7 @@ def test_a_payment_that_is_repeated_is_not_made_again(golden: Path) -> None:
 
 
 def test_its_log_folds_to_its_state(db: kvstore.Database) -> None:
-    state: dict[str, Any] = {}  # by what is printed: (1,) and (1.0,) are one key of a dict
+    state: dict[str, Any] = {}  # by repr, because (1,) and (1.0,) are one key of a dict
     for change in db.watch(since=0, timeout=0):
         state[repr(change.key)] = change.value
         if change.deleted:

@@ -1,4 +1,4 @@
-"""Every way out of the lead wakes the first in the queue (GROUP-2): no caller waits for a timer."""
+"""Every leader that leaves wakes the first in the queue (GROUP-2): no caller waits for a timer."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from kvstore.engine.request import PendingRequest
 from tests.support.inside import commits_of
 
 PATIENCE_S = 20
-"""A thread that has not ended by then waits for a timer that is far away."""
+"""Seconds after which a thread that has not ended must be waiting for a distant timer."""
 
 
 @pytest.fixture
 def db(monkeypatch: pytest.MonkeyPatch) -> Iterator[kvstore.Database]:
-    """A store in which a caller that nothing wakes sleeps for an hour."""
+    """Yield a store in which a caller that is not woken sleeps for an hour."""
     with kvstore.open(":memory:") as db:
         monkeypatch.setattr(group_commit, "WAKE_S", 3600.0)
         yield db
@@ -92,11 +92,11 @@ def test_a_put_that_queues_during_a_group_nobody_asked_for_is_woken_at_its_end(d
 
 
 def test_a_put_that_queues_at_the_last_moment_of_a_lead_is_woken(db: kvstore.Database) -> None:
-    """The leader has looked at the queue and still holds the lead: the put finds it taken, and sleeps."""
+    """The leader has checked the queue and still holds the lead: the put finds a leader, and sleeps."""
     commits = commits_of(db)
 
     class LastMoment:
-        """The lock of the lead; a put comes just before the main thread lets go of it."""
+        """The lock of the lead; a put arrives just before the main thread releases it."""
 
         def __init__(self) -> None:
             self.lock = threading.Lock()
@@ -112,7 +112,7 @@ def test_a_put_that_queues_at_the_last_moment_of_a_lead_is_woken(db: kvstore.Dat
             if self.putter is None:
                 self.putter = started(lambda: db.put("late", 1))
                 wait_until(lambda: len(commits._queue) == 1)
-                time.sleep(0.05)  # it tries to lead, and lies down
+                time.sleep(0.05)  # the put tries to lead, and falls asleep
             self.lock.release()
 
     commits._leading = leading = LastMoment()  # type: ignore[assignment]
@@ -129,7 +129,7 @@ def test_a_request_that_was_taken_back_hands_the_lead_over(db: kvstore.Database)
     putter = started(lambda: db.put("k", 1))
     wait_until(lambda: len(commits._queue) == 1)
     first = commits._queue[0]
-    first.wake = None  # nobody wakes it: as if its caller were only just being interrupted
+    first.wake = None  # not woken, as if its caller were being interrupted
     second = started(lambda: db.put("l", 1))
     wait_until(lambda: len(commits._queue) == 2)
     go_on.set()
@@ -138,7 +138,7 @@ def test_a_request_that_was_taken_back_hands_the_lead_over(db: kvstore.Database)
 
     assert_ends(second)
     assert db.get("l") == 1
-    assert putter.is_alive()  # its lock was taken from it
+    assert putter.is_alive()  # its wake lock was removed
 
 
 def test_puts_beside_a_syncer_never_wait_for_a_timer(tmp_path: object) -> None:
@@ -155,7 +155,7 @@ def test_puts_beside_a_syncer_never_wait_for_a_timer(tmp_path: object) -> None:
 
 
 def test_a_wake_up_that_was_forgotten_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The count is awake: without the hand-over, the sleeper's own timer ends its sleep, and says so."""
+    """Without the hand-over the sleeper's timer ends its sleep, and the count shows that."""
     with kvstore.open(":memory:") as db:
         commits, go_on = commits_of(db), threading.Event()
         monkeypatch.setattr(group_commit, "WAKE_S", 0.2)

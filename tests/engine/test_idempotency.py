@@ -1,4 +1,4 @@
-"""Forgetting outcomes in several passes, and what a retry between two of them gets (contracts C4)."""
+"""Deleting expired outcomes in several passes, and a retry between two passes (contracts C4)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def db() -> Iterator[Database]:
 
 
 def token_at(db: Database, shard: int, name: str = "") -> Key:
-    """An idempotency key whose home is this shard."""
+    """Return an idempotency key that this shard owns."""
     tokens: Iterator[Key] = ((name, number) for number in range(1000))
     return next(token for token in tokens if db._routing.shard_of_bytes(keys.encode(token)) == shard)
 
@@ -36,7 +36,7 @@ def key_at(db: Database, shard: int) -> Key:
 
 
 def crowd(db: Database, shard: int) -> None:
-    """More outcomes than one pass forgets, all on this shard."""
+    """Store more outcomes on this shard than one pass deletes."""
     futures = []
     for number in range(EXPIRED_AT_ONCE_MAX + 10):
         batch = db.batch()
@@ -47,7 +47,7 @@ def crowd(db: Database, shard: int) -> None:
 
 
 def one_pass(db: Database) -> None:
-    """What ``_expire`` does in each turn of its loop; another thread may come between two turns."""
+    """Do one pass of the loop of ``_expire``; another thread may run between two passes."""
     before = Timestamp(time.time_ns() - int(manifest_of(db).idempotency_days * DAY_NS))
     db._send(ClientRequest({ShardId(shard): (Expire(before),) for shard in (0, 1)}, 0, 1), None)
 

@@ -1,4 +1,4 @@
-"""Ctrl-C: the caller gets KeyboardInterrupt, its request commits or not, the store is unharmed."""
+"""Ctrl-C: the caller gets KeyboardInterrupt, its request commits or not, and the store is intact."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def interrupted(
     said = running.run("interrupted", work, store, replicas, signals, threads, timeout=seconds)
     found: dict[str, Any] = json.loads(said)
     assert found["ok"]
-    assert found["raised"], "KeyboardInterrupt really arrived"  # how often is the machine's affair
+    assert found["raised"], "KeyboardInterrupt really arrived"  # how often depends on the machine
     with kvstore.open(store) as db:
         assert db.verify()["ok"]
         assert db.status()["repaired"] == []

@@ -1,7 +1,7 @@
-"""Overwriting for ever: the log, and with it the file, stays bounded (contracts A7).
+"""Endless overwriting: the log, and with it the file, stays bounded (contracts A7).
 
-``KVSTORE_OVERWRITES`` says how many keys are overwritten; from a million on the retention is the default
-one of 64 MiB, below it is small, so that the bound is reached soon.
+``KVSTORE_OVERWRITES`` is the number of overwrites; from a million on the retention is the default of
+64 MiB, below that it is small, so that the bound is reached soon.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ LONG = OVERWRITES >= 1_000_000
 RETENTION = 64 << 20 if LONG else 512 << 10
 KEYS, VALUE_BYTES, BATCH_MAX = 500, 100, 40
 ROUNDS = 6
-"""The store is reopened between two rounds."""
+"""Number of rounds, between which the store is reopened."""
 FILE_BYTES_MAX = 6 * RETENTION + (8 << 20)
-"""Logs, states, and the pages that a commit frees only for the one after next."""
+"""Largest allowed file: logs, states, and pages that LMDB reuses only two commits later."""
 
 
 def open_it(path: Path, **options: Any) -> Database:
@@ -34,7 +34,7 @@ def open_it(path: Path, **options: Any) -> Database:
 
 
 def overwrites(randomly: random.Random) -> Iterator[dict[kvstore.Key, bytes]]:
-    """Alone and in batches over several shards, for ever."""
+    """Yield writes without end: single puts, and batches over several shards."""
     while True:
         count = randomly.choice([1, 1, 2, BATCH_MAX])
         yield {("k", randomly.randrange(KEYS)): randomly.randbytes(VALUE_BYTES) for _ in range(count)}
@@ -93,7 +93,7 @@ def test_without_retention_the_log_holds_next_to_nothing(tmp_path: Path) -> None
 
 
 def test_an_open_snapshot_lets_the_log_be_cut_all_the_same(tmp_path: Path) -> None:
-    """It pins pages, so the file grows; when it ends they are used again."""
+    """A snapshot pins pages, so the file grows; when the snapshot ends, the pages are used again."""
     with kvstore.open(tmp_path / "store", durability="none", watch_retention=0) as db:
         db.put("k", "old")
         view = db.snapshot()

@@ -1,12 +1,12 @@
-"""Power that is cut at any moment, on real files: what was synced is there, exactly.
+"""Power loss at any moment, on real files: exactly the synced state is there.
 
 Every write, sync, creation, rename and removal of a store is traced, and images of its disk are made from
-that: each page and each name that was not synced may be there or not (``tests/support/power_cut.py``). With
-``durability="commit"`` an image shows what was acknowledged; with ``"interval"`` the state of the last sync,
-never a later one nor half of one (contracts B3). Each replica's files are hit by themselves. A third of the
-openings that follow are cut off by another power failure.
+the trace: each page and each name that was not synced may be there or not (``tests/support/power_cut.py``).
+With ``durability="commit"`` an image shows what was acknowledged; with ``"interval"`` the state of the last
+sync, never a later state nor half of one (contracts B3). Each replica's files are cut independently. A third
+of the following openings are ended by another power failure.
 
-``KVSTORE_POWER_CUTS`` says how many images are made, over all kinds of stores; 60 by default.
+``KVSTORE_POWER_CUTS`` is the number of images over all kinds of stores; 60 by default.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Three replicas: whatever happens to one folder, the store opens, says so, and loses nothing.
+"""Three replicas: whatever happens to one folder, the store opens, reports it, and loses nothing.
 
-Each harm hits every replica in turn, the learner's too, always on a store that was whole again before.
+Each kind of damage is done to every replica in turn, the learner included, each time to a whole store.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from tests.support.programs.remote import Remote
 REPLICAS = 3
 Content = dict[kvstore.Key, Any]
 Harm = Callable[[Path], object]
-"""Does something to one replica's folder."""
+"""Function that damages one replica's folder."""
 
 
 def write(db: Database, generation: int, count: int = 60) -> None:
-    """Overwrites, deletes and batches over all shards."""
+    """Write overwrites, deletes and batches over all shards."""
     for number in range(count):
         with db.batch() as batch:
             batch.put(("k", number % 60), [generation, number])
@@ -37,7 +37,7 @@ def write(db: Database, generation: int, count: int = 60) -> None:
 
 
 def a_store(path: Path, **options: Any) -> Content:
-    """A closed store with some history; returns what is in it."""
+    """Make a closed store with some history; return its content."""
     with kvstore.open(path, shards=3, replicas=REPLICAS, durability="none", **options) as db:
         write(db, 0)
         return dict(db.scan())
@@ -48,7 +48,7 @@ def folder(store: Path, number: int) -> Path:
 
 
 def records(replica: Path) -> dict[bytes, bytes]:
-    """All logs, states and outcomes of a closed replica; its own bookkeeping may differ."""
+    """Return all logs, states and outcomes of a closed replica, without its own bookkeeping."""
     with (
         lmdb.open(str(replica), readonly=True, lock=False, lib_version=0) as environment,
         environment.begin() as transaction,
@@ -63,13 +63,13 @@ def all_equal(store: Path) -> bool:
 
 
 def used_bytes(data: Path) -> int:
-    """Up to the last page that the newest root counts; the file may be longer."""
+    """Return the number of bytes up to the last page that the newest root counts; the file may be longer."""
     with lmdb.open(str(data.parent), readonly=True, lock=False, lib_version=0) as environment:
         return int(environment.info()["last_pgno"] + 1) * 4096
 
 
 def opens_whole(store: Path, content: Content, *, named: int | None) -> None:
-    """The store opens, says what it found of replica ``named``, lost nothing, works, and is whole again."""
+    """Check that the store opens, reports replica ``named``, lost nothing, works, and is whole again."""
     with kvstore.open(store, durability="none") as db:
         repaired = db.status()["repaired"]
         if named is not None:
@@ -88,7 +88,7 @@ def opens_whole(store: Path, content: Content, *, named: int | None) -> None:
 
 
 def truncate(file: Path, length: int) -> None:
-    """To ``length`` bytes; a negative one counts from the end of what is used."""
+    """Truncate a file to ``length`` bytes; a negative length counts from the end of the used pages."""
     size = used_bytes(file)
     assert abs(length) < size
     with file.open("r+b") as stream:
@@ -151,7 +151,7 @@ def test_a_folder_whose_data_was_cut_is_rebuilt(tmp_path: Path, length: int) -> 
 
     for number in range(REPLICAS):
         truncate(folder(store, number) / "data.mdb", length)
-        # The last pages may be free, or counted and never written; then nothing was lost with them.
+        # The last pages may be free, or counted and never written; in that case nothing was lost.
         opens_whole(store, content, named=None if length < 0 else number)
 
 
@@ -171,10 +171,10 @@ def test_a_folder_of_another_store_is_moved_aside_and_kept(tmp_path: Path, shape
 
 
 class TestAfterAnUncleanEnd:
-    """Killed in the middle of its work, and harmed then: the folder is examined before it has a vote."""
+    """A store is killed while it works, then damaged: the folder is examined before it has a vote."""
 
     def killed(self, store: Path, generation: int) -> Content:
-        """Write in another process that is killed; returns what was acknowledged."""
+        """Write in another process that is killed; return what was acknowledged."""
         with Remote(store, durability="none") as remote:
             for number in range(40):
                 remote.call("put", ["late", number], [generation, number])
@@ -217,7 +217,7 @@ class TestAfterAnUncleanEnd:
 
 
 class TestStaleDisks:
-    """A replica's folder is put back to what it was some time ago (contracts E)."""
+    """A replica's folder is restored to an earlier state (contracts E)."""
 
     @pytest.mark.parametrize(
         ("writes", "epochs", "retention"),
@@ -248,7 +248,7 @@ class TestStaleDisks:
             opens_whole(store, content, named=None)
 
     def test_after_a_kill_nothing_acknowledged_is_lost(self, tmp_path: Path) -> None:
-        """Stale at the same time as the crash: the other two have every acknowledged write."""
+        """A folder is stale after a crash: the other two replicas have every acknowledged write."""
         store = tmp_path / "store"
         a_store(store)
 
@@ -305,7 +305,7 @@ MADE = "looking at a folder without data makes a new file in it"
 
 
 class TestTwoLost:
-    """One replica is no majority: nothing is guessed, nothing is touched, each loss is named."""
+    """One replica is not a majority: nothing is guessed, nothing is changed, each loss is named."""
 
     @pytest.mark.parametrize(
         ("left", "harm", "killed"),
@@ -370,7 +370,7 @@ class TestTwoLost:
 
 
 def test_damage_after_a_clean_close_is_named_and_deleting_the_folder_mends_it(tmp_path: Path) -> None:
-    """A clean folder is not walked at each opening; what the opening does not meet, verify does."""
+    """A clean folder is not read completely at each opening; verify finds what the opening does not read."""
     store = tmp_path / "store"
     content = a_store(store)
     data = folder(store, 1) / "data.mdb"

@@ -1,4 +1,4 @@
-"""Many threads on one handle: consistent cuts, shared commits, bounded queues, and an orderly end."""
+"""Many threads on one handle: consistent snapshots, shared commits, bounded queues, and an orderly end."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ SECONDS = float(os.environ.get("KVSTORE_THREAD_SECONDS", "3"))
 THREADS = 16
 ACCOUNTS = 64
 PATIENCE_S = 60
-"""A thread that has not ended by then hangs."""
+"""Seconds after which a thread that has not ended is considered to hang."""
 
 
 def readers_listed(db: Database) -> int:
-    """Reads that LMDB itself knows of, spare ones that py-lmdb keeps ready not counted."""
+    """Return the number of reads in LMDB's reader table, without the spare ones that py-lmdb keeps."""
     listed = 0
     for environment in environments_of(db).values():
         assert isinstance(environment, LmdbEnvironment)
@@ -40,7 +40,7 @@ def readers_listed(db: Database) -> int:
 
 
 class Bank:
-    """Money moves between accounts on all shards; twins are two keys that are always equal."""
+    """Accounts on all shards between which money moves, and twins: two keys that are always equal."""
 
     def __init__(self, db: Database, seconds: float) -> None:
         self.db = db
@@ -77,7 +77,7 @@ class Bank:
             pass
 
     def shuffle(self, randomly: random.Random) -> None:
-        """One batch over all shards; its parts cancel each other out."""
+        """Commit one batch over all shards, whose parts add up to 0."""
         with self.db.batch() as batch:
             for account in range(0, ACCOUNTS, 2):
                 amount = randomly.randint(-9, 9)
@@ -136,7 +136,7 @@ def test_every_snapshot_is_a_consistent_cut(
 
 class TestGroups:
     def test_callers_that_wait_share_commits(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """On a disk that is slow enough for somebody to come while another commits."""
+        """The disk is slow enough for callers to arrive while another caller commits."""
         one_group = group_commit.GroupCommit._one_group
 
         def slowly(commits: group_commit.GroupCommit) -> None:
@@ -221,7 +221,7 @@ class TestGroups:
 
 
 def last_transaction(store: Path) -> int:
-    """How many commits the store's file has seen."""
+    """Return the number of commits to the store's file."""
     with lmdb.open(str(store / "replica-0"), readonly=True, lock=False, lib_version=0) as environment:
         return int(environment.info()["last_txnid"])
 

@@ -1,4 +1,4 @@
-"""Who reads while the views move: snapshots, watches, other processes; and what is found in the folders."""
+"""Readers during a view change: snapshots, watches, other processes; and what the folders contain."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class TestWhoOnlyReads:
         db.close()
 
     def test_stays_until_the_new_learner_has_begun(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Until then it may show an older state: followers are one group behind."""
+        """Before it begins the view, the new learner may show an older state, one group behind."""
         monkeypatch.setattr("kvstore.engine.reading_store.LOOK_AT_VIEWS_S", 0.0)
         disk, db = a_store()
         db.put("k", 0)
@@ -126,7 +126,7 @@ class TestWhoOnlyReads:
 
 
 class OnDisk:
-    """A store in real folders, whose learner can be made to refuse."""
+    """A store in real folders, whose learner can be made to fail."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -236,8 +236,8 @@ class TestRealFolders:
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("replica", [0, 1])
 def test_a_disk_that_fails_at_any_call_is_done_without(replica: int, tmp_path: Path) -> None:
-    """Readers, too, meet nothing of it, although LMDB may let nobody read a file whose roots it could not
-    write. A commit makes a handful of calls, so this is every call of some."""
+    """Readers notice nothing either, although LMDB may refuse all reads of a file whose roots it could not
+    write. A commit makes few calls, so every call of some commits fails once."""
     points = 6
     said = running.run(
         "failing_replica", tmp_path, replica, points, preload=disk_shim.compiled(), timeout=110

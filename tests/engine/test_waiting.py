@@ -1,4 +1,4 @@
-"""Nobody waits for ever: not beside close, not in callbacks, not after an interrupt (contracts C3, C4)."""
+"""No thread waits forever: not during close, in callbacks, or after an interrupt (contracts C3, C4)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from tests.support.programs import running
 
 SECONDS_MAX = 40
-"""A program that has not ended by then hangs."""
+"""Seconds after which a program that has not ended is considered to hang."""
 
 
 def lines_of(scenario: str, folder: Path) -> list[str]:

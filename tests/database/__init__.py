@@ -1,1 +1,1 @@
-"""Tests of the embedded database: what users call."""
+"""Tests of the embedded database: the calls that users make."""

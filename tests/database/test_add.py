@@ -1,4 +1,4 @@
-"""``add`` is total: whatever numbers meet, it answers or refuses, and the store goes on (contracts C1)."""
+"""``add`` is total: for any two numbers it answers or refuses, and the store keeps working (contracts C1)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import kvstore
 from kvstore import values
 
 HUGE = 10**400
-"""An int that no float can hold."""
+"""Int that no float can hold."""
 
 
 def the_longest_int() -> int:
-    """The largest int that can be stored: one more takes one byte more than a value may have."""
+    """Return the largest int that can be stored: the next int is one byte longer than a value may be."""
     size = 16 << 20
     while True:
         largest = (1 << (8 * size - 1)) - 1

@@ -1,7 +1,7 @@
-"""docs/berka.py: money is conserved, and ``kill -9`` at any moment costs nothing but a second run.
+"""docs/berka.py: money is conserved, and after ``kill -9`` at any moment a second run completes the first.
 
-On a small bank made up here, always, and on the Berka data where it lies beside the repository.
-``KVSTORE_BERKA_KILLS=50`` kills as often as that on each; the moments are chosen at random.
+The tests use a small generated bank, and the Berka data if it is beside the repository.
+``KVSTORE_BERKA_KILLS`` is the number of kills on each, at random moments.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Balances = dict[Any, int]
 
 
 class Bank(NamedTuple):
-    """A data set, and how long an undisturbed run on it took."""
+    """A data set, and the duration of an undisturbed run on it."""
 
     data: Path
     balances: Balances
@@ -43,7 +43,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def expected(data: Path) -> Balances:
-    """What the balances must be, computed without a store."""
+    """Return the expected balances, computed without a store."""
     balances: Counter[Any] = Counter(
         {("account", int(row["account_id"])): 0 for row in rows(data / "account.csv")}
     )
@@ -73,7 +73,7 @@ def balances_in(store: Path) -> Balances:
 
 
 def balances_left_in(store: Path) -> Balances:
-    """What a killed script left: nothing at all when it had not yet created the store."""
+    """Return the balances that a killed script left; none if the store was not created yet."""
     try:
         return balances_in(store)
     except kvstore.NotAStore:
@@ -87,7 +87,7 @@ def undisturbed(data: Path, store: Path) -> Bank:
 
 
 def make_small_bank(data: Path) -> Path:
-    """Forty accounts and six hundred orders, some of them with the same amount and target."""
+    """Generate forty accounts and six hundred orders, some of them with equal amount and target."""
     chance = random.Random(7)
     accounts = ["account_id,district_id,frequency,date"]
     accounts += [f"{number},1,monthly issuance,1993-01-01" for number in range(1, 41)]

@@ -1,4 +1,4 @@
-"""What goes on while a function holds locks: watches, backups, compaction, other openings, a second store."""
+"""Calls that work while a function holds locks: watches, backups, compaction, openings, a second store."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def db(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
 
 
 def twins_of(db: Database) -> tuple[Key, Key]:
-    """On shards 0 and 1."""
+    """Return twin keys on shards 0 and 1."""
     return key_on(db, 0, "twin"), key_on(db, 1, "twin")
 
 
@@ -40,7 +40,7 @@ def twins(db: Database) -> tuple[Key, Key]:
 
 @pytest.fixture
 def stalled(db: Database, twins: tuple[Key, Key]) -> Stalled:
-    """It holds the locks of the twins, which are 1000, and will set them to 1001."""
+    """Yield a function that holds the locks of the twins, which are 1000, and will set them to 1001."""
     return Stalled(db, twins)
 
 
@@ -94,7 +94,7 @@ class TestWatching:
         assert sorted(numbers) == list(range(30))
 
     def test_a_transaction_that_overtakes_is_seen_whole(self, db: Database, stalled: Stalled) -> None:
-        """One of its keys is on a shard with a lock, the other is not."""
+        """One key of the transaction is on a shard with a lock, the other is not."""
         cursor = db.cursor()
         with db.batch() as batch:
             batch.put(key_on(db, 0, "other"), 1)
@@ -178,7 +178,7 @@ class TestTheStore:
         assert fold(seen(db)) == dict(db.scan())
 
     def test_a_log_is_not_cut_under_them(self, tmp_path: Path) -> None:
-        """However much is written beside: what is to be concluded is still there after an opening."""
+        """However much is written meanwhile, the preliminary is still in the log after an opening."""
         with kvstore.open(tmp_path / "s", shards=SHARDS, durability="none", watch_retention=1000) as db:
             twins = twins_of(db)
             stalled = Stalled(db, twins)

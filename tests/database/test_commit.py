@@ -1,4 +1,4 @@
-"""How often a function runs: when what it read has changed, under locks, and how long it may take."""
+"""How often a function runs: after changes of its read set, under locks, and until its timeout."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def db() -> Iterator[Database]:
 
 @pytest.fixture
 def twins(db: Database) -> tuple[Key, Key]:
-    """Two keys on two shards that are equal whenever anybody looks."""
+    """Return two keys on two shards whose values are equal at every moment."""
     return key_on(db, 0, "twin"), key_on(db, 1, "twin")
 
 
 def move(transaction: Transaction, amount: int = 1) -> int:
-    """From left to right; over two shards, so it is general."""
+    """Move an amount from left to right; a general transaction, because they are on two shards."""
     left: int = transaction[X] - amount
     transaction.put(X, left)
     transaction.put(Y, transaction[Y] + amount)
@@ -48,10 +48,10 @@ def move(transaction: Transaction, amount: int = 1) -> int:
 
 
 class TestChangedSets:
-    """What happens between a function's reads and its commit."""
+    """Changes between a function's reads and its commit."""
 
     def interfere(self, db: Database, times: int, path: str) -> tuple[Body, list[Transaction]]:
-        """A body whose key is changed by somebody else at each of its first runs."""
+        """Return a body whose key another caller changes during each of its first runs."""
         runs: list[Transaction] = []
         (shard,) = db.explain(X).shards
         out = key_on(db, shard if path == "one-shard" else (shard + 1) % SHARDS, "out")
@@ -89,7 +89,7 @@ class TestChangedSets:
             assert "body" in str(found.value)
 
     def test_a_set_that_changes_each_time_is_given_up(self, db: Database) -> None:
-        """The function writes to another key at each run."""
+        """The function writes another key in each run."""
         runs = []
 
         def body(transaction: Transaction) -> None:
@@ -120,7 +120,7 @@ class TestChangedSets:
         assert db.get_many([X, Y]) == [10, 20]
 
     def test_what_follows_from_a_changed_value_is_read_in_the_next_attempt(self, db: Database) -> None:
-        """A pointer is changed to a key that was not read before, and so is not locked."""
+        """A pointer changes to a key that was not read before, and so is not locked."""
         first, second = key_on(db, 0, "target"), key_on(db, 1, "target")
         db.put(first, "first")
         db.put(second, "second")
@@ -143,7 +143,7 @@ class TestChangedSets:
         assert second not in db
 
     def test_what_an_earlier_attempt_touched_stays_locked(self, db: Database) -> None:
-        """The pointer goes to and fro between two keys, one at each run."""
+        """The pointer alternates between two keys, one per run."""
         left, right = key_on(db, 0, "target"), key_on(db, 1, "target")
         db.put("pointer", left)
         runs: list[str] = []
@@ -210,15 +210,15 @@ class TestChangedSets:
 
 
 def locked(transaction: Transaction) -> bool:
-    """Whether its function runs on what is locked; another thread would wait for that."""
+    """Return whether the function runs on locked values; another thread would wait for these locks."""
     return type(transaction.reads).__name__ == "LockedReads"
 
 
 class TestAddingInALockedRun:
-    """What is there is a number, or not, as of the locks, and not as of the first run."""
+    """Whether the value is a number is decided by the locked value, not by that of the first run."""
 
     def interfered(self, db: Database, body: Body, change: Callable[[], object]) -> Any:
-        """Run the body; whatever it did at first, the change comes before its commit."""
+        """Run the body, with a change between its first run and its commit; return its result."""
         runs = []
 
         def with_a_change(transaction: Transaction) -> Any:
@@ -265,7 +265,7 @@ class TestAddingInALockedRun:
 
     @pytest.mark.parametrize("shard", range(SHARDS))
     def test_to_what_was_locked_to_be_overwritten(self, db: Database, shard: int) -> None:
-        """By key on any shard: one that had something to say of its values, or not."""
+        """The key may be on a shard whose vote contained values, or on another shard."""
         key = key_on(db, shard, "counter")
         db.put("adding", False)
         db.put(key, "none yet")
@@ -292,7 +292,7 @@ class TestAddingInALockedRun:
 
 
 class TestLockedRuns:
-    """The second run, inside the locks. It is the same for the function, but others wait for it."""
+    """The second run, under locks. The function sees no difference, but other callers wait for it."""
 
     def test_others_wait_for_its_end(self, db: Database, twins: tuple[Key, Key]) -> None:
         stalled = Stalled(db, twins)
@@ -333,7 +333,7 @@ class TestLockedRuns:
 
     def test_the_lease_ends_it_and_it_runs_again(self, db: Database, twins: tuple[Key, Key]) -> None:
         stalled = Stalled(db, twins)
-        stalled.set_twins(2000)  # returns when the lease is over
+        stalled.set_twins(2000)  # returns when the lease has expired
         assert not stalled.is_over
 
         assert stalled.go_on() == 2001
@@ -378,7 +378,7 @@ class TestLockedRuns:
 
 
 class TestLockedRanges:
-    """A range that a function read is locked too, and what it locked keeps others from reading ranges."""
+    """Ranges that a function read are locked, and locked keys block reads of ranges by other callers."""
 
     ROWS: Key = ("row",)
 
@@ -388,7 +388,7 @@ class TestLockedRanges:
     def stand_still(
         self, transaction: Transaction, runs: list[Transaction], events: list[threading.Event]
     ) -> None:
-        """Count; what was read first is changed before the first run ends, and the second stands still."""
+        """Count rows; the read set changes during the first run, and the second run is held up."""
         looked, changed, holds, go_on = events
         transaction.get(X)
         self.count(transaction)
@@ -402,7 +402,7 @@ class TestLockedRanges:
 
     @pytest.mark.parametrize("by", ["function", "put", "batch"])
     def test_nobody_adds_to_it(self, db: Database, by: str) -> None:
-        """Who saw a new row and not yet the count would have to see a count that has it."""
+        """A reader must not see a new row together with the count from before it."""
         for number in range(5):
             db.put(("row", number), number)
         looked, changed, holds, go_on = events = [threading.Event() for _ in range(4)]
@@ -436,7 +436,7 @@ class TestLockedRanges:
     def test_nobody_reads_it_while_a_key_in_it_is_to_be_written(
         self, db: Database, twins: tuple[Key, Key]
     ) -> None:
-        """Else what it read would be old, when it has its other locks and runs again."""
+        """Otherwise its reads would be stale when it has its other locks and runs again."""
 
         def add_up(transaction: Transaction, runs: list[Transaction]) -> None:
             runs.append(transaction)
@@ -453,7 +453,7 @@ class TestLockedRanges:
         before = unresolved(db)
         adds = Later(lambda: db.run(add_up, []))
         until_it_waits_or_is_over(db, adds, before)
-        in_its_second_run.wait(0.05)  # it is not to come there
+        in_its_second_run.wait(0.05)  # must not be reached
         assert stalled.go_on() == 1001
         the_other_is_through.set()
         adds.result()

@@ -1,7 +1,7 @@
-"""A bank where everybody wants the same accounts, and what its clients saw, judged by the checker.
+"""A bank with contended accounts, whose clients' observations the history checker judges.
 
-64 accounts on 8 shards, 16 threads, transfers with a look at the balance first, accounts by Zipf's law with
-exponent 1, auditors beside them. ``KVSTORE_TRANSFERS`` says how many transfers; 1,500 by default.
+64 accounts on 8 shards, 16 threads, transfers that read the balance first, accounts chosen by Zipf's law
+with exponent 1, and auditors. ``KVSTORE_TRANSFERS`` is the number of transfers; 1,500 by default.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ WEIGHTS = list(itertools.accumulate(1 / rank for rank in range(1, ACCOUNTS + 1))
 
 
 class Bank:
-    """The accounts, and clients that write down what they see.
+    """The accounts, and clients that record what they observe.
 
-    Each balance has the number of the transaction that wrote it beside it, so that no two values are alike.
+    Each balance is stored with the number of the transaction that wrote it, so that no two values are equal.
     """
 
     def __init__(self, db: kvstore.Database) -> None:
@@ -42,7 +42,7 @@ class Bank:
                 batch.put(("account", account), [OPENING, -account])
 
     def transfer(self, client: int, source: int, target: int, amount: int) -> None:
-        """What is recorded is what the run saw that was committed: earlier runs did not happen."""
+        """Transfer an amount, and record the observations of the committed run only."""
         number = next(self.numbers)
         with self.recorder.transaction(client) as record:
 
@@ -65,7 +65,7 @@ class Bank:
                 raise
 
     def audit(self, client: object, how: str) -> None:
-        """Look at all accounts at once."""
+        """Read all accounts at one moment, and record them."""
         with self.recorder.transaction(client) as record:
             if how == "snapshot":
                 rows = list(self.db.scan(prefix=("account",)))

@@ -1,4 +1,4 @@
-"""Idempotency keys of functions: each has its first result, by whichever path it went (contracts C4)."""
+"""Idempotency keys of functions: each call returns the first result, whatever the path (contracts C4)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ A, B = "left", "right"
 KEY = ("payment", 17)
 
 runs: list[Transaction] = []
-"""Of the functions below, since the test began."""
+"""Transactions of all runs of the functions below since the test began."""
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +74,7 @@ Function = Callable[[Transaction, int], Any]
 
 
 def change_everything(db: Database) -> None:
-    """What others do between a call and its retry."""
+    """Change the values, as other callers might between a call and its retry."""
     with db.batch() as batch:
         batch.put(A, 1000)
         batch.put(B, "text")
@@ -94,7 +94,7 @@ class TestEveryPath:
         assert db.get_many([A, B]) == [1000, "text"]
 
     def test_wherever_the_key_lives(self, db: Database, function: Function) -> None:
-        """It adds the shard of its hash, so one shard may become two, and one round two."""
+        """The key adds the shard that owns it, so one shard may become two, and one round two."""
         before = db.get_many([A, B])
         results = [db.run(function, 1, idempotency_key=key_on(db, shard, "key")) for shard in range(SHARDS)]
         repeated = [db.run(function, 1, idempotency_key=key_on(db, shard, "key")) for shard in range(SHARDS)]
@@ -156,7 +156,7 @@ def other(transaction: Transaction, amount: int) -> None:
 @pytest.mark.parametrize("function", FUNCTIONS)
 @pytest.mark.parametrize("error", [kvstore.Abort, ZeroDivisionError, kvstore.TimedOut, kvstore.Conflict])
 def test_what_was_rolled_back_is_not_kept(db: Database, function: Function, error: type[Exception]) -> None:
-    """Nothing happened, so the next call with the key is the first."""
+    """After a rollback the next call with the key counts as the first."""
     fails = True
 
     def body(transaction: Transaction, amount: int) -> Any:
@@ -190,7 +190,7 @@ class TestGeneral:
         assert len(runs) == 1
 
     def test_the_result_is_that_of_the_run_that_counted(self, db: Database) -> None:
-        """What the reconnaissance returned was never committed."""
+        """The result of the reconnaissance was never committed, so it must not be returned."""
 
         def body(transaction: Transaction, amount: int) -> Any:
             left = transaction[A]
@@ -221,7 +221,7 @@ class TestGeneral:
         assert db[A] == 53
 
     def test_after_its_lease_was_over(self, db: Database) -> None:
-        """The first conclusion came too late, so its result is not kept."""
+        """The first conclusion came after the lease had expired, so its result is not kept."""
         waited = threading.Event()
 
         def body(transaction: Transaction, amount: int) -> Any:

@@ -1,4 +1,4 @@
-"""The general path of the embedded store (contracts C2): reconnaissance, locks, and the second run."""
+"""The general path (contracts C2): reconnaissance, locks, and the second run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def db(request: pytest.FixtureRequest) -> Iterator[kvstore.Database]:
 
 
 def on_shards(db: kvstore.Database, *shards: int) -> list[str]:
-    """One key on each of these shards."""
+    """Return one key on each of these shards."""
     found: list[str] = []
     for shard in shards:
         names = (f"k{number}" for number in range(1000))
@@ -30,7 +30,7 @@ def on_shards(db: kvstore.Database, *shards: int) -> list[str]:
 
 
 def meanwhile(work: Callable[[], Any]) -> None:
-    """Have another thread do it, and wait for it."""
+    """Run ``work`` on another thread, and wait for its end."""
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
@@ -109,7 +109,7 @@ def test_nobody_comes_between_the_second_run_and_its_commit(db: kvstore.Database
 
 @pytest.mark.parametrize("kind", ["read", "write", "scan"])
 def test_a_second_run_never_touches_what_is_not_locked(db: kvstore.Database, kind: str) -> None:
-    """A pointer moved. The run stops before it sees a value, and the next attempt locks that as well."""
+    """A pointer moved. The run ends before it reads a value, and the next attempt locks that key as well."""
     pointer, first, second = on_shards(db, 0, 1, 2)
     db.put(pointer, first)
     db.put(first, 1)
@@ -160,7 +160,7 @@ def test_only_changes_of_sets_are_counted(db: kvstore.Database) -> None:
         body()
     assert caught.value.key == pointer
     assert caught.value.attempts == 1
-    db.put(pointer, second)  # its locks are gone
+    db.put(pointer, second)  # the locks are released
     db.put(second, 3)
 
 
@@ -177,7 +177,7 @@ def test_code_that_swallows_everything_does_not_get_around_the_locks(db: kvstore
             meanwhile(lambda: db.put(pointer, second))
         try:
             tx[target] = runs
-        except BaseException:  # that is the point
+        except BaseException:  # a body might do that
             tx[pointer] = "broken"
 
     db.run(body)
@@ -231,7 +231,7 @@ def test_a_run_that_outlasts_its_lease_is_ended_and_tried_again(db: kvstore.Data
         if runs == 2:
             other = threading.Thread(target=lambda: (db.put(x, 3), order.append("other")))
             other.start()
-            other.join(20)  # it waits for the locks, and the lease is what ends them
+            other.join(20)  # the put waits for the locks, which the lease ends
             order.append("run")
         tx[y] = found
 

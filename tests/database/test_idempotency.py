@@ -1,4 +1,4 @@
-"""Idempotency keys: a retry has the first outcome, whatever happened in between (contracts C4)."""
+"""Idempotency keys: a retry returns the first outcome, whatever happened in between (contracts C4)."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def another(db: Database, key: Any) -> None:
 
 
 def change_everything(db: Database) -> None:
-    """What others do between a request and its retry."""
+    """Change the values, as other callers might between a request and its retry."""
     db.put("k", "changed")
     db.delete("there") if db.get("there") else db.put("there", 3)
     db.put("n", 1000)
@@ -82,7 +82,7 @@ def db(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
 
 
 KEYS: list[Key] = ["once", b"once", ("order", 17), *((f"key-{number}",) for number in range(5))]
-"""Their homes are different shards, most of them not among those of the request."""
+"""Idempotency keys that different shards own, most of which are not among the request's shards."""
 
 
 @pytest.mark.parametrize("request_", REQUESTS.values(), ids=REQUESTS)
@@ -243,7 +243,7 @@ def run_all(works: list[Callable[[], None]]) -> None:
 def test_a_kill_between_commit_and_answer_is_resolved_by_the_same_request(
     tmp_path: Path, replicas: int, durability: str
 ) -> None:
-    """Killed at many moments around an add; whoever retries it has it done exactly once."""
+    """A process is killed at many moments around an add; a retry makes it take effect exactly once."""
     store, adds = tmp_path / "store", 100
     kvstore.open(store, replicas=replicas).close()
     randomly = random.Random(4)
@@ -263,7 +263,7 @@ def test_a_kill_between_commit_and_answer_is_resolved_by_the_same_request(
 
 
 class TestForgetting:
-    """``idempotency_days`` of a few milliseconds: outcomes are forgotten as the store is used."""
+    """With ``idempotency_days`` of a few milliseconds outcomes expire while the store is used."""
 
     SECONDS = 0.02
 
@@ -308,7 +308,7 @@ class TestForgetting:
             }
 
     def test_threads_that_retry_while_outcomes_are_forgotten_get_an_answer(self) -> None:
-        """An old key is either remembered as a whole or forgotten as a whole."""
+        """An old key's outcome is either found on all its shards or counts as deleted."""
         failures: list[BaseException] = []
         with self.a_store(shards=2) as db:
             keys = itertools.count()

@@ -1,7 +1,7 @@
 """The anomalies of the Hermitage suite, none of which may appear: sessions by ``begin``, interleaved by hand.
 
-Two accounts, x with 10 and y with 20, and sessions one, two and three. Nothing here is concurrent but the
-transactions: each step is over when the next one begins. What threads find is in the second half.
+Two accounts, x with 10 and y with 20, and sessions one, two and three. Only the transactions are
+concurrent: each step ends before the next begins. The second half uses threads.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from tests.support.transactions import PATIENCE_S, Later, key_on, run_all
 
 SHARDS = 4
 ROWS: Key = ("row",)
-"""What the keys of ranges begin with."""
+"""Prefix of the keys of ranges."""
 THREADS, ROUNDS = 6, 40
 
 
 class Scene:
-    """A store with x and y, and rows; all on one shard, or on several."""
+    """A store with x, y and rows, all on one shard or on several."""
 
     def __init__(self, db: Database, *, across: bool) -> None:
         self.db = db
@@ -38,15 +38,15 @@ class Scene:
         db.put(self.y, 20)
 
     def keys(self, name: str) -> list[str]:
-        """A key on either shard."""
+        """Return a key on each of the two shards."""
         return [key_on(self.db, shard, f"{name} {place}") for place, shard in enumerate(self.shards)]
 
     def rows(self, count: int) -> list[Key]:
-        """Keys of a range; they lie on the shards where ``placement`` puts them."""
+        """Return keys of a range, on the shards that ``placement`` gives them."""
         return [("row", number) for number in range(count)]
 
     def pair(self) -> list[Any]:
-        """What a new reader sees."""
+        """Return the values of x and y as a new reader sees them."""
         return self.db.get_many([self.x, self.y])
 
 
@@ -57,7 +57,7 @@ def place(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def scene(place: str, request: pytest.FixtureRequest) -> Iterator[Scene]:
-    """``placement=1`` has all rows on one shard."""
+    """Yield a scene; ``placement=1`` puts all rows on one shard."""
     across = place == "across shards"
     replicas = getattr(request, "param", 1)
     with kvstore.open(":memory:", shards=SHARDS, replicas=replicas, placement=None if across else 1) as db:
@@ -75,7 +75,7 @@ def values_of(transaction: Transaction) -> dict[Key, Any]:
 
 
 def refused(transaction: Transaction, *keys: Key) -> None:
-    """It cannot commit, because one of these has changed."""
+    """Check that the transaction cannot commit, because one of these keys has changed."""
     with pytest.raises(kvstore.Conflict) as found:
         transaction.commit()
     assert found.value.key in keys
@@ -223,7 +223,7 @@ class TestAnomalies:
         refused(one, scene.x)
 
     def test_p4_nor_where_it_was_decided_elsewhere(self, scene: Scene) -> None:
-        """Both take from x, and give to y."""
+        """Both sessions take from x, and give to y."""
         one, two = scene.db.begin(), scene.db.begin()
         for session in (one, two):
             session.put(scene.x, session[scene.x] - 10)
@@ -303,7 +303,7 @@ class TestAnomalies:
         assert dict(scene.db.scan(prefix=ROWS)) == {first: 30}
 
     def test_g2_of_three_in_a_circle(self, scene: Scene) -> None:
-        """One takes the sum of the rows, two adds a row, three saw the new sum and not the row."""
+        """One writes the sum of the rows, two adds a row, three saw the new sum and not the row."""
         first, second, _ = scene.rows(3)
         scene.db.put(first, 10)
         one = scene.db.begin()
@@ -332,7 +332,7 @@ class TestAnomalies:
 
 
 class TestPhantoms:
-    """A range that was walked over is as good as read, up to where the walk ended."""
+    """A range counts as read up to the point where its scan ended."""
 
     @pytest.mark.parametrize("change", ["insert", "delete", "overwrite", "delete and insert again"])
     @pytest.mark.parametrize("reverse", [False, True])
@@ -383,7 +383,7 @@ def increment(db: Database, key: Key) -> None:
 
 @pytest.fixture
 def many_switches() -> Iterator[None]:
-    """Threads take turns after a tenth of a millisecond, so that their transactions do meet."""
+    """Switch threads every tenth of a millisecond, so that their transactions overlap."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(0.0001)
     yield
@@ -403,7 +403,7 @@ class TestInThreads:
         assert sum(scene.pair()) == 30 + THREADS * ROUNDS
 
     def test_somebody_stays_on_call(self, scene: Scene) -> None:
-        """Write skew: whoever leaves has seen another there, and nobody leaves at the same moment."""
+        """Write skew: a doctor may leave if another is on call; two must not leave at one moment."""
         doctors = scene.keys("doctor")
 
         def leave(transaction: Transaction, doctor: Key, looked: list[bool]) -> bool:
@@ -427,7 +427,7 @@ class TestInThreads:
             assert sum(scene.db.get_many(doctors)) == 1
 
     def test_a_room_is_never_overbooked(self, scene: Scene) -> None:
-        """Phantoms: everybody counts the guests and then is one more."""
+        """Phantoms: each guest counts the guests, then adds itself."""
         most = 7
 
         def book(transaction: Transaction, guest: Key) -> bool:
@@ -481,7 +481,7 @@ class TestInThreads:
         assert set(seen) == {30}
 
     def test_no_body_ever_sees_two_moments(self, scene: Scene) -> None:
-        """Not even one that is going to be refused: a wrong sum raises out of here."""
+        """This holds even for an attempt that will be refused: a wrong sum raises out of the body."""
 
         def look_and_write(transaction: Transaction, seed: int) -> None:
             randomly = random.Random(seed)
@@ -516,7 +516,7 @@ NEW_ROWS = itertools.count(1000)
 
 
 def move(scene: Scene, amount: int) -> None:
-    """Money from x to y, and a row more; what it writes depends on nothing."""
+    """Move money from x to y and add a row; the writes depend on no read."""
     with scene.db.batch() as batch:
         batch.add(scene.x, -amount)
         batch.add(scene.y, amount)

@@ -1,6 +1,6 @@
-"""kill -9 while transactions stand between their halves: the next opening releases their locks, whole.
+"""kill -9 while transactions are between their halves: the next opening aborts them and releases their locks.
 
-``KVSTORE_HALF_KILLS`` says how often; 8 by default, with one replica and with three in turn.
+``KVSTORE_HALF_KILLS`` is the number of kills; 8 by default, with one replica and with three in turn.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ KILLS = int(os.environ.get("KVSTORE_HALF_KILLS", "8"))
 
 
 def killed(store: Path, replicas: int, chance: random.Random) -> list[list[str]]:
-    """Let the program run until something is held, and a moment longer; return what it said."""
+    """Run the program until it holds locks, and a moment longer; kill it, and return what it printed."""
     child = running.start("between_halves", store, replicas)
     try:
         said = [running.first_line(child)]
@@ -40,7 +40,7 @@ def killed(store: Path, replicas: int, chance: random.Random) -> list[list[str]]
 
 
 def waits(db: kvstore.Database) -> bool:
-    """Whether the dead process left anything that is not resolved."""
+    """Return whether the dead process left unresolved slots."""
     view = readers_of(db).environment.view()
     try:
         return any(shard_record(view, ShardId(shard)).waiting for shard in range(SHARDS))
@@ -49,7 +49,7 @@ def waits(db: kvstore.Database) -> bool:
 
 
 def check_whole(db: kvstore.Database) -> dict[kvstore.Key, Any]:
-    """No half of anything is visible; return what is."""
+    """Check that no half of a transaction is visible; return the content."""
     state = dict(db.scan())
     for pair in range(PAIRS):
         assert state["left", pair] == state["right", pair]
@@ -59,7 +59,7 @@ def check_whole(db: kvstore.Database) -> dict[kvstore.Key, Any]:
 
 
 def check_free(db: kvstore.Database) -> None:
-    """Everything can be written at once, by whatever path."""
+    """Check that every key can be written at once, by every path."""
     keys = [("left", pair) for pair in range(PAIRS)] + [("right", pair) for pair in range(PAIRS)]
     before = dict(db.scan())
     db.transaction(max_retries=0, timeout=0.5)(lambda tx: [tx.update(key, lambda n: n + 1) for key in keys])()

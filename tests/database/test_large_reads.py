@@ -1,4 +1,4 @@
-"""Functions that read much, or from the end of something long, and have to run again."""
+"""Functions that read many records, or from an end of a long range, and have to run again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.transactions import Later, run_all
 SHARDS, READS_MAX = 3, 10_000
 QUEUE: Key = ("queue",)
 LENGTH = READS_MAX + 500
-"""More than a transaction may read."""
+"""Number of rows: more than a transaction may read."""
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def db() -> Iterator[Database]:
 
 
 def pop(transaction: Transaction, reverse: bool) -> int:
-    """Take one from an end of the queue, and write it elsewhere."""
+    """Move one row from an end of the queue elsewhere."""
     key, number = next(transaction.scan(prefix=QUEUE, reverse=reverse, limit=1))
     transaction.delete(key)
     transaction.put(("popped", number), number)
@@ -69,7 +69,7 @@ class TestALongQueue:
 
 
 def test_most_of_what_is_allowed_may_be_read_again(db: Database) -> None:
-    """The first run is in vain, the second touches something new, the third reads as much as the first."""
+    """The first run conflicts, the second touches a new key, the third reads as much as the first."""
     runs = []
 
     before = sum(range(6000))

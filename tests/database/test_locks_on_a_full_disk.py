@@ -1,4 +1,4 @@
-"""Locks that cannot be released because the disk is full: nobody is told a thing that is not so, or hangs."""
+"""Locks that cannot be released because the disk is full: no caller hangs or gets a wrong outcome."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.transactions import (
 
 
 class Scene:
-    """Twins that are locked by a function which stands still, and a reader of them that waits."""
+    """Twins locked by a function that is held up, and a reader of them that waits."""
 
     def __init__(self, db: Database) -> None:
         self.db = db
@@ -37,7 +37,7 @@ class Scene:
         transaction.put("copied", transaction[self.twins[0]])
 
     def wait(self, call: Callable[[], object]) -> Later:
-        """Another that waits for the locks."""
+        """Start another call that waits for the locks."""
         before = unresolved(self.db)
         later = Later(call)
         until_it_waits_or_is_over(self.db, later, before)
@@ -61,7 +61,7 @@ def scene() -> Iterator[Scene]:
 
 
 def test_who_could_not_be_taken_back_does_not_know_its_outcome(scene: Scene) -> None:
-    """It is committed when there is room again, and the locks are free."""
+    """The transaction is committed once there is room and the locks are released."""
     scene.stalled.failure = ZeroDivisionError()
     waiting = scene.wait(scene.db.transaction(timeout=0.2)(scene.copy))
     scene.fill(True)
@@ -76,7 +76,7 @@ def test_who_could_not_be_taken_back_does_not_know_its_outcome(scene: Scene) -> 
 
 
 def test_a_lease_ends_when_there_is_room_again(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also if nobody writes then."""
+    """The lease ends even if no caller writes then."""
     monkeypatch.setattr(leases, "LEASE_S", 0.05)
     tried, end_leases = threading.Event(), Cluster.end_leases
 

@@ -1,4 +1,4 @@
-"""The store against a dict: whatever is done to both, and however often it is reopened, they agree."""
+"""The store against a dict: both agree after all steps and reopenings."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def is_number(value: object) -> bool:
 
 
 class StoreAndDict(RuleBasedStateMachine):
-    """Keys are few, so that the steps meet; the model holds ``(key, value)`` by encoded key."""
+    """Keys are few, so that steps share keys; the model holds ``(key, value)`` by encoded key."""
 
     @initialize(replicas=st.sampled_from([1, 3]), shards=st.sampled_from([1, 4, 7]), on_disk=st.booleans())
     def create(self, replicas: int, shards: int, on_disk: bool) -> None:
@@ -43,7 +43,7 @@ class StoreAndDict(RuleBasedStateMachine):
         self.requests = 0
 
     def open(self, **shape: int) -> Database:
-        # A small retention, so that logs are cut while the machine runs.
+        # A small retention, so that logs are truncated while the machine runs.
         return kvstore.open(self.path, durability="none", watch_retention=1000, **shape)  # type: ignore[arg-type]
 
     def teardown(self) -> None:

@@ -1,4 +1,4 @@
-"""Opening: what is refused, by which error, and that a refusal changes nothing."""
+"""Opening: which openings are refused, by which error, and that a refusal changes nothing."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ Tree = dict[str, bytes | None]
 
 
 def tree(folder: Path) -> Tree:
-    """Everything below the folder: the content of each file, None for a folder.
+    """Return everything below the folder: the content of each file, None for a folder.
 
-    Left out is what readers and the next writer may leave behind: LMDB's lock file, in which each process
-    that reads takes a place, and an unlocked writer.lock.
+    Files that an opening may leave behind are omitted: LMDB's lock file, in which each reading process
+    takes a place, and an unlocked writer.lock.
     """
     transient = {"lock.mdb", "writer.lock"}
     return {
@@ -37,14 +37,14 @@ def tree(folder: Path) -> Tree:
 
 
 def a_store(path: Path, **options: Any) -> Path:
-    """A closed store with one key."""
+    """Make a closed store with one key; return its path."""
     with kvstore.open(path, **options) as db:
         db.put("k", 1)
     return path
 
 
 def refused(path: Path, error: type[kvstore.Error], **options: Any) -> Any:
-    """Open, expect the error, and expect everything around the path to be as before."""
+    """Open, expect the error, and check that nothing around the path has changed; return the error."""
     before = tree(path.parent) if path.parent.is_dir() else None
     with pytest.raises(error) as raised:
         kvstore.open(path, **options)

@@ -1,4 +1,4 @@
-"""Stored procedures: registered by name, run where the declared keys are, by every replica (contracts C1)."""
+"""Stored procedures: registered by name, run on the declared keys' shards by every replica (contracts C1)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def shard_of(db: Database, key: kvstore.Key) -> int:
 
 
 def on_other_shards(db: Database) -> list[kvstore.Key]:
-    """A key for each shard."""
+    """Return one key on each shard."""
     found: dict[int, kvstore.Key] = {}
     for number in range(100):
         found.setdefault(shard_of(db, ("k", number)), ("k", number))
@@ -415,7 +415,7 @@ def test_followers_run_it_too_and_come_to_the_same(tmp_path: Path) -> None:
 
 
 def states_of(environment: Environment) -> list[list[tuple[bytes, bytes]]]:
-    """All cells of all shards as one replica has them."""
+    """Return all stored values of one replica, by shard."""
     view = environment.view()
     tables = [view.table(table_name(ShardId(shard), REGISTERS)) for shard in range(4)]
     states = [table.scan(b"", b"\xff", limit=100) for table in tables]
@@ -434,7 +434,7 @@ def settle(part, args):
 
 
 def test_recovery_runs_again_what_only_the_log_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed with followers one group behind; the opening needs the procedure, and says so."""
+    """A store is killed with its followers one group behind; the opening needs the procedure, and says so."""
     (tmp_path / "bank.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)
     child = running.start("calling", tmp_path / "s", tmp_path)

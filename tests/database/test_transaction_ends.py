@@ -1,4 +1,4 @@
-"""How transactions end, by which route, why they are refused, and how large they may be."""
+"""The ends of transactions, their routes, their conflicts, and their bounds."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def db() -> Iterator[Database]:
 
 @pytest.fixture
 def filled(db: Database) -> Database:
-    """Rows 0, 2, 4, 6 and 8, each with its number."""
+    """Return a store with rows 0, 2, 4, 6 and 8, each with its number as value."""
     with db.batch() as batch:
         for number in range(0, 10, 2):
             batch.put(row(number), number)
@@ -205,7 +205,7 @@ class TestManyAtOnce:
 
 
 class TestRoutes:
-    """How it would be committed, by what it did so far."""
+    """The route of a transaction, by the keys it has read and written so far."""
 
     def test_of_nothing(self, db: Database) -> None:
         with db.begin() as transaction:
@@ -282,7 +282,7 @@ class TestRoutes:
 
 
 def committed(db: Database) -> list[int]:
-    """By shard, how many slots its log has."""
+    """Return the number of slots in each shard's log."""
     cursor = db.cursor()
     return [int(cursor[shard]) for shard in range(SHARDS)]
 
@@ -356,7 +356,7 @@ READS_MAX = 10_000
 
 @pytest.fixture(scope="module")
 def large() -> Iterator[Database]:
-    """More rows than a transaction may read. No test changes them."""
+    """Yield a store with more rows than a transaction may read. Tests must not change it."""
     with kvstore.open(":memory:", shards=SHARDS) as opened:
         for first in range(0, READS_MAX + 500, 500):
             with opened.batch() as batch:
@@ -385,7 +385,7 @@ class TestLimits:
         with large.begin() as transaction:
             for number in range(READS_MAX):
                 transaction.get(("missing", number % 5000, number))
-            transaction.get(("missing", 0, 0))  # once more counts once
+            transaction.get(("missing", 0, 0))  # a repeated read counts once
             self.refused(lambda: transaction.get("one more"))
 
     def test_all_that_is_allowed_can_be_checked(self, large: Database) -> None:

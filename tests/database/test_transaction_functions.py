@@ -1,4 +1,4 @@
-"""Functions that run as transactions: what they are, what they may call, and how they end."""
+"""Functions that run as transactions: which are allowed, what they may call, and how they end."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ RUNNERS: dict[str, Runner] = {
     "general of nothing": lambda db, body: db.general([], body),
     "general of something else": lambda db, body: db.general(["else"], body),
 }
-"""Every way to have a function run."""
+"""Ways to run a function as a transaction, by name."""
 
 every_runner = pytest.mark.parametrize("run", RUNNERS.values(), ids=list(RUNNERS))
 
 
 def move(transaction: Transaction, amount: int = 1) -> int:
-    """From left to right; over two shards, so it is general."""
+    """Move an amount from left to right; a general transaction, because they are on two shards."""
     left: int = transaction[X] - amount
     transaction.put(X, left)
     transaction.put(Y, transaction[Y] + amount)
@@ -273,7 +273,7 @@ CALLS: dict[str, Callable[[Database], object]] = {
 
 
 class TestNestedCalls:
-    """Only inside a function that the store runs; what it says names the function."""
+    """Nested calls are refused only inside a function that the store runs; the message names the function."""
 
     @pytest.fixture(autouse=True)
     def _a_procedure(self) -> None:
@@ -463,7 +463,7 @@ class TestComposition:
         decorated: Any
         for decorated in (db.transaction(move), kvstore.transactional(move)):
             assert decorated.__name__ == "move"
-            assert "From left to right" in str(decorated.__doc__)
+            assert "from left to right" in str(decorated.__doc__)
 
     def test_arguments_are_passed_on(self, db: Database) -> None:
         def body(transaction: Transaction, *args: Any, **kwargs: Any) -> Any:

@@ -1,8 +1,8 @@
-"""Several transactions at once against a model: what is committed is as if each had run alone at its commit.
+"""Several concurrent transactions against a model: each has the effect of running alone at its commit.
 
-The model is a dict with a version for each key, and for each transaction the list of what it did. When one
-commits, its list is carried out once more, on the model as it is then: every read must give what it gave
-before. One that is refused must have read something that was written since.
+The model is a dict with a version for each key, and the list of steps of each transaction. When a
+transaction commits, its steps are repeated on the model of that moment: every read must return its earlier
+result. A transaction that is refused must have read a key that was written since.
 """
 
 from __future__ import annotations
@@ -34,26 +34,26 @@ class Cell(NamedTuple):
 
 
 State = dict[int, Cell]
-"""By the place of the key in KEYS."""
+"""Cells of the model, by the index of the key in KEYS."""
 Step = Callable[["Run"], Any]
 
 
 class Run:
-    """A transaction's steps, carried out on one state of the model."""
+    """A transaction's steps, run on one state of the model."""
 
     def __init__(self, moment: State, *, at_commit: bool = False) -> None:
-        """``at_commit``: what is there and is no number counts as 0 for an add, which was checked before."""
+        """``at_commit``: an add, which was checked before, takes a value that is not a number as 0."""
         self.moment = moment
         self.at_commit = at_commit
         self.written: dict[int, tuple[str, Any]] = {}
-        """What it did to a key last: ("set", value), ("gone", None) or ("added", sum)."""
+        """Last write to each key: ("set", value), ("gone", None) or ("added", sum)."""
         self.saved: list[dict[int, tuple[str, Any]]] = []
         self.read: set[int] = set()
         self.walked: list[range] = []
         self.perhaps_walked: list[range] = []
 
     def value(self, place: int) -> Any:
-        """As the transaction sees it; None where there is nothing."""
+        """Return the value as the transaction reads it; None if there is none."""
         how, value = self.written.get(place, ("", None))
         stored = self.moment[place].value if place in self.moment else None
         if how == "added":
@@ -101,7 +101,7 @@ class Run:
         self.written = dict(self.saved[savepoint])
 
     def changed(self, now: State, walks: list[range]) -> set[int]:
-        """What it read, and is not as it was."""
+        """Return the keys that the run has read and that have changed since."""
         places = self.read.union(*walks)
         return {
             place
@@ -112,20 +112,20 @@ class Run:
 
 
 class Session:
-    """A transaction of the store, and what it did so far."""
+    """A transaction of the store, and its steps so far."""
 
     def __init__(self, transaction: Transaction) -> None:
         self.transaction = transaction
         self.run: Run | None = None
-        """As of its moment, which is that of its first look at the store."""
+        """Run on the model at the transaction's moment, that of its first read of the store."""
         self.before: list[Step] = []
-        """Writes from before that."""
+        """Writes from before the first read."""
         self.steps: list[tuple[Step, Any]] = []
         self.savepoints: list[Savepoint] = []
 
 
 class ManyTransactions(RuleBasedStateMachine):
-    """Keys are few, and up to four transactions are open, so that they meet."""
+    """Keys are few, and up to four transactions are open, so that they share keys."""
 
     @initialize(
         replicas=st.sampled_from([1, 1, 3]), shards=st.sampled_from([1, 2, 3]), together=st.booleans()
@@ -157,7 +157,7 @@ class ManyTransactions(RuleBasedStateMachine):
         return self.sessions[which % len(self.sessions)]
 
     def do(self, session: Session, step: Step, found: Any, *, looks: bool) -> None:
-        """Remember a step, and see that the model finds the same. ``looks``: at the store, perhaps."""
+        """Record a step, and check its result against the model. ``looks``: whether it may read the store."""
         if session.run is None and looks:
             session.run = Run(dict(self.state))
             for earlier in session.before:
@@ -177,7 +177,7 @@ class ManyTransactions(RuleBasedStateMachine):
         self.do(session, lambda run: run.get(place), found, looks=not self.is_own(session, place))
 
     def is_own(self, session: Session, place: int) -> bool:
-        """Whether it needs no look at the store to know the value."""
+        """Return whether the transaction knows the value without reading the store."""
         run = session.run
         if run is None:
             run = Run({})
@@ -207,7 +207,7 @@ class ManyTransactions(RuleBasedStateMachine):
             refused = "TypeClash"
         self.do(session, lambda run: run.add(place, amount), refused, looks=looks)
         if refused:
-            session.steps.pop()  # it depends on what was there, which counts for nothing
+            session.steps.pop()  # its result depended on a value that is not in the read set
 
     @rule(which=WHICH, bounds=st.tuples(PLACES, PLACES), reverse=st.booleans(), limit=LIMITS)
     def scan(self, which: int, bounds: tuple[int, int], reverse: bool, limit: int | None) -> None:
@@ -227,7 +227,7 @@ class ManyTransactions(RuleBasedStateMachine):
 
     @rule(which=WHICH)
     def go_back(self, which: int) -> None:
-        """To the latest savepoint; earlier ones are for later."""
+        """Roll back to the latest savepoint; earlier savepoints stay."""
         session = self.session(which)
         if session.savepoints:
             last = len(session.savepoints) - 1
@@ -255,7 +255,7 @@ class ManyTransactions(RuleBasedStateMachine):
             return
         again = Run(dict(self.state), at_commit=True)
         if session.transaction.route.path == "read-only":
-            again = Run(moment.moment)  # that is when it was
+            again = Run(moment.moment)  # a read-only transaction counts as run at its moment
         for step, found in session.steps:
             assert step(again) == found, "it saw what was not there when it was committed"
         self.install(again)
@@ -272,7 +272,7 @@ class ManyTransactions(RuleBasedStateMachine):
             else:
                 self.state[place] = Cell(version, value)
 
-    # -- what others do ----------------------------------------------------------------------
+    # -- other callers -----------------------------------------------------------------------
 
     @rule(changes=st.dictionaries(PLACES, st.one_of(VALUES, st.none()), min_size=1, max_size=3))
     def batch(self, changes: dict[int, Any]) -> None:
@@ -299,7 +299,7 @@ class ManyTransactions(RuleBasedStateMachine):
 
     @rule(source=PLACES, sink=PLACES, known=st.booleans())
     def function(self, source: int, sink: int, known: bool) -> None:
-        """From start to end between two steps of the others."""
+        """Run a function from start to end between two steps of the open transactions."""
 
         def copy(transaction: Transaction) -> None:
             transaction.put(KEYS[sink], transaction.get(KEYS[source], 0))

@@ -1,4 +1,4 @@
-"""Transaction objects: reads of one moment, their own writes over them, and savepoints."""
+"""Transaction objects: reads of one moment under their own writes, and savepoints."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def db() -> Iterator[Database]:
 
 @pytest.fixture
 def filled(db: Database) -> Database:
-    """Rows 0, 2, 4, 6 and 8, each with its number, and beside them other keys."""
+    """Return a store with rows 0, 2, 4, 6 and 8, each with its number as value, and other keys."""
     with db.batch() as batch:
         for number in range(0, 10, 2):
             batch.put(row(number), number)

@@ -1,4 +1,4 @@
-"""Watching: each change once, in commit order, from any cursor on, folding to the store (contracts D8)."""
+"""Watches: each change once, in commit order, after any cursor; folding gives the store (contracts D8)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def db(request: pytest.FixtureRequest) -> Iterable[Database]:
 
 
 def now(db: Database, **options: Any) -> list[Change]:
-    """All there is at this moment."""
+    """Return all changes up to this moment."""
     return list(db.watch(timeout=0, **options))
 
 
@@ -46,7 +46,7 @@ def told(changes: Iterable[Change]) -> list[Any]:
 
 
 def write_some(db: Database) -> None:
-    """Every kind of write, over several shards."""
+    """Do every kind of write, over several shards."""
     db.put("a", 1)
     db.add("a", 2)
     db.put("c", [1, {"deep": b"\x00"}])
@@ -61,7 +61,7 @@ def write_some(db: Database) -> None:
 
 
 def fill_log(db: Database, count: int = 3000) -> None:
-    """Write enough for the oldest part of the log to be cut."""
+    """Write enough to have the oldest part of the log truncated."""
     for number in range(count):
         db.put(("filler", number % 7), number)
 

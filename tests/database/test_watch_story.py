@@ -1,6 +1,6 @@
-"""Eight writers and who watches them: each change is seen exactly once, in an order that folds to the store.
+"""Eight writers and a watcher: each change is seen exactly once, in an order that folds to the store.
 
-``KVSTORE_WATCHED`` says how many numbers the writers write; 2,400 by default.
+``KVSTORE_WATCHED`` is how many numbers the writers write; 2,400 by default.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ KILLS = 6
 
 
 def check(path: Path, seen: list[Seen]) -> None:
-    """What the watcher wrote down is the history of this store, whole, each change once."""
+    """Check that the watcher's record is the complete history of this store, each change once."""
     with kvstore.open(path, readonly=True) as db:
         history = list(db.watch(since=0, timeout=0))
         state = {key_of(key): value for key, value in db.scan()}
@@ -44,7 +44,7 @@ def check(path: Path, seen: list[Seen]) -> None:
 
 
 def key_of(key: object) -> str:
-    """The same for a key and for what JSON made of it."""
+    """Return equal text for a key and for the key after a round trip through JSON."""
     return repr(list(key) if isinstance(key, tuple) else key)
 
 

@@ -1,7 +1,7 @@
-"""The way of a put and of a get through the package, profiled: how many calls, and how often back to a file.
+"""The path of a put and of a get through the package: the number of calls, and of returns to a file.
 
-A return is a call into a file that an earlier call had left: a reader who follows the put has to go back
-there. The bounds are what was reached; a change that needs more says why where it raises them.
+A return is a call into a file that an earlier call had left: a reader of the code has to go back there.
+The bounds are the present numbers; a change that raises a bound states the reason beside it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ GET_CALLS_MAX = 9
 
 
 def files_called(work: Callable[[], object]) -> list[str]:
-    """The file of each call within the package, in order."""
+    """Return the file of each call within the package, in order."""
     files: list[str] = []
 
     def note(frame: FrameType, event: str, _: Any) -> None:
@@ -39,7 +39,7 @@ def files_called(work: Callable[[], object]) -> list[str]:
 
 
 def returns(files: list[str]) -> int:
-    """How often a call leads back into a file that was left."""
+    """Return how often a call leads back into a file that an earlier call had left."""
     stays = [file for file, _ in groupby(files)]
     return len(stays) - len(set(stays))
 

@@ -1,7 +1,8 @@
-"""The least sum of weights over all sets that are closed downwards: one max-flow (Picard, 1976).
+"""The least sum of weights over all downward-closed sets, by one max-flow (Picard, 1976).
 
-A node with a weight below zero is worth taking, but only with everything it comes behind. Those edges are
-pipes without bounds, gains flow in, costs flow out, and what cannot flow is what is gained.
+A node with a negative weight is a gain, but can only be taken with all nodes it depends on. In the network
+dependencies have unbounded capacity, gains flow in, costs flow out, and the gains that cannot flow are the
+result.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ INFINITE = 1 << 60
 
 
 def least_closed_sum(weights: Sequence[int], causes: Mapping[int, Sequence[int]]) -> int:
-    """The least sum of the weights of a set of nodes that has all its causes in it; the empty set, 0, is one.
+    """Return the least sum of weights of a set of nodes that contains all its causes, or 0 for no nodes.
 
-    ``causes``: by node, the nodes that it comes behind at once.
+    ``causes``: the nodes that each node depends on directly.
     """
     source, sink = len(weights), len(weights) + 1
     flow = Flow(len(weights) + 2)
@@ -32,7 +33,7 @@ def least_closed_sum(weights: Sequence[int], causes: Mapping[int, Sequence[int]]
 
 
 class Flow:
-    """A network of pipes (Dinic, 1970)."""
+    """A flow network (Dinic, 1970)."""
 
     def __init__(self, nodes: int) -> None:
         self._to: list[int] = []
@@ -40,14 +41,14 @@ class Flow:
         self._pipes: list[list[int]] = [[] for _ in range(nodes)]
 
     def pipe(self, start: int, end: int, capacity: int) -> None:
-        """Pipe ``i ^ 1`` is pipe ``i`` backwards."""
+        """Add an edge with this capacity; edge ``i ^ 1`` is the reverse of edge ``i``."""
         for one, other, room in ((start, end, capacity), (end, start, 0)):
             self._pipes[one].append(len(self._to))
             self._to.append(other)
             self._left.append(room)
 
     def most(self, source: int, sink: int) -> int:
-        """How much can flow."""
+        """Return the maximum flow."""
         total = 0
         while (levels := self._levels(source))[sink] >= 0:
             nexts = [0] * len(self._pipes)
@@ -69,7 +70,7 @@ class Flow:
         return levels
 
     def _push(self, source: int, sink: int, levels: list[int], nexts: list[int]) -> int:
-        """Fill one path; return how much went through it."""
+        """Fill one path; return the flow added."""
         path: list[int] = []
         node = source
         while node != sink:

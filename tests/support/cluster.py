@@ -1,13 +1,13 @@
-"""The roles of one store on memory disks, with every message between them in the test's hands.
+"""The roles of one store on memory disks; the test controls every message between them.
 
-Nothing moves by itself. What a role sends lies on ``wire``, in order, until the test delivers it; there
-it can be lost, repeated or overtaken. A host takes its messages in one batch, as a real host does.
+Nothing is delivered by itself. A role's messages stay on ``wire``, in order, until the test delivers them;
+the test can lose, repeat or reorder them. A host processes its messages in one batch, as a real host does.
 
     cluster = Cluster(shards=2, replicas=3)
-    cluster.submit({0: [put("k", 1)]})   the client's request lies on the wire
+    cluster.submit({0: [put("k", 1)]})   the client's request is on the wire
     cluster.step()                       the sequencer stamps it: one message for each replica
-    cluster.lose(host=2)                 replica 2 never gets it
-    cluster.run()                        and now everything else, until nothing is under way
+    cluster.lose(host=2)                 replica 2 never gets its message
+    cluster.run()                        deliver everything else, until the wire is empty
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ COORDINATORS = 3
 ROWS_ALL = 1 << 20
 
 Parts = Mapping[int, Iterable[Operation]]
-"""What a transaction does, by shard number."""
+"""Operations of a transaction, by shard number."""
 
 
 class Packet(NamedTuple):
@@ -92,7 +92,7 @@ class Packet(NamedTuple):
 
 
 class Cluster:
-    """All roles of one store; they are at epoch 1 when the constructor returns."""
+    """All roles of one store, which are in epoch 1 when the constructor returns."""
 
     def __init__(self, *, shards: int = 1, replicas: int = 3, retention: int = 1 << 30) -> None:
         self.shards = shards
@@ -100,27 +100,27 @@ class Cluster:
         self.retention = retention
         self.disk = MemoryDisk()
         self.now = 1_000 * SECOND
-        """Physical time. It stands still unless a test moves it."""
+        """Physical time in nanoseconds, which only the test advances."""
         self.wire: list[Packet] = []
         self.answers: dict[RequestId, Answer] = {}
-        """The last one of each request: votes that are answered are followed by how it ended."""
+        """Last answer to each request; an answer with votes is followed by one with the outcome."""
         self.answered: list[Answer] = []
-        """All, in order."""
+        """All answers, in order."""
         self.effects: list[Effect] = []
-        """What roles asked for besides sending, and messages that nobody here takes, in order."""
+        """Effects of the roles other than sends, and sends without a receiver here, in order."""
         self.timers: dict[tuple[ReplicaAddress, str], int] = {}
-        """Those of replicas that are armed, with their milliseconds."""
+        """Armed timers of replicas, with their milliseconds."""
         self.kept = 0
-        """How many of its last messages to each shard the sequencer keeps."""
+        """Number of last messages to each shard that the sequencer keeps."""
         self.hosts: dict[int, Host] = {number: self._load(number) for number in range(replicas)}
         self.sequencer: Sequencer
         self.client: Client
         self.coordinator: FailureCoordinator
-        """The one that leads."""
+        """Coordinator that leads."""
         self.coordinators: dict[int, ReplicatedCoordinator] = {}
-        """Those that ``start_coordinator`` started. While there are none, the one that leads never fails."""
+        """Coordinators that ``start_coordinator`` started; without any, the leading one never fails."""
         self.turned_to = 0
-        """The one of them that the roles turn to."""
+        """Number of the started coordinator to which the roles send."""
         self.change_epoch()
 
     # -- hosts -------------------------------------------------------------------------------
@@ -136,13 +136,13 @@ class Cluster:
         )
 
     def crash(self, *numbers: int) -> None:
-        """End these hosts: their memory and the messages to them are gone, their disks stay."""
+        """Crash these hosts: their memory and the messages to them are lost, their disks stay."""
         for number in numbers:
             del self.hosts[number]
         self.wire = [packet for packet in self.wire if _host_of(packet.to) not in numbers]
 
     def restart(self, *numbers: int) -> None:
-        """Build crashed hosts anew from their disks."""
+        """Rebuild crashed hosts from their disks."""
         for number in numbers:
             self.hosts[number] = self._load(number)
 
@@ -183,19 +183,19 @@ class Cluster:
         )
 
     def conclude_for(self, client: ClientId, preliminary: RequestId, writes: Parts, *, commit: bool) -> None:
-        """Have the client send somebody else's second half; ``writes`` has a part for each participant."""
+        """Have the client send another client's second half; ``writes`` has a part for each participant."""
         half = Conclusory(client, preliminary, commit)
         self.carry(self.client.submit({ShardId(s): tuple(part) for s, part in writes.items()}, half=half))
 
     def release_dead(self) -> None:
-        """Have the client abort all that stands between its halves, as an opening does."""
+        """Have the client abort every transaction that is between its halves, as an opening does."""
         for stamped in self.learner.executor.outstanding():
             request = stamped.request
             nothing: Parts = dict.fromkeys(request.operations, ())
             self.conclude_for(request.client, request.request, nothing, commit=False)
 
     def carry(self, effects: Iterable[Effect]) -> None:
-        """Lay what is sent on the wire, one packet for each replica of a group."""
+        """Put sends on the wire, one packet for each replica of a group."""
         for effect in effects:
             match effect:
                 case Send(GroupAddress(shard), message):
@@ -210,7 +210,7 @@ class Cluster:
                     self.effects.append(effect)
 
     def step(self) -> None:
-        """Deliver what is on the wire now, and lay on it what that causes."""
+        """Deliver the packets that are on the wire now, and put the resulting sends on it."""
         packets, self.wire = self.wire, []
         for number in sorted(self.hosts):
             self._give_host(number, [packet for packet in packets if _host_of(packet.to) == number])
@@ -219,14 +219,14 @@ class Cluster:
                 self._give_role(packet)
 
     def step_roles(self) -> None:
-        """Deliver what is on the wire for the sequencer, the coordinator and the client only."""
+        """Deliver the packets on the wire for the sequencer, the coordinator and the client only."""
         packets = [packet for packet in self.wire if _host_of(packet.to) is None]
         self.wire = [packet for packet in self.wire if _host_of(packet.to) is not None]
         for packet in packets:
             self._give_role(packet)
 
     def run(self) -> None:
-        """Deliver until nothing is under way."""
+        """Deliver until the wire is empty."""
         for _ in range(100):
             if not self.wire:
                 return
@@ -240,8 +240,8 @@ class Cluster:
             self.step()
 
     def settle(self) -> None:
-        """Deliver everything, let learners say that they live and timers run out, begin the epochs that
-        started, and have the client try again, until all is quiet."""
+        """Deliver everything, send the learners' heartbeats, fire timers, begin started epochs, and have the
+        client retry, until nothing happens any more."""
         for number in range(200):
             self.run()
             for host in self.hosts:
@@ -262,13 +262,13 @@ class Cluster:
         self.run()
 
     def run_without(self, *hosts: int) -> None:
-        """Deliver until nothing is under way, and lose whatever these hosts would get."""
+        """Deliver until the wire is empty, and lose the packets to these hosts."""
         while self.wire:
             self.wire = [packet for packet in self.wire if _host_of(packet.to) not in hosts]
             self.step()
 
     def deliver(self, host: int) -> None:
-        """Give one host all that is on the wire for it, in one batch."""
+        """Deliver all packets on the wire for one host, in one batch."""
         packets = [packet for packet in self.wire if _host_of(packet.to) == host]
         self.wire = [packet for packet in self.wire if _host_of(packet.to) != host]
         self._give_host(host, packets)
@@ -299,7 +299,7 @@ class Cluster:
         host.timers.clear()
 
     def fire(self, host: int, shard: int = 0, name: str = "gap") -> None:
-        """Let a replica's timer run out, which is armed, or one that is the driver's."""
+        """Fire a replica's timer, which must be armed unless it is a timer of the driver."""
         self.timers.pop((ReplicaAddress(ShardId(shard), host), name), None)
         self.hosts[host].begin()
         sends = self.hosts[host].fire(ShardId(shard), name)
@@ -309,7 +309,7 @@ class Cluster:
         self._take_timers(self.hosts[host])
 
     def fire_all(self) -> None:
-        """Let every timer that is armed now run out."""
+        """Fire every timer that is armed now."""
         for address, name in sorted(self.timers):
             if (address, name) in self.timers and address.replica in self.hosts:
                 self.fire(address.replica, address.shard, name)
@@ -336,7 +336,7 @@ class Cluster:
                 self.effects.append(Send(packet.to, packet.message))
 
     def _give_coordinator(self, number: int, message: msgspec.Struct) -> None:
-        if number in self.coordinators:  # else it is dead
+        if number in self.coordinators:  # else the coordinator is dead
             role = self.coordinators[number]
             self.carry(role.handle(message))  # type: ignore[arg-type]  # as addressed
             if role.leading is not None and number == self.turned_to:
@@ -349,9 +349,9 @@ class Cluster:
             host.commit()
 
     def give(self, host: int, message: ReplicaMessage, shard: int = 0) -> list[Effect]:
-        """Hand one message to one replica in a batch of its own; return the effects it has at once.
+        """Hand one message to one replica in a batch of its own; return its immediate effects.
 
-        What the replica sends at the end of the batch is laid on the wire.
+        The replica's sends at the end of the batch are put on the wire.
         """
         self.hosts[host].begin()
         effects = self.replica(host, shard).handle(message)
@@ -364,13 +364,13 @@ class Cluster:
     def on_wire(
         self, kind: type[msgspec.Struct] | None = None, *, host: int | None = None, shard: int | None = None
     ) -> list[Packet]:
-        """The packets of this kind, to this host, about this shard."""
+        """Return the packets of this kind, to this host, about this shard."""
         return [packet for packet in self.wire if _matches(packet, kind, host, shard)]
 
     def lose(
         self, kind: type[msgspec.Struct] | None = None, *, host: int | None = None, shard: int | None = None
     ) -> None:
-        """Take packets off the wire; there must be some."""
+        """Remove packets from the wire; there must be some."""
         lost = self.on_wire(kind, host=host, shard=shard)
         assert lost, "there is nothing to lose"
         self.wire = [packet for packet in self.wire if packet not in lost]
@@ -378,7 +378,7 @@ class Cluster:
     def repeat(
         self, kind: type[msgspec.Struct] | None = None, *, host: int | None = None, shard: int | None = None
     ) -> None:
-        """Lay packets on the wire a second time; there must be some."""
+        """Put packets on the wire a second time; there must be some."""
         again = self.on_wire(kind, host=host, shard=shard)
         assert again, "there is nothing to repeat"
         self.wire += again
@@ -386,9 +386,9 @@ class Cluster:
     # -- epochs ------------------------------------------------------------------------------
 
     def begin_epoch(self, *consulted: int, complete: bool = False) -> None:
-        """Lay the EPOCH-CHANGEs of a new epoch on the wire; all hosts are consulted if none is named.
+        """Put the EPOCH-CHANGEs of a new epoch on the wire; all hosts are consulted if none is named.
 
-        With ``complete``, the coordinator has those that are behind completed, as an opening does.
+        With ``complete``, the coordinator has replicas that are behind completed, as an opening does.
         """
         hosts = [self.hosts[number] for number in consulted or sorted(self.hosts)]
         self.coordinator = FailureCoordinator(
@@ -407,8 +407,8 @@ class Cluster:
         self.carry(self.coordinator.begin(epoch, since if complete else None))
 
     def start_coordinator(self, number: int) -> None:
-        """Have one begin that keeps its record at the hosts, by messages; from now on roles turn to it. Those
-        before it live on."""
+        """Start a coordinator that keeps its record at the hosts, by messages; from now on the roles send to
+        this coordinator. Earlier coordinators live on."""
         self.coordinators[number] = role = ReplicatedCoordinator(
             number=number,
             coordinators=COORDINATORS,
@@ -417,14 +417,14 @@ class Cluster:
             clients_from=self.client.client,
         )
         self.turned_to = number
-        self.carry(role.prepare(Epoch(2)))  # 1 began without messages
+        self.carry(role.prepare(Epoch(2)))  # epoch 1 began without messages
 
     def fire_coordinator(self, number: int, name: str) -> None:
-        """Let a coordinator's timer run out."""
+        """Fire a coordinator's timer."""
         self.carry(self.coordinators[number].on_timer(name))
 
     def newest_record(self) -> CoordinatorRecord:
-        """The newest coordinator's record on the disks of the living hosts."""
+        """Return the newest coordinator's record on the disks of the living hosts."""
         records = []
         for host in self.hosts.values():
             host.begin()
@@ -433,7 +433,7 @@ class Cluster:
         return max(records, key=lambda record: (record.epoch, record.counter))
 
     def begin_stamping(self, *, keep_client: bool = False) -> None:
-        """Let the sequencer and the client of the epoch that was started begin; or let the client live on."""
+        """Start the sequencer and the client of the started epoch, or keep the old client."""
         record = self.coordinator.record
         clock = max(start.clock for start in record.start_epochs)
         self.sequencer = Sequencer(epoch=record.epoch, shards=self.shards, clock=clock, kept=self.kept)
@@ -442,7 +442,7 @@ class Cluster:
         self.client = Client(client=ClientId(record.epoch), replicas=self.replicas)
 
     def change_epoch(self, *consulted: int, complete: bool = False) -> None:
-        """A whole epoch change in which no message is lost; what was under way before is."""
+        """Do a whole epoch change: earlier messages are lost, its own are not."""
         self.wire.clear()
         self.begin_epoch(*consulted, complete=complete)
         self.run()
@@ -455,15 +455,15 @@ class Cluster:
         return MemoryEnvironment(self.disk, str(host)).view()
 
     def record(self, host: int, shard: int = 0) -> ShardRecord:
-        """The durable record of a replica."""
+        """Return the durable record of a replica."""
         return _record(self._view(host), ShardId(shard))
 
     def log(self, host: int, shard: int = 0) -> list[Stamped | None]:
-        """The durable log of a replica, from its first slot on; None is a NO-OP."""
+        """Return the durable log of a replica, from its first slot on; None is a NO-OP."""
         return list(self.slots(host, shard).values())
 
     def slots(self, host: int, shard: int = 0) -> dict[int, Stamped | None]:
-        """The durable log of a replica, by slot."""
+        """Return the durable log of a replica, by slot."""
         view = self._view(host)
 
         def records(number: ShardId, first: int, count: int) -> list[tuple[int, bytes]]:
@@ -475,7 +475,7 @@ class Cluster:
         return {slot: read_body(body, referred) for slot, body in records(ShardId(shard), 0, ROWS_ALL)}
 
     def cells(self, host: int, shard: int = 0) -> dict[Key, tuple[object, int | None]]:
-        """Value and version by key, as a replica has them on disk."""
+        """Return value and version by key, as a replica has them on disk."""
         table = self._view(host).table(table_name(ShardId(shard), REGISTERS))
         rows = table.scan(b"", b"\xff", limit=ROWS_ALL)
         return {keys.decode(key): (decoded_value(cell), stored_version(cell)) for key, cell in rows}
@@ -484,7 +484,7 @@ class Cluster:
         return {key: value for key, (value, _) in self.cells(host, shard).items()}
 
     def problems(self, host: int) -> list[str]:
-        """What ``verify`` finds on one host's disk; here any shard may hold any key."""
+        """Return the problems that ``verify`` finds on one host's disk; here any shard may hold any key."""
         manifest = Manifest(uuid="", shards=self.shards, replicas=self.replicas)
         environment = MemoryEnvironment(self.disk, str(host))
         return verify(environment, manifest, owns=lambda _shard, _key: True)[1]
@@ -512,7 +512,7 @@ def _matches(packet: Packet, kind: type[msgspec.Struct] | None, host: int | None
 
 
 def name(shard: int, number: int, epoch: int = 1) -> TransactionId:
-    """One of a transaction's names."""
+    """Return one of a transaction's ids."""
     return TransactionId(Epoch(epoch), ShardId(shard), SequenceNumber(number))
 
 

@@ -1,6 +1,6 @@
-"""Stands between a process and its disk, where there is a C compiler: see ``disk_shim.c``.
+"""Intercepts a process's calls to its disk, if there is a C compiler: see ``disk_shim.c``.
 
-A test compiles the shim and starts a program with it; the program steers it, with ``arm`` and ``trace``.
+A test compiles the shim and starts a program with it; the program controls it by ``arm`` and ``trace``.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ SOURCE = Path(__file__).with_name("disk_shim.c")
 
 
 class Fault(IntEnum):
-    """What becomes of the n-th call. The numbers are those of ``disk_shim.c``."""
+    """The fault of the n-th call. The numbers are those of ``disk_shim.c``."""
 
     NONE = 1
-    """Nothing; calls are counted."""
+    """No fault; calls are counted."""
     KILL = 2
-    """The process is killed before it."""
+    """Kill before the call."""
     TEAR = 3
-    """The process is killed in the middle of it: half of a write is done."""
+    """Kill in the middle of the call: half of a write is done."""
     FAIL_ONCE = 4
-    """It fails, and later ones succeed."""
+    """Failure of this call only; later calls succeed."""
     FAIL_FROM = 5
-    """It fails, and so do all that follow."""
+    """Failure of this call and of all later calls."""
 
 
 @functools.cache
 def compiled() -> Path:
-    """The shim as a library to preload. Skips the test where it cannot be made."""
+    """Return the path of the compiled shim, a library to preload. Skips the test if it cannot be compiled."""
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         pytest.skip("there is no C compiler, so nothing can stand between a process and its disk")
@@ -61,17 +61,17 @@ def compiled() -> Path:
 
 
 def _shim() -> ctypes.CDLL:
-    """What was preloaded into this process."""
+    """Return the shim that was preloaded into this process."""
     return ctypes.CDLL(None)
 
 
 def stands_between() -> bool:
-    """Whether this process was started with the shim."""
+    """Return whether this process was started with the shim."""
     return hasattr(_shim(), "disk_arm")
 
 
 def arm(folder: Path, fault: Fault, number: int = 0, error: int = 0) -> None:
-    """From now on count the calls that change something below ``folder``; one of them meets the fault."""
+    """Count the calls that change something below ``folder`` from now on; call ``number`` has the fault."""
     _shim().disk_arm(bytes(folder), int(fault), ctypes.c_long(number), error)
 
 
@@ -80,16 +80,16 @@ def disarm() -> None:
 
 
 def calls() -> int:
-    """How many calls were counted since ``arm``."""
+    """Return the number of calls since ``arm``."""
     count: int = _shim().disk_calls()
     return count
 
 
 def trace(folder: Path, into: Path) -> None:
-    """From now on write down what is done below ``folder``, at the end of the file ``into``."""
+    """Append all changes below ``folder`` from now on to the file ``into``."""
     _shim().disk_trace(bytes(folder), bytes(into))
 
 
 def note(text: str) -> None:
-    """Write a remark into the trace, between what was done before and what is done after."""
+    """Write a note into the trace, between the changes before and after it."""
     _shim().disk_note(text.encode())

@@ -1,4 +1,4 @@
-"""Writing to an environment and looking at it, for the tests that hold every environment to the port."""
+"""Writing to an environment and reading it, for the tests that check every environment against the port."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from kvstore.ports import Environment, Head, RecordLog
 
 T, BELOW, ABOVE = b"abd", b"abc", b"abe"
-"""A table's name and its nearest neighbours."""
+"""Name of a table, and the nearest names below and above it."""
 EMPTY: Head = (1, 0, 0)
 ALL = 1 << 20
 
@@ -21,7 +21,7 @@ def write(environment: Environment, **items: str) -> None:
 
 
 def items(environment: Environment) -> list[tuple[bytes, bytes]]:
-    """What a new view shows in table ``T``."""
+    """Return the items that a new view shows in table ``T``."""
     view = environment.view()
     try:
         return view.table(T).scan(b"", b"\xff", limit=ALL)
@@ -30,7 +30,7 @@ def items(environment: Environment) -> list[tuple[bytes, bytes]]:
 
 
 def append(environment: Environment, head: Head, *records: bytes) -> Head:
-    """Commit these records to the end of log ``T``, and return where it ends then."""
+    """Append these records to log ``T`` and commit; return the log's new head."""
     batch = environment.begin()
     log = environment.log(T, head)
     for record in records:
@@ -40,7 +40,7 @@ def append(environment: Environment, head: Head, *records: bytes) -> Head:
 
 
 def log_in_view(environment: Environment, head: Head, read: Callable[[RecordLog], object]) -> object:
-    """What ``read`` says of log ``T`` in a new view."""
+    """Return ``read(log)`` of log ``T`` in a new view."""
     view = environment.view()
     try:
         return read(view.log(T, head))
@@ -49,7 +49,7 @@ def log_in_view(environment: Environment, head: Head, read: Callable[[RecordLog]
 
 
 def problems(environment: Environment) -> list[str]:
-    """What is found damaged in a new view."""
+    """Return the problems of a new view."""
     view = environment.view()
     try:
         return list(view.problems())
@@ -58,7 +58,7 @@ def problems(environment: Environment) -> list[str]:
 
 
 def record_count(environment: Environment) -> int:
-    """How many records a new view has."""
+    """Return the number of records in a new view."""
     view = environment.view()
     try:
         return view.record_count()

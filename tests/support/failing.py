@@ -1,4 +1,4 @@
-"""Stores on a memory disk whose replicas fail when they are told to, and how they are found afterwards."""
+"""Stores on a memory disk whose replicas fail on demand, and checks of their state afterwards."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SHARDS = 3
 
 
 def a_store(*, replicas: int = 3, **options: Any) -> tuple[MemoryDisk, Database]:
-    """An empty store, open; replica 0 is the learner."""
+    """Open an empty store; replica 0 is the learner. Returns its disk too."""
     disk = MemoryDisk()
     return disk, open_on(disk, shards=SHARDS, replicas=replicas, **options)
 
@@ -24,7 +24,7 @@ def cluster_of(db: Database) -> Any:
 
 
 def fail(db: Database, disk: MemoryDisk, commits: int = 0) -> int:
-    """From now on the learner's disk takes so many commits and no more; return which replica that is."""
+    """Make the learner's disk fail after ``commits`` more commits; return the learner's replica number."""
     learner: int = db.status()["learner"]
     disk.commits_left[str(learner)] = commits
     return learner

@@ -1,4 +1,4 @@
-"""Acts that run in a forked process: one that is killed, or that ends in a crash, ends alone."""
+"""Running functions in a forked process, so that a kill or a crash ends the fork only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Say = Callable[[str], None]
 
 
 def forked(act: Callable[[Say], None]) -> tuple[int, list[str]]:
-    """Run it in a process of its own; return how that ended, and what it said. It says it at once."""
+    """Run ``act`` in a forked process; return its exit code and the lines that it said, each sent at once."""
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -38,7 +38,7 @@ def _tell(pipe: int, line: str) -> None:
 
 
 def examine_in_fork(folder: Path) -> None:
-    """What an opening has another program do, without the time that program needs to start."""
+    """Do the examination of an opening in a fork, without the start-up time of a new program."""
 
     def act(say: Say) -> None:
         if disk.stands_between():

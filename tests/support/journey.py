@@ -1,4 +1,4 @@
-"""A run of 200 transactions of every kind, and what is in the store after each of them."""
+"""A run of 200 transactions of every kind, and the store's content after each of them."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from kvstore import Database, Key
 
 TRANSACTIONS = 200
 LARGE = 6000
-"""More than a page of LMDB takes, so that such a value has pages of its own."""
+"""Bytes of a value that is larger than an LMDB page, and so has pages of its own."""
 
 Content = dict[Key, Any]
 Operation = tuple[str, Key, Any]
-"""``put``, ``add`` or ``delete``; a key; a value or an amount."""
+"""Name (``put``, ``add`` or ``delete``), key, and value or amount."""
 
 
 def _operations(number: int) -> list[Operation]:
-    """Single puts, puts of something large, adds, deletes, and batches over several shards."""
+    """Return a transaction: a put, a large put, an add, a delete, or a batch over several shards."""
     place: Key = ("k", number % 17)
     match number % 6:
         case 0:
@@ -36,12 +36,12 @@ PLAN = [_operations(number) for number in range(TRANSACTIONS)]
 
 
 def idempotency_key(number: int) -> Key | None:
-    """Half of the transactions of each kind have one."""
+    """Return the transaction's idempotency key; half of the transactions of each kind have one."""
     return ("transaction", number) if number // 6 % 2 else None
 
 
 def perform(db: Database, number: int) -> None:
-    """Do the transaction and return when it is acknowledged."""
+    """Do transaction ``number``; return when it is acknowledged."""
     operations, key = PLAN[number], idempotency_key(number)
     if len(operations) == 1:
         _do(db, *operations[0], key)
@@ -73,11 +73,11 @@ def _states() -> list[Content]:
 
 
 STATES = _states()
-"""What is in the store after so many transactions."""
+"""Content of the store by number of transactions done."""
 
 
 def position(db: Database, first: int, last: int) -> int:
-    """After how many transactions, from ``first`` to ``last``, the store has just what it has now."""
+    """Return how many transactions, from ``first`` to ``last``, give the store's present content."""
     found = dict(db.scan())
     places = [number for number in range(first, last + 1) if STATES[number] == found]
     if not places:

@@ -1,4 +1,4 @@
-"""What environments are opened on: a folder with an LMDB file, or a memory disk; both with faults.
+"""The media of environments: a folder with an LMDB file, or a memory disk, both with faults.
 
 A medium outlives the environments opened on it, so ``medium.open()`` after a close is a reopening.
 """
@@ -25,27 +25,27 @@ KINDS = ("lmdb-commit", "lmdb-interval", "lmdb-none", "memory-commit", "memory-i
 
 
 class Medium(Protocol):
-    """Where one environment lives."""
+    """The storage of one environment."""
 
     def open(self) -> Environment: ...
 
     def raw_put(self, key: bytes, value: bytes) -> None:
-        """Store raw bytes under a raw key behind the port's back; nothing may be open."""
+        """Store raw bytes under a raw key, bypassing the port; no environment may be open."""
 
     def raw_get(self, key: bytes) -> bytes:
-        """The raw bytes under a raw key; nothing may be open."""
+        """Return the raw bytes under a raw key; no environment may be open."""
 
     def raw_delete(self, key: bytes) -> None: ...
 
     def fail_next_commit(self, environment: Environment) -> None:
-        """Have the disk refuse the commit of the batch that is open."""
+        """Make the commit of the open batch fail."""
 
     def heal(self) -> None:
         """Let commits succeed again, for the next environment that is opened."""
 
     @contextmanager
     def full(self) -> Iterator[None]:
-        """For as long as the block lasts there is no room."""
+        """Leave no room on the medium for the length of the block."""
         yield
 
 
@@ -86,7 +86,7 @@ class LmdbMedium:
         self._patch.setattr(environment, "begin_txn", refuse)
 
     def heal(self) -> None:
-        """A fault is one environment's, so the next one is whole."""
+        """Do nothing: a fault belongs to one environment, so the next environment is healthy."""
 
     @contextmanager
     def full(self) -> Iterator[None]:
@@ -134,7 +134,7 @@ class MemoryMedium:
 
 
 def make_medium(kind: str, folder: Path, patch: pytest.MonkeyPatch) -> Medium:
-    """The medium of one of ``KINDS``."""
+    """Return the medium of one of ``KINDS``."""
     what, durability = kind.split("-")
     if what == "memory":
         return MemoryMedium(durability)  # type: ignore[arg-type]  # KINDS names no other
@@ -143,7 +143,7 @@ def make_medium(kind: str, folder: Path, patch: pytest.MonkeyPatch) -> Medium:
 
 @contextmanager
 def raw_lmdb(folder: Path) -> Iterator[lmdb.Environment]:
-    """The file as another program would open it."""
+    """Open the file as another program would."""
     env = lmdb.open(str(folder), map_size=1 << 30, lib_version=0)
     try:
         yield env
@@ -152,17 +152,17 @@ def raw_lmdb(folder: Path) -> Iterator[lmdb.Environment]:
 
 
 def copy_folder(source: Path, target: Path) -> Path:
-    """A copy of a folder, also of one that is in use: what a power loss would find, all of it synced."""
+    """Copy a folder that may be in use, as a power loss with everything synced would leave it."""
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(source, target)
     return target
 
 
 def a_file_that_ends_early(folder: Path, durability: Durability) -> tuple[Path, int]:
-    """A copy of an environment in use whose file lacks the last page it counts, and its record count.
+    """Return a copy of an environment in use whose file lacks the last page it counts, and its record count.
 
-    A page that is given back within the commit that took it is counted, but never written. Whether
-    that is the last page depends on the sizes, so some are tried; one commit in twenty does it.
+    A page that is freed within the commit that allocated it is counted, but never written. Whether that
+    is the last page depends on the sizes, so several are tried; about one commit in twenty works.
     """
     for seed in range(100):
         source = folder / f"source-{seed}"
@@ -180,7 +180,7 @@ def a_file_that_ends_early(folder: Path, durability: Durability) -> tuple[Path, 
 
 
 def _put_and_delete(environment: LmdbEnvironment, chance: random.Random) -> int:
-    """Take some pages and give some of them back in one commit; return how many records are left."""
+    """Allocate some pages and free some of them in one commit; return the number of records left."""
     table = environment.table(b"tab")
     count, size = chance.randint(1, 300), chance.choice([10, 100, 1000, 3000, 10_000])
     batch = environment.begin()

@@ -1,4 +1,4 @@
-"""What each page of an LMDB file is for, read from its bytes (the format: ``kvstore/storage/data_file.py``).
+"""The kind of each page of an LMDB file, read from its bytes (the format: ``kvstore/storage/data_file.py``).
 
 page of a tree   number u64, pad u16, flags u16 (1 branch, 2 leaf, 4 overflow), end of pointers u16, ...,
                  then u16 pointers to nodes; an overflow page has its count of pages u32 at 12
@@ -22,7 +22,7 @@ KINDS = ("meta", "branch", "leaf of logs", "leaf of tables", "overflow", "free l
 
 
 def kinds(data: Path) -> dict[str, list[int]]:
-    """The numbers of the pages of each of ``KINDS``, of the newest root."""
+    """Return the page numbers of each of ``KINDS``, for the newest root."""
     meta, raw = newest_meta(data), data.read_bytes()
     kind_of = dict.fromkeys(range(meta.last_page + 1), "unused") | {0: "meta", 1: "meta"}
     for page, _ in _walk(raw, struct.unpack_from("=Q", meta.raw, _FREE_ROOT)[0]):

@@ -1,9 +1,9 @@
 """A link between two processes (``kvstore.Link``): a socket with a name in the file system.
 
-One end listens there, the other connects, and both do so again whenever the connection is gone: a process
-that was killed and started again finds the other one as it left it. A message is its length in four bytes,
-and itself; what a kill cut off is forgotten. Nobody waits: a message that finds no connection, or more than
-``QUEUED_MAX`` before it, is lost.
+One end listens, the other connects, and both do so again whenever the connection is lost: a process that
+was killed and restarted reaches the other end again. A message is sent as its length in four bytes and its
+bytes; an incomplete message is discarded. Senders do not wait: a message without a connection, or with more
+than ``QUEUED_MAX`` messages before it, is lost.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from queue import Full, Queue
 
 QUEUED_MAX = 64
 AGAIN_S = 0.02
-"""So often it is looked for the other end, and whether this one was closed."""
+"""Seconds between two checks for the other end, and for the close of this end."""
 LENGTH_BYTES = 4
 
 
 class PipeLink:
-    """One end. ``path`` is short: the system allows about a hundred bytes."""
+    """One end of the link. ``path`` must be short: the system allows about a hundred bytes."""
 
     def __init__(self, path: str | os.PathLike[str], *, listens: bool) -> None:
         self._path = os.fspath(path)
@@ -54,7 +54,7 @@ class PipeLink:
 
     def _listen(self) -> socket.socket:
         with suppress(FileNotFoundError):
-            os.unlink(self._path)  # of one that was killed
+            os.unlink(self._path)  # left by a killed process
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(self._path)
         listener.listen(1)
@@ -73,7 +73,7 @@ class PipeLink:
             self._connection = None
 
     def _meet(self) -> socket.socket | None:
-        """The other end, if it is there by now."""
+        """Return a connection to the other end, or None if it is not there yet."""
         if self._listener is not None:
             with suppress(OSError):
                 connection, _ = self._listener.accept()
@@ -98,7 +98,7 @@ class PipeLink:
             try:
                 connection.sendall(len(message).to_bytes(LENGTH_BYTES, "big") + message)
             except OSError:
-                self._hang_up()  # half a message may be out
+                self._hang_up()  # half a message may have been sent
 
     def _hang_up(self) -> None:
         connection = self._connection
@@ -108,7 +108,7 @@ class PipeLink:
 
 
 def _read_message(connection: socket.socket) -> bytes | None:
-    """The next message; None at the end, and where it ends in the middle of one."""
+    """Return the next message; None at the end, complete or within a message."""
     length = _read(connection, LENGTH_BYTES)
     return None if length is None else _read(connection, int.from_bytes(length, "big"))
 

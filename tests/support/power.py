@@ -1,4 +1,4 @@
-"""A memory disk that keeps an image of itself at every commit boundary: what power loss there would leave."""
+"""A memory disk that keeps an image of itself before every commit, as power loss at that moment leaves it."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from kvstore.types import ShardId
 from tests.support.inside import cluster_of, environments_of, store_of
 
 NEVER_MS = 3_600_000
-"""A sync interval that no test lives to see: tests sync when they mean to."""
+"""Sync interval longer than any test; tests call ``sync`` themselves."""
 Dump = dict[bytes, bytes]
 
 
 @dataclass
 class Image:
-    """The disk just before one commit, and what the test knew then."""
+    """The disk just before one commit, and the test's note at that moment."""
 
     disk: MemoryDisk
     about_to_commit: str
@@ -33,7 +33,7 @@ class Image:
 
 
 class _Boundaries(dict[str, int]):
-    """Stands in for ``commits_left``, which the disk asks before each commit."""
+    """A substitute for ``commits_left``, which the disk reads before each commit."""
 
     def __init__(self, before_commit: Callable[[str], None]) -> None:
         super().__init__()
@@ -45,13 +45,13 @@ class _Boundaries(dict[str, int]):
 
 
 class WitnessedDisk(MemoryDisk):
-    """A memory disk with an image of each of its commit boundaries, over all its folders."""
+    """A memory disk with an image before each of its commits, over all its folders."""
 
     def __init__(self) -> None:
         super().__init__()
         self.images: list[Image] = []
         self.note = 0
-        """Whatever the test wants to be reminded of when it sees an image: what was acknowledged."""
+        """Note of the test that is kept with each image: the number of acknowledged transactions."""
         self._lock = threading.Lock()
         self.commits_left = _Boundaries(self._witness)
 
@@ -61,7 +61,7 @@ class WitnessedDisk(MemoryDisk):
 
 
 def image_of(disk: MemoryDisk) -> MemoryDisk:
-    """What is on the disk now, as a disk of its own. Committed versions never change, so it costs nothing."""
+    """Return the present content as a disk of its own. Committed versions never change, so none is copied."""
     folders = {
         name: MemoryFolder(folder.committed, folder.synced, folder.manifest)
         for name, folder in list(disk.folders.items())
@@ -70,7 +70,7 @@ def image_of(disk: MemoryDisk) -> MemoryDisk:
 
 
 class MemoryHomeWithFaults(MemoryDirectory):
-    """A memory disk some of whose folders can be neither read nor rebuilt."""
+    """A memory disk on which some folders can be neither read nor rebuilt."""
 
     def __init__(self, disk: MemoryDisk, *unreachable: int) -> None:
         super().__init__(disk)
@@ -88,20 +88,20 @@ class MemoryHomeWithFaults(MemoryDirectory):
 
 
 def open_on(disk: MemoryDisk, *unreachable: int, **options: object) -> Database:
-    """Open the store on this disk; it syncs only when it is told to."""
+    """Open the store on this disk; the store syncs only when the test calls ``sync``."""
     wanted = Options(owner=lambda shards, placement: Routing(shards, placement).owns, **options)  # type: ignore[arg-type]  # a wrong name fails at once
     return open_at(MemoryHomeWithFaults(disk, *unreachable), wanted, sync_interval_ms=NEVER_MS)
 
 
 def sync(db: Database) -> None:
-    """What the timer of ``durability="interval"`` does, on all replicas at the same transaction."""
+    """Sync all replicas at one transaction, as the timer of ``durability="interval"`` does."""
     _await_followers(db)
     store_of(db).sync()
     _await_followers(db)
 
 
 def _await_followers(db: Database) -> None:
-    """Return when they have done all that they were given so far."""
+    """Wait until the followers have finished all queued batches."""
     for follower in cluster_of(db).followers:
         through = threading.Event()
         follower._work.put(through.set)
@@ -109,12 +109,12 @@ def _await_followers(db: Database) -> None:
 
 
 def environments(db: Database) -> dict[int, Environment]:
-    """The open environments, by replica number."""
+    """Return the open environments, by replica number."""
     return dict(environments_of(db))
 
 
 def everything(environment: Environment, shards: int) -> Dump:
-    """All cells, outcomes and expiries of all shards, as raw records."""
+    """Return all stored values, outcomes and expiries of all shards, as raw records."""
     view = environment.view()
     try:
         return {
@@ -130,8 +130,8 @@ def everything(environment: Environment, shards: int) -> Dump:
 
 
 def assert_replicas_agree(db: Database) -> None:
-    """Every record of every table is the same on all replicas. Only right after an opening: then all
-    followers have executed everything."""
+    """Check that every record of every table is equal on all replicas. Call right after an opening, when
+    all followers have executed everything."""
     shards = db.status()["shards"]
     dumps = {number: everything(environment, shards) for number, environment in environments(db).items()}
     first = next(iter(dumps.values()))

@@ -1,9 +1,9 @@
-"""What a disk may hold after the power failed, made from a trace of everything that was done to it.
+"""Possible contents of a disk after power loss, made from a trace of all changes to it.
 
-Certain is only what was synced. Of what was written to a file since its last sync each page may have any of
-the contents it was given since, or the one from before. Of what was done to the entries of a folder since
-that folder was synced (creations, renames, removals) some first part is there. A sync of a file says
-nothing about its name. That is what POSIX promises, and less than most file systems keep.
+Only synced changes are certain. Each page of a file has one of the contents written since the file's last
+sync, or the one from before. Of the changes to a folder's entries (creations, renames, removals) since the
+folder's last sync, some prefix is there. A sync of a file does not sync its name. POSIX guarantees this
+much; most file systems guarantee more.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Step(NamedTuple):
 
 
 def steps(trace: Path) -> Iterator[Step]:
-    """Read a trace, without a record at its end that was cut off."""
+    """Yield the steps of a trace, without an incomplete record at its end."""
     raw = trace.read_bytes()
     at = 0
     while at + _HEAD.size <= len(raw):
@@ -42,7 +42,7 @@ def steps(trace: Path) -> Iterator[Step]:
 
 @dataclass
 class File:
-    """What is certainly on disk, what was written, and what each page has been since the last sync."""
+    """A file's synced content, its present content, and the contents of each page since the last sync."""
 
     certain: bytearray = field(default_factory=bytearray)
     now: bytearray = field(default_factory=bytearray)
@@ -54,7 +54,7 @@ class File:
             self.pending.setdefault(page, []).append(self._page(page))
 
     def write_synced(self, at: int, data: bytes) -> None:
-        """A write to a file that was opened with O_DSYNC: it is certain, others are not."""
+        """Write to a file that was opened with O_DSYNC: this write is certain, other writes are not."""
         self._put(self.now, at, data)
         self._put(self.certain, at, data)
         for page in range(at // PAGE, -(-(at + len(data)) // PAGE)):
@@ -78,7 +78,7 @@ class File:
 
     def after_power_loss(self, chance: random.Random) -> bytes:
         content = bytearray(self.certain)
-        if chance.random() < 0.5:  # the length is known to the disk, or only what follows from the pages
+        if chance.random() < 0.5:  # the length is on disk, or only the written pages
             content = content[: len(self.now)] + bytes(max(0, len(self.now) - len(content)))
         for page, versions in self.pending.items():
             if chance.random() < 0.5:
@@ -88,15 +88,15 @@ class File:
 
 @dataclass
 class Folder:
-    """Its entries as they are on disk for certain, as they are now, and what was done in between."""
+    """A folder's entries as they are certainly on disk, as they are now, and the changes in between."""
 
     certain: dict[str, File | Folder] = field(default_factory=dict)
     now: dict[str, File | Folder] = field(default_factory=dict)
     steps: list[dict[str, File | Folder | None]] = field(default_factory=list)
-    """Names, and what they became. What is one step is on disk as a whole or not at all."""
+    """Changed entries, by step. A step is on disk as a whole or not at all."""
 
     def change(self, changes: dict[str, File | Folder | None]) -> None:
-        """Do it now; whether all of it or nothing is on disk is open."""
+        """Change entries now; all of these changes are on disk, or none, until the next sync."""
         _apply(self.now, changes)
         self.steps.append(changes)
 
@@ -120,10 +120,10 @@ def _apply(entries: dict[str, File | Folder], changes: dict[str, File | Folder |
 
 
 class Disk:
-    """Everything below one folder, as a trace of what was done to it builds it up."""
+    """Everything below one folder, built from a trace of the changes to it."""
 
     def __init__(self, root: Path) -> None:
-        """What is there now is there for certain, if anything is."""
+        """Start with the present content of ``root``, which is certain."""
         self._root = str(root)
         self._top = self._load(root) if root.exists() else Folder()
 
@@ -187,7 +187,7 @@ class Disk:
         folder.change({name: None, new_name: folder.now[name]})
 
     def cut_power(self, target: Path, chance: random.Random) -> None:
-        """Write down, as a new folder, what may be there when the power is back."""
+        """Write a possible content of the disk after power loss into a new folder."""
         _write(self._top, target, chance)
 
 

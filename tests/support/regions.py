@@ -1,4 +1,4 @@
-"""What has to be so of regions that were killed while they wrote (``programs/regions.py``)."""
+"""Checks of regions that were killed while they wrote (``programs/regions.py``)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Regions = Mapping[str, Region]
 
 
 class Said:
-    """What was acknowledged, by what the programs wrote into these files."""
+    """The acknowledgements that the programs wrote into these files."""
 
     def __init__(self, files: list[Path]) -> None:
         self.lanes: dict[tuple[str, str], int] = {}
@@ -31,7 +31,7 @@ class Said:
         self._read = dict.fromkeys(files, 0)
 
     def read(self) -> Said:
-        """Take what has been written by now."""
+        """Read the acknowledgements written so far."""
         for file, start in self._read.items():
             lines = _lines(file, start)
             self._read[file] += len(lines)
@@ -48,12 +48,12 @@ class Said:
             self.lanes[region, lane] = number
 
     def seen(self, region: str, of: str) -> int:
-        """How much of a region's puts another one had seen when it last appended."""
+        """Return how many puts of region ``of`` the region ``region`` had seen at its last append."""
         return self._seen.get(region, {}).get(of, 0)
 
 
 def _lines(file: Path, start: int) -> bytes:
-    """Whole lines from there on; a kill may have cut off the last one."""
+    """Return the whole lines from ``start`` on; a kill may have left the last line incomplete."""
     if not file.exists():
         return b""
     with file.open("rb") as opened:
@@ -63,7 +63,7 @@ def _lines(file: Path, start: int) -> bytes:
 
 
 Nodes = dict[str, list[Node]]
-"""By region all that is there, in the order of a playback."""
+"""All nodes by region, in the order of a playback."""
 
 
 def nodes_of(regions: Regions) -> Nodes:
@@ -71,7 +71,7 @@ def nodes_of(regions: Regions) -> Nodes:
 
 
 def check_acknowledged(regions: Regions, nodes: Nodes, said: Said) -> None:
-    """All of it is there in its region, and of each lane at most the one write that was under way besides."""
+    """Check that a region holds all acknowledged writes, and at most one further write of each lane."""
     for region, db in regions.items():
         for lane in LANES:
             acknowledged, found = said.lanes.get((region, lane), 0), progress(db, lane)
@@ -83,7 +83,7 @@ def check_acknowledged(regions: Regions, nodes: Nodes, said: Said) -> None:
 
 
 def check_whole(db: Region, regions: Regions) -> None:
-    """Within one region, as of one moment: nothing is half there, or there twice."""
+    """Check one region at one moment: no write is applied by half, or twice."""
     with db.snapshot() as view:
         for region in regions:
             copies = {view.get(("batch", region, copy), 0) for copy in range(COPIES)}
@@ -96,7 +96,7 @@ def check_whole(db: Region, regions: Regions) -> None:
 
 
 def check_copies(regions: Regions, nodes: Nodes) -> None:
-    """Each copy of a chain is a beginning of that chain, and holds nothing without its causes."""
+    """Check that each copy of a chain is a prefix of that chain, and holds no node without its causes."""
     chains = {name: _chains(found) for name, found in nodes.items()}
     for name, found in nodes.items():
         assert len({_place(node) for node in found}) == len(found), f"{name} has a node twice"
@@ -107,7 +107,7 @@ def check_copies(regions: Regions, nodes: Nodes) -> None:
 
 
 def check_equal(regions: Regions, nodes: Nodes) -> None:
-    """All regions show the same and hold the same nodes."""
+    """Check that all regions show equal content and hold equal nodes."""
     first, *others = regions
     state = _state(regions[first])
     for other in others:
@@ -121,7 +121,7 @@ def _state(db: Region) -> tuple[dict[Key, Any], list[LostWrite]]:
 
 
 def _chains(nodes: list[Node]) -> dict[Chain, list[Node]]:
-    """By region and color the nodes in their order."""
+    """Return the nodes in order, by region and color."""
     chains: dict[Chain, list[Node]] = {}
     for node in nodes:
         for color in node.colors:
@@ -130,7 +130,7 @@ def _chains(nodes: list[Node]) -> dict[Chain, list[Node]]:
 
 
 def _check_order(name: str, nodes: list[Node]) -> None:
-    """What a node's writer had seen when it wrote stands before it."""
+    """Check that the nodes that a node's writer had seen precede it."""
     played: dict[str, int] = {}
     for node in nodes:
         for effect in node.effects:
@@ -142,7 +142,7 @@ def _check_order(name: str, nodes: list[Node]) -> None:
 
 
 def _check_closed(db: Region) -> None:
-    """By the edges and markers of all chains, as they lie on disk."""
+    """Check the edges and markers of all chains on disk: no cause is missing."""
     with db._readers.viewing() as view:
         log = db.exchange.log(view)
         ends = log.ends()

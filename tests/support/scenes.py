@@ -1,4 +1,4 @@
-"""What the scenes of ``tests/eris`` share: transactions that are stamped, held back, looked for, dropped."""
+"""Shared steps of the scenes in ``tests/eris``: stamping, holding back, finding and dropping transactions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.cluster import Cluster, add
 
 
 def stamp(cluster: Cluster, *shards: int) -> Stamped:
-    """A transaction over these shards lies stamped on the wire: the packets that came last."""
+    """Return a new stamped transaction over these shards; its packets are the last on the wire."""
     cluster.submit({shard: [add("n")] for shard in shards})
     cluster.step_roles()
     return stamped_on(cluster)[-1]
@@ -23,22 +23,22 @@ def stamped_on(cluster: Cluster) -> list[Stamped]:
 
 
 def hold(cluster: Cluster, stamped: Stamped) -> None:
-    """Take a transaction off the wire."""
+    """Remove a transaction's packets from the wire."""
     cluster.wire = [packet for packet in cluster.wire if packet.message is not stamped]
 
 
 def requests(cluster: Cluster, host: int, shard: int = 0) -> list[int]:
-    """The requests in a log, in order."""
+    """Return the ids of the requests in a log, in order."""
     return [int(stamped.request.request) for stamped in cluster.log(host, shard) if stamped is not None]
 
 
 def find(cluster: Cluster, what: TransactionId, host: int = 0) -> None:
-    """Have a replica of the shard that is named ask the coordinator."""
+    """Have a replica of the shard in this id ask the coordinator for the transaction."""
     cluster.carry([Send(COORDINATOR, FindTransaction(what.shard, host, what))])
 
 
 def drop(cluster: Cluster, *shards: int) -> Stamped:
-    """A transaction reaches nobody, and is dropped."""
+    """Return a new stamped transaction that reached no replica and was dropped."""
     lost = stamp(cluster, *shards)
     hold(cluster, lost)
     find(cluster, lost.stamp.ids()[0])

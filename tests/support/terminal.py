@@ -1,7 +1,7 @@
-"""A person at a terminal: keys go into a program, and what its screen shows can be waited for.
+"""A user at a terminal: a test presses keys, and waits for what the program's screen shows.
 
-The terminal is a real pseudo-terminal. Of a screen it knows what prompt_toolkit sends: text, moves of the
-cursor, erasing, and the question where the cursor is.
+The terminal is a real pseudo-terminal. The screen interprets what prompt_toolkit sends: text, cursor
+movements, erasing, and the request for the cursor's position.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ from pathlib import Path
 from types import TracebackType
 
 PATIENCE_S = 60
-"""A program that has not shown it by then never will."""
+"""Seconds after which an awaited text is considered missing."""
 _SEQUENCE = re.compile(r"\x1b\[([?>=]?)([0-9;]*)([A-Za-z@])|\x1b[=>78]|\x1b\][^\x07]*\x07|[^\x1b]")
 _MAY_GO_ON = re.compile(r"\x1b(\[[?>=0-9;]*|\][^\x07]*)?")
 
 
 class Screen:
-    """Lines of text and a cursor; what scrolls out at the top is kept in ``lines`` as well."""
+    """Lines of text and a cursor; lines that scroll out at the top stay in ``lines``."""
 
     def __init__(self, rows: int, columns: int) -> None:
         self.rows, self.columns = rows, columns
         self.lines: list[str] = [""]
         self.row = self.column = 0
         self.asked_where = 0
-        """How often the program asked for the cursor's place and had no answer yet."""
+        """Number of unanswered requests for the cursor's position."""
 
     @property
     def top(self) -> int:
-        """The first line that is still on the screen."""
+        """Return the index of the first line that is still on the screen."""
         return max(0, len(self.lines) - self.rows)
 
     def show(self, text: str) -> str:
-        """Take what the program wrote; return what is not a whole sequence yet."""
+        """Show the program's output; return an incomplete escape sequence at its end."""
         at = 0
         while at < len(text):
             found = _SEQUENCE.match(text, at)
@@ -105,7 +105,7 @@ class Screen:
 
 
 class Terminal:
-    """A program that was started on a terminal of its own."""
+    """A program that was started on a new terminal."""
 
     def __init__(
         self,
@@ -119,7 +119,7 @@ class Terminal:
         self._fd, end = pty.openpty()
         self.screen = Screen(rows, columns)
         self.written = ""
-        """All that the program wrote, with its escape sequences."""
+        """All output of the program, with its escape sequences."""
         self._unread = ""
         self.resize(rows, columns)
         self.process = subprocess.Popen(
@@ -133,7 +133,7 @@ class Terminal:
         self.screen.rows, self.screen.columns = rows, columns
 
     def press(self, text: str) -> None:
-        """Press these keys, reading what comes meanwhile: a program that writes may not be reading."""
+        """Press these keys, reading output meanwhile: a program that is writing may not be reading."""
         data = text.encode()
         while data:
             _, writable, _ = select.select([], [self._fd], [], 0.01)
@@ -145,7 +145,7 @@ class Terminal:
         self.press("\x03")
 
     def wait_for(self, sign: str | Callable[[str], bool]) -> str:
-        """Wait until the screen shows this; return what it shows then."""
+        """Wait until the screen shows this; return the screen's text."""
         deadline = time.monotonic() + PATIENCE_S
         while not (sign in self.text if isinstance(sign, str) else sign(self.text)):
             ended = not self._read(0.1) and self.process.poll() is not None
@@ -163,7 +163,7 @@ class Terminal:
 
     @property
     def text(self) -> str:
-        """All lines that were shown and not erased, from the beginning."""
+        """Return all lines that were shown and not erased, from the beginning."""
         return "\n".join(line.rstrip() for line in self.screen.lines)
 
     def _read(self, seconds: float) -> bool:
@@ -172,7 +172,7 @@ class Terminal:
             return False
         try:
             data = os.read(self._fd, 65536).decode(errors="replace")
-        except OSError:  # how a terminal says that nobody is at its other end
+        except OSError:  # the other end of the terminal is closed
             return False
         self.written += data
         self._unread = self.screen.show(self._unread + data)
@@ -195,5 +195,5 @@ class Terminal:
 
 
 def _take_terminal() -> None:
-    """In the child: standard input becomes the terminal that Ctrl-C belongs to."""
+    """Make standard input the controlling terminal of the child, so that Ctrl-C reaches it."""
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)

@@ -1,4 +1,4 @@
-"""Scenes of transactions: keys on chosen shards, threads, and a function that stands still with its locks."""
+"""Tools for tests of transactions: keys on chosen shards, threads, a function held up with its locks."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from kvstore import Database, Key, Transaction
 from tests.support.inside import store_of
 
 PATIENCE_S = 60.0
-"""A thread that has not ended by then hangs."""
+"""Seconds after which a thread that has not ended is considered to hang."""
 
 
 def wait_until(is_so: Callable[[], bool]) -> None:
-    """Wait for something that another thread brings about."""
+    """Wait until a condition holds that another thread brings about."""
     deadline = time.monotonic() + PATIENCE_S
     while not is_so():
         assert time.monotonic() < deadline, "it does not come"
@@ -24,13 +24,13 @@ def wait_until(is_so: Callable[[], bool]) -> None:
 
 
 def key_on(db: Database, shard: int, name: str) -> str:
-    """The first of the keys "name 0", "name 1", ... that this shard owns."""
+    """Return the first of the keys "name 0", "name 1", ... that this shard owns."""
     names = (f"{name} {number}" for number in itertools.count())
     return next(key for key in names if db.explain(key).shards == (shard,))
 
 
 def unresolved(db: Database) -> int:
-    """How many slots hold locks or wait for some, over all shards; looked at between two groups."""
+    """Return how many slots hold or wait for locks, over all shards; counted between two groups."""
     store: Any = store_of(db)
     executor = store.cluster.learner.executor
     found: list[tuple[int, ...]] = []
@@ -39,7 +39,7 @@ def unresolved(db: Database) -> int:
 
 
 def run_all(works: Sequence[Callable[[], object]], patience: float = PATIENCE_S) -> None:
-    """Run each on a thread of its own; the first failure is raised, a thread that hangs is one."""
+    """Run each function on a thread of its own; raise the first failure. A thread that hangs is a failure."""
     failures: list[BaseException] = []
 
     def guarded(work: Callable[[], object]) -> None:
@@ -80,7 +80,7 @@ class Later:
         return not self._thread.is_alive()
 
     def result(self) -> Any:
-        """Wait for its end; return what the call returned, or raise what it raised."""
+        """Wait for the end of the call; return its result, or raise its exception."""
         self._thread.join(PATIENCE_S)
         assert self.is_over, "it hangs"
         if self._error is not None:
@@ -89,18 +89,18 @@ class Later:
 
 
 def until_it_waits_or_is_over(db: Database, later: Later, unresolved_before: int) -> None:
-    """Return when a call stands in line for locks, or did not have to."""
+    """Return when the call waits for locks, or has ended without waiting."""
     deadline = time.monotonic() + PATIENCE_S
     while not later.is_over and unresolved(db) <= unresolved_before:
         assert time.monotonic() < deadline, "it does neither"
-        db.put("elsewhere", 1)  # so that somebody leads
+        db.put("elsewhere", 1)  # so that a group is led
 
 
 class Stalled:
-    """A function that stands still inside its second run, where it holds the locks of two twin keys.
+    """A function that is held up in its second run, where it holds the locks of two twin keys.
 
-    It adds 1 to both, which are on two shards. Its first run did not count because the twins were changed
-    meanwhile. ``go_on`` lets it end; until then its lease runs.
+    The function adds 1 to both keys, which are on two shards. Its first run was not committed because the
+    twins changed meanwhile. ``go_on`` lets it end; until then its lease runs.
     """
 
     def __init__(self, db: Database, twins: tuple[Key, Key], **limits: Any) -> None:
@@ -109,9 +109,9 @@ class Stalled:
         self._holds, self._go_on = threading.Event(), threading.Event()
         self.runs = 0
         self.transactions: list[Transaction] = []
-        """One for each run."""
+        """Transaction of each run."""
         self.failure: BaseException | None = None
-        """What its second run is to raise."""
+        """Exception that the second run raises, or None."""
         self._later = Later(db.transaction(**limits)(self._body))
         assert self._read.wait(PATIENCE_S)
         self.set_twins(1000)
@@ -144,7 +144,7 @@ class Stalled:
         return self._later.is_over
 
     def go_on(self) -> int:
-        """Let it end; return what it returned, or raise what it raised."""
+        """Let the function end; return its result, or raise its exception."""
         self._go_on.set()
         result: int = self._later.result()
         return result

@@ -1,8 +1,8 @@
-"""Protocol runs as text: commands above ``---``, and below it what they did. The diff is the review.
+"""Protocol runs as text: commands above ``---``, and their output below. A change of behaviour is a diff.
 
-A transcript is a text file of blocks with an empty line between them. A block that has a line ``---``
-is played: each line above it is a command, ``verb argument...``, and everything below it must be what
-the commands printed. Any other block is prose. ``UPDATE=1`` writes what was printed into the file.
+A transcript is a text file of blocks with an empty line between them. A block with a line ``---`` is
+played: each line above it is a command, ``verb argument...``, and everything below must be the commands'
+output. Any other block is prose. ``UPDATE=1`` writes the output into the file.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from pathlib import Path
 
 RULE = "---"
 NOTHING = "(nothing)"
-"""What a command without output prints."""
+"""Text that stands for the output of a command without output."""
 
 Play = Callable[[str, list[str]], list[str]]
-"""Carries out one command, given its verb and arguments, and returns the lines it prints."""
+"""Function that runs one command, given its verb and arguments, and returns its lines of output."""
 
 
 def check_transcript(path: Path, play: Play) -> None:
-    """Play the file and compare; with ``UPDATE`` set, write it first."""
+    """Play the file and compare the output; with ``UPDATE`` set, write the file first."""
     recorded = path.read_text(encoding="utf-8")
     played = "\n\n".join(_played(block, play) for block in recorded.strip().split("\n\n")) + "\n"
     if os.environ.get("UPDATE"):
@@ -40,6 +40,6 @@ def _played(block: str, play: Play) -> str:
     for command in carried_out:
         verb, *arguments = shlex.split(command)
         result = play(verb, arguments) or [NOTHING]
-        # With several commands in a block, each is repeated above what it printed.
+        # With several commands in a block, each is repeated above its output.
         printed += result if len(carried_out) == 1 else [command, *(f"  {line}" for line in result)]
     return "\n".join([*commands, RULE, *printed])

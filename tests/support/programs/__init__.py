@@ -1,1 +1,1 @@
-"""Programs that tests run as processes of their own: to kill, to interrupt, to fork, to starve of disk."""
+"""Programs that tests run as child processes: to kill, interrupt or fork them, or to fill their disk."""

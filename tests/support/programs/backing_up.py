@@ -1,4 +1,4 @@
-"""Makes a backup and is killed in the middle of it: ``backing_up STORE TARGET``."""
+"""Makes a backup and is killed half-way: ``backing_up STORE TARGET``."""
 
 from __future__ import annotations
 

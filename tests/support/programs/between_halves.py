@@ -1,10 +1,10 @@
 """Holds general transactions between their two halves until it is killed: ``between_halves PATH REPLICAS``.
 
-Some threads count both keys of a pair up, on two shards, and always find the pair changed, so that they run a
-second time, under locks; there they stay for a random moment, now and then for longer than a lease. Others
-write to the same keys meanwhile, in pairs, and wait; others again to keys of their own, and overtake. Each
-acknowledged transaction is printed: ``pair NUMBER COUNT`` or ``own NUMBER COUNT``; when a run under locks
-begins, ``held``.
+Some threads increment both keys of a pair, on two shards, and always find the pair changed, so that they run
+a second time, under locks; this run takes a random time, now and then longer than a lease. Other threads
+write to these pairs meanwhile, and wait for the locks; further threads write to their own keys, and
+overtake. Each acknowledged transaction is printed: ``pair NUMBER COUNT`` or ``own NUMBER COUNT``; when a
+run under locks begins, ``held`` is printed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def say(*words: object) -> None:
 
 
 def hold(db: kvstore.Database, pair: int, chance: random.Random) -> None:
-    """Count both of a pair up, in a second run that takes its time."""
+    """Increment both keys of a pair, in a second run that takes a random time."""
     while True:
         runs = 0
 

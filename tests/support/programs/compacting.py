@@ -1,4 +1,4 @@
-"""A compaction that is killed: ``compacting STEP PATH`` ends by SIGKILL when it comes to the step."""
+"""Compacts a store and is killed by SIGKILL at a step: ``compacting STEP PATH``."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ STEPS: dict[str, tuple[Any, str, str]] = {
     "file": (Path, "replace", "data.mdb"),
     "folder": (side_file, "sync_folder", "replica-0"),
 }
-"""The step's function, and the end of the path that it is called with."""
+"""Function of each step, and the end of the path that it is called with."""
 
 
 def kill_at(owner: Any, name: str, ending: str) -> None:
-    """From now on the process ends just before this call."""
+    """Kill the process just before this call."""
     original: Callable[..., Any] = getattr(owner, name)
 
     def killed(*arguments: Any, **options: Any) -> Any:

@@ -1,12 +1,12 @@
-"""Meets a fault at calls to the disk: ``crash_points FOLDER FAULT REPLICAS DURABILITY POINTS``.
+"""Injects a fault at calls to the disk: ``crash_points FOLDER FAULT REPLICAS DURABILITY POINTS``.
 
-The run of 200 transactions (``journey.py``) is cut into sessions. Each begins with an opening: a creation,
-one after a close, one after a kill, one that rebuilds a replica; one makes a backup; each ends with a close.
-A session is run again and again, each time in a process that was forked for it, and each time another of
-its calls that change the disk meets FAULT: about POINTS calls, evenly spread, or all of them if there are
-no more. Then a healthy process opens the store and looks.
+The run of 200 transactions (``journey.py``) is divided into sessions. Each begins with an opening: a
+creation, or an opening after a close, after a kill, or with a replica to rebuild; one session makes a
+backup; each ends with a close. A session is run repeatedly, each time in a forked process, and each time
+FAULT is injected at another call that changes the disk: about POINTS calls, evenly spread, or at most all
+of them. After each run a healthy process opens and checks the store.
 
-Prints a JSON object: how many calls there are, and how often what came out.
+Prints a JSON object: the number of calls, and the number of runs with each outcome.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ EACH = TRANSACTIONS // SESSIONS
 REBUILDS, BACKS_UP = 5, 3
 SYNC_EACH = 7
 GOES_ON = 4
-"""Transactions that are done after a fault, to see that the store works again."""
+"""Number of transactions done after a fault, to check that the store works again."""
 WRITE_ERRORS = (kvstore.OutcomeUnknown, kvstore.Failed, kvstore.DiskFull)
 
 
 class Journey:
-    """One configuration, and the folders it works in."""
+    """One configuration and its folders."""
 
     def __init__(self, folder: Path, replicas: int, durability: Any) -> None:
         self.folder = folder
@@ -72,12 +72,12 @@ class Journey:
         return self.folder / f"base-{session}"
 
     def prepare(self, session: int) -> None:
-        """The work folder is as it was when this session began."""
+        """Restore the work folder to its state at the beginning of this session."""
         shutil.rmtree(self.work, ignore_errors=True)
         shutil.copytree(self.base(session), self.work)
 
     def make_bases(self) -> int:
-        """Go through all sessions in health; every other one ends with a kill. Return the calls that made."""
+        """Run all sessions without faults, every other one ending with a kill; return the number of calls."""
         self.base(0).mkdir(parents=True)
         calls = 0
         for session in range(SESSIONS - 1):
@@ -102,10 +102,10 @@ class Journey:
     def step(self, db: Database, number: int) -> None:
         perform(db, number)
         if number % SYNC_EACH == 0:
-            store_of(db).sync()  # what the timer does
+            store_of(db).sync()  # as the timer does
 
     def session(self, session: int, fault: Fault, number: int, error: int, say: Say) -> None:
-        """What happens is told at once: a kill leaves no time."""
+        """Run one session with this fault; report each event at once, because a kill may follow."""
         disk.arm(self.work, fault, number, error)
         try:
             db = self.open()
@@ -131,7 +131,8 @@ class Journey:
                 self._back_up(db, say)
 
     def _after_an_error(self, db: Database, session: int, number: int, error: Exception, say: Say) -> None:
-        """Reads go on, or raise by name; a write is refused, unless it was only the room that was missing."""
+        """Check the store after an error: reads work or raise its errors; writes are refused unless the error
+        was a full disk."""
         try:
             position(db, number, number + 1)
             say("reads on")
@@ -158,8 +159,8 @@ class Journey:
             say(f"close {type(error).__name__}")
 
     def check(self, session: int, said: list[str], say: Say) -> None:
-        """Open the store in health: a prefix that holds all that was acknowledged, and it works."""
-        disk.arm(self.work, Fault.NONE)  # so that no sync is waited for
+        """Open the store without faults: it holds a prefix with all acknowledged transactions, and works."""
+        disk.arm(self.work, Fault.NONE)  # so that syncs take no time
         first = session * EACH
         acknowledged = max([first, *(int(line.split()[1]) for line in said if line.startswith("ack"))])
         attempted = min(acknowledged + 1, first + EACH) if "open" in said else first
@@ -168,7 +169,7 @@ class Journey:
             here = position(db, acknowledged, attempted)
             self._is_sound(db)
             if here > first and idempotency_key(here - 1) is not None:
-                perform(db, here - 1)  # a retry, which takes no effect
+                perform(db, here - 1)  # a retry, which has no effect
             assert position(db, here, here) == here
             goes_on = min(here + GOES_ON, TRANSACTIONS)
             for number in range(here, goes_on):
@@ -204,17 +205,17 @@ class Journey:
 
 
 class Calls:
-    """Which calls of a whole journey meet the fault, counted over all sessions."""
+    """The calls at which the fault is injected, numbered over all sessions of a journey."""
 
     def __init__(self, points: int, expected: int) -> None:
         self.stride = max(1, expected // points)
         self.next = 1 + self.stride // 2
         self.before = 0
-        """Calls of the sessions that are through."""
+        """Number of calls in the finished sessions."""
 
 
 def go_through(journey: Journey, session: int, calls: Calls, fault_name: str) -> Counter[str]:
-    """Meet the fault at each of the calls that fall into this session."""
+    """Inject the fault at each chosen call of this session; return the outcomes."""
     outcomes: Counter[str] = Counter()
     fault, error = FAULTS[fault_name]
     while True:
@@ -233,7 +234,7 @@ def go_through(journey: Journey, session: int, calls: Calls, fault_name: str) ->
 
 
 def outcome_of(code: int, said: list[str], found: list[str]) -> list[str]:
-    """What is counted: how the process ended, its errors, and what the next opening found."""
+    """Return the outcomes to count: the end of the process, its errors, and the next opening's findings."""
     errors = [line for line in said if not line.startswith(("ack", "open", "calls", "backup done"))]
     return ["tried", "killed" if code else "ended", *errors, *(f"then {line}" for line in found)]
 

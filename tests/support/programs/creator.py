@@ -1,7 +1,7 @@
 """Creates a store and is killed at one step of it: ``creator PATH REPLICAS STEP``.
 
-A step is a call that changes the file system, as Python's audit hooks report them; LMDB's own writes
-happen between them.
+A step is a call that changes the file system, as Python's audit hooks report it; LMDB's own writes happen
+between two steps.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One replica's disk fails while writers and readers work: ``failing_replica FOLDER REPLICA POINTS``.
 
-The n-th call that changes anything below the folder of replica REPLICA fails, and so do all later ones, for
-n from 1 to POINTS, each time with a store of its own. Prints how often another replica became the learner.
+The n-th call that changes anything below the folder of replica REPLICA fails, and so do all later calls, for
+n from 1 to POINTS, each time with a new store. Prints how often another replica became the learner.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ WRITES = 30
 
 
 class Reader:
-    """Reads all the time on a thread of its own; whatever it meets but what was acknowledged is a failure."""
+    """A thread that reads all the time; any result except acknowledged values is a failure."""
 
     def __init__(self, db: kvstore.Database) -> None:
         self.acknowledged = 0

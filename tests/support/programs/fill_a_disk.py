@@ -1,7 +1,7 @@
-"""``python -m tests.support.programs.fill_a_disk FOLDER``: write until the file may not grow any more.
+"""Writes until the file must not grow any more: ``python -m tests.support.programs.fill_a_disk FOLDER``.
 
-The limit is a real one, RLIMIT_FSIZE, and nobody asks for room first, so a commit fails half-way. Prints
-the number of commits that returned, and what the next one and then a new batch raised.
+The limit is RLIMIT_FSIZE, and the program does not check for room first, so a commit fails half-way. Prints
+the number of commits that returned, and the errors of the next commit and of a new batch.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """Flips single bits of a closed store and reads all of it: ``flipper STORE SCRATCH SEED COUNT``.
 
-Half of the bits are anywhere, the other half by turns in a page of each kind (``tests/support/pages.py``).
-With ``headers`` as SEED they are those that say what kind of page a page is. Of several replicas one is hit,
-at every second flip after an end that was not clean.
+Half of the bits are anywhere, the other half in turn in a page of each kind (``tests/support/pages.py``).
+With ``headers`` as SEED the bits are those that encode the kind of a page. Of several replicas one is hit,
+at every second flip after an unclean end.
 
-Each flip is tried on a fresh copy by a forked process, so that one that ends the process is survived and
-counted. Prints ``OUTCOME KIND OFFSET BIT DETAIL`` for each: ``right``, ``error``, ``wrong`` or ``crash``;
-with several replicas also how many openings it took until everything was there again: that is never given
-up, whatever the flip did to the process that met it.
+Each flip is tried on a fresh copy in a forked process, so that a crash is survived and counted. Prints
+``OUTCOME KIND OFFSET BIT DETAIL`` for each: ``right``, ``error``, ``wrong`` or ``crash``; with several
+replicas also the number of openings until everything was there again, which must happen whatever the flip
+did to the process that read it.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ from tests.support.pages import KINDS, kinds
 KEYS = 160
 RETENTION = 40_000
 OPENINGS_MAX = 3
-"""So many openings may pass until a store with several replicas has everything again."""
+"""Most openings until a store with several replicas must have everything again."""
 SECONDS_MAX = 20
-"""A reader that has not ended by then is counted as a crash: it follows a page pointer in a circle."""
+"""Seconds after which a reader counts as crashed: it follows page pointers in a cycle."""
 
 PAGE_BYTES, FLAGS_AT = 4096, 10
-"""Where LMDB keeps the kind of a page."""
+"""Size of an LMDB page, and the offset of its kind."""
 
 Content = dict[kvstore.Key, Any]
 
 
 def content() -> Content:
-    """Short keys and long ones, values inside pages and over several pages."""
+    """Return content with short and long keys, and values inside pages and over several pages."""
     randomly = random.Random(11)
     found: Content = {}
     for number in range(KEYS):
@@ -65,7 +65,7 @@ def create(path: Path, replicas: int = 1) -> None:
 
 
 class Reading:
-    """Reads everything in every way; collects what is wrong, counts what is refused."""
+    """A reader that reads everything in every way, collects wrong results and counts refusals."""
 
     def __init__(self) -> None:
         self.expected = content()
@@ -98,12 +98,12 @@ class Reading:
         self.check("count", db.count, len(rows))
 
     def write(self, db: Database) -> None:
-        """Writes beside what is there, and over some of it."""
+        """Write new keys, and overwrite some."""
         for number in range(1, 40, 2):
             try:
                 db.put(("key", number), number)
             except kvstore.Error:
-                # It may have been written: what the key has now is not known.
+                # The write may have been committed: the key's value is unknown now.
                 self.expected.pop(("key", number), None)
             else:
                 self.expected[("key", number)] = number
@@ -118,7 +118,7 @@ def try_store(path: Path) -> Iterator[str]:
         with kvstore.open(path, durability="none", watch_retention=RETENTION) as db:
             reading.read(db)
             before = len(reading.expected)
-            if not reading.refused:  # after an error nothing is promised of what is written beside the damage
+            if not reading.refused:  # after an error, writes beside the damage may be lost
                 reading.write(db)
             if len(reading.expected) == before:
                 reading.read(db)
@@ -135,27 +135,27 @@ def try_store(path: Path) -> Iterator[str]:
 
 
 def used_bytes(store: Path, replica: int = 0) -> int:
-    """Up to the last page that the newest root counts."""
+    """Return the number of bytes up to the last page that the newest root counts."""
     folder = str(store / f"replica-{replica}")
     with lmdb.open(folder, readonly=True, lock=False, lib_version=0) as environment:
         return int(environment.info()["last_pgno"] + 1) * 4096
 
 
 class Flip(NamedTuple):
-    """A bit of one replica's file."""
+    """One bit of one replica's file."""
 
     replica: int
     kind: str
     offset: int
     bit: int
     clean: bool
-    """Whether the store was closed before, as far as it can tell."""
+    """Whether the copy looks like a closed store."""
 
     def __str__(self) -> str:
         return f"{self.kind.replace(' ', '-')} {self.offset} {self.bit} of replica {self.replica}"
 
     def make(self, store: Path, copy: Path) -> None:
-        """A copy of the store with this bit flipped."""
+        """Make a copy of the store with this bit flipped."""
         shutil.rmtree(copy, ignore_errors=True)
         shutil.copytree(store, copy)
         if not self.clean:
@@ -187,7 +187,7 @@ def flips(store: Path, seed: str, count: int) -> Iterator[Flip]:
             page = randomly.choice(wanted)
         within = FLAGS_AT if seed == "headers" else randomly.randrange(PAGE_BYTES)
         if kind_of[page] == "meta" and number % 2:
-            within = randomly.randrange(META_BYTES)  # behind it the page is empty
+            within = randomly.randrange(META_BYTES)  # the rest of the page is empty
         clean = replicas == 1 or number % 4 < 2
         yield Flip(replica, kind_of[page], page * PAGE_BYTES + within, randomly.randrange(8), clean)
 
@@ -207,14 +207,14 @@ def try_flip(store: Path, scratch: Path, flip: Flip) -> str:
 
 
 def mended(store: Path, copy: Path, flip: Flip) -> str:
-    """Open the store, written to by nobody since the flip, until everything is there again."""
+    """Open the store, unchanged since the flip, until everything is there again; return the outcome."""
     flip.make(store, copy)
     for opening in range(1, OPENINGS_MAX + 1):
         code, said = forked(lambda say: limited(lambda: [say(line) for line in is_whole(copy)]))
         if code == 0 and not said:
             return f"whole at opening {opening}"
         if not flip.clean:
-            break  # it is examined before it is opened, so nobody is to notice anything
+            break  # it is examined before it is opened, so no error may reach a caller
     raise AssertionError(f"lost: {flip}, {'clean' if flip.clean else 'unclean'}, {code}: {said}")
 
 
@@ -234,7 +234,7 @@ def is_whole(path: Path) -> Iterator[str]:
 
 
 def limited(act: Callable[[], object]) -> None:
-    """A process that does not end is a crash as well."""
+    """Run ``act`` with a time limit, so that a process that does not end counts as crashed."""
     signal.alarm(SECONDS_MAX)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     act()

@@ -62,7 +62,7 @@ def every_call(db: kvstore.Database, batch: kvstore.Batch, path: str) -> dict[st
 
 
 def calls(path: str, replicas: int, durability: Any) -> None:
-    """Every call of the child, on what it inherited."""
+    """The child makes every call on the handles it inherited."""
     db = kvstore.open(path, replicas=replicas, durability=durability)
     db.put("k", 1)
     batch, other = db.batch(), db.batch()
@@ -94,7 +94,7 @@ def calls(path: str, replicas: int, durability: Any) -> None:
 
 
 def views(path: str, replicas: int, durability: Any) -> None:
-    """Children come and go, by exit and by _exit, while the parent reads an old view and overwrites."""
+    """Children end by exit and by _exit, while the parent reads an old view and overwrites."""
     db = kvstore.open(path, replicas=replicas, durability=durability)
     for number in range(500):
         db.put((number,), "old" * 50)
@@ -117,7 +117,7 @@ def views(path: str, replicas: int, durability: Any) -> None:
 
 
 def own(path: str, replicas: int, durability: Any) -> None:
-    """The child opens a store of its own, and tries the parent's before and after it was closed."""
+    """The child opens a new store, and tries the parent's store before and after it was closed."""
     db = kvstore.open(path, replicas=replicas, durability=durability)
     db.put("k", 1)
     to_child, told = os.pipe()
@@ -147,7 +147,7 @@ def own(path: str, replicas: int, durability: Any) -> None:
 
 
 def memory(path: str, replicas: int, durability: Any) -> None:
-    """A store in memory is not shared: the child may use its copy or be refused, but never waits."""
+    """A memory store is not shared: the child may use its copy or be refused, but never waits."""
     db = kvstore.open(":memory:", replicas=replicas, durability=durability)
     db.put("k", 1)
     batch = db.batch()
@@ -167,7 +167,7 @@ def memory(path: str, replicas: int, durability: Any) -> None:
 
 
 def opening(path: str, replicas: int, durability: Any) -> None:
-    """A thread is opening a store when the fork happens; the child opens another one."""
+    """A thread is opening a store during the fork; the child opens another store."""
     begun, go_on = threading.Event(), threading.Event()
     mkdir = os.mkdir
 

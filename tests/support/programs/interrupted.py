@@ -1,6 +1,6 @@
-"""SIGINT again and again into a main thread at work: ``interrupted WORK PATH REPLICAS SIGNALS THREADS``.
+"""Interrupts a working main thread repeatedly: ``interrupted WORK PATH REPLICAS SIGNALS THREADS``.
 
-Prints one JSON object: how often KeyboardInterrupt came, what was acknowledged, and what is there.
+Prints one JSON object: the number of KeyboardInterrupts, the acknowledged work, and the store's content.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from kvstore import Database
 
 
 class Interrupts:
-    """Raises KeyboardInterrupt once per arming, so that none arrives while one is being handled."""
+    """A SIGINT handler that raises KeyboardInterrupt once per arming, so not while one is being handled."""
 
     def __init__(self) -> None:
         self.received = 0
@@ -39,7 +39,7 @@ class Interrupts:
 
 
 def send_signals(count: int) -> None:
-    """Fork a process that interrupts this one: from a thread, signals would come at tame moments only."""
+    """Fork a process that interrupts this one; a thread would send signals at a few safe moments only."""
     target = os.getpid()
     if os.fork():
         return
@@ -55,7 +55,7 @@ def send_signals(count: int) -> None:
 
 
 Step = Callable[[Database, int], None]
-"""Does work number n, once; an interrupted one is done again, under the same number."""
+"""Function that does work number n once; interrupted work is repeated with its number."""
 
 
 def put(db: Database, number: int) -> None:
@@ -86,7 +86,7 @@ def keyed(db: Database, number: int) -> None:
 def submit(db: Database, number: int) -> None:
     both = db.batch()
     both.put(("p", number), number)
-    db.submit(both)  # nobody waits: waiting for a future is not safe from interrupts in Python itself
+    db.submit(both)  # not waited for: Python's own wait for a future is not safe from interrupts
 
 
 def work_beside(db: Database, mine: int, over: threading.Event, acknowledged: list[int]) -> None:
@@ -119,12 +119,12 @@ def main() -> None:
     def work() -> None:
         nonlocal done
         while not interrupts.over.is_set():
-            interrupts.armed = True  # each time: one that comes while something is freed is swallowed
+            interrupts.armed = True  # each time: Python swallows an interrupt during a deallocation
             step(db, done)
             done += 1
 
     while not interrupts.over.is_set():
-        # In a function, because the jump back of a loop directly inside ``try`` is not part of it.
+        # In a function, because a loop's jump back directly inside ``try`` is not covered by the ``try``.
         try:
             work()
         except KeyboardInterrupt:

@@ -1,7 +1,7 @@
-"""``python -m tests.support.programs.open_cut_files FOLDER``: cut the data file at many lengths and open it.
+"""Truncates a data file to many lengths and opens it: ``open_cut_files FOLDER``.
 
-For each length the folder is copied, its file cut, opened for writing and read completely. Prints a line
-"LENGTH corrupt", or "LENGTH RECORDS" when it could be opened. A crash ends the lines, and the process.
+For each length the folder is copied, and its file truncated, opened for writing and read completely. Prints
+a line "LENGTH corrupt", or "LENGTH RECORDS" if it could be opened. A crash ends the process and its output.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Cuts the power at random moments: ``power_cuts FOLDER REPLICAS DURABILITY IMAGES SEED``.
+"""Simulates power loss at random moments: ``power_cuts FOLDER REPLICAS DURABILITY IMAGES SEED``.
 
-A run of 200 transactions (``journey.py``) writes a trace of all it does to its disk: three processes, of
-which the first closes the store, the second dies, and the third makes a backup. From the trace come IMAGES
-images of the disk, each as it may be after the power failed at some step of it (``power_cut.py``), and each
-is opened. Every other opening is traced itself, and the power is cut in the middle of that one, too.
+A run of 200 transactions (``journey.py``) writes a trace of all its changes to the disk. It consists of
+three processes: the first closes the store, the second dies, and the third makes a backup. From the trace
+IMAGES images of the disk are made, each as power loss at some step may leave it (``power_cut.py``), and each
+is opened. Some of these openings are traced too, and end by power loss themselves.
 
-Prints a JSON object: how many images there were, and what they showed.
+Prints a JSON object: the number of images, and what they showed.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ CLOSED_AT, KILLED_AT, BACKUP_AT = 80, 160, 180
 SYNC_EACH = 7
 GOES_ON = 3
 SECOND_CUTS = 0.3
-"""Share of the images whose opening the power is cut in, too."""
+"""Share of the images whose opening ends by power loss too."""
 
 
 class Witness:
-    """What the notes of a trace say must be there: after how many transactions the store may stand."""
+    """The numbers of transactions that the store may show, by the notes of a trace."""
 
     def __init__(self, durability: str, allowed: set[int] | None = None) -> None:
         self._durability = durability
@@ -58,7 +58,7 @@ class Witness:
 
 
 class Machine:
-    """One configuration, and the folders it works in."""
+    """One configuration and its folders."""
 
     def __init__(self, folder: Path, replicas: int, durability: Any) -> None:
         self.work, self.trace = folder / "work", folder / "trace"
@@ -77,7 +77,7 @@ class Machine:
         )
 
     def record(self, act: Callable[[], None], boot: str) -> None:
-        """Run it in a process of its own, as this machine was at another boot, and trace it."""
+        """Run ``act`` in a traced child process, with ``boot`` as the machine's boot id."""
 
         def traced(say: Say) -> None:
             data_file.boot_id = lambda: boot
@@ -88,7 +88,7 @@ class Machine:
         assert code == 0, "\n".join(said)
 
     def write(self, first: int, last: int) -> Database:
-        """Open the store and do some transactions, with a note of each thing that may be relied upon."""
+        """Open the store and do some transactions, with a note in the trace of each guarantee."""
         disk.note(f"saving {first}")
         db = self.open()
         disk.note(f"safe {first}")
@@ -98,7 +98,7 @@ class Machine:
             disk.note(f"acknowledged {number + 1}")
             if number % SYNC_EACH == 0:
                 disk.note(f"saving {number + 1}")
-                store_of(db).sync()  # what the timer does
+                store_of(db).sync()  # as the timer does
                 disk.note(f"safe {number + 1}")
             if number + 1 == BACKUP_AT:
                 db.backup(self.work / "backup")
@@ -127,8 +127,8 @@ class Machine:
             disk.note(f"safe {position(db, 0, TRANSACTIONS)}")
 
     def check(self, witness: Witness, say: Say) -> None:
-        """Open what the power loss left: exactly one of the states it may have, and it works."""
-        disk.arm(self.work, Fault.NONE)  # so that no sync is waited for
+        """Open the store after the power loss: it has exactly one of the allowed states, and works."""
+        disk.arm(self.work, Fault.NONE)  # so that syncs take no time
         self._look(witness, say)
         with self.open() as db:
             here = self._place(db, witness)
@@ -190,7 +190,7 @@ def advance(there: Disk, witness: Witness, history: list[Step]) -> None:
 
 
 def look(machine: Machine, witness: Witness, chance: random.Random, where: str) -> list[str]:
-    """Check the image that lies in the machine's folder; or open it, and cut the power meanwhile."""
+    """Check the image in the machine's folder, some after a further power loss; return what to count."""
     counted = ["images"]
     if chance.random() < SECOND_CUTS:
         counted.append("cut twice")

@@ -1,9 +1,9 @@
-"""Regions that write until they are killed: ``regions world PATH SAID NAME...`` is a whole world, ``regions
-one PATH SAID NAME PEER SOCKET`` one of two, joined to the other by a socket; the first by name listens.
+"""Runs regions that write until they are killed: ``regions world PATH SAID NAME...`` is a whole world,
+``regions one PATH SAID NAME PEER SOCKET`` one of two regions, joined by a socket; the first by name listens.
 
-Five threads a region, one lane each. What was acknowledged goes to the file SAID, a line of JSON each: the
-region, the lane and how far it is. So what a region holds follows from its lanes' numbers but for the one
-write of each that was under way (``tests.support.regions``).
+Each region has five threads, one lane each. Each acknowledgement is a line of JSON in the file SAID: the
+region, the lane and its number. So a region's content follows from its lanes' numbers, except for the write
+of each lane that was under way (``tests.support.regions``).
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from tests.support.pipe_link import PipeLink
 
 SHARDS, COPIES, PURSES, RING = 4, 4, 4, 6
 MONEY, STOCK = 1_000, 1_000_000
-"""What each region puts into each purse, and into its own stock, at the beginning."""
+"""Initial balance of each purse, and of a region's own stock."""
 PAUSE_S = 0.01
 Say = Callable[..., None]
 
 
 def progress(db: Region, lane: str) -> int:
-    """How far a lane of this region is, as the region tells."""
+    """Return the number that a lane of this region has reached, as the region shows it."""
     match lane:
         case "put":
             return int(db.get(("put", db.name), 0))
@@ -44,7 +44,7 @@ def progress(db: Region, lane: str) -> int:
 
 
 def make(db: Region) -> None:
-    """Give it what it starts with; once."""
+    """Write the region's initial content, once."""
     if db.get(("made", db.name)) is None:
         with db.batch() as batch:
             batch.put(("made", db.name), True)
@@ -79,7 +79,7 @@ def spend(db: Region, number: int) -> None:
 
 
 def move(db: Region, number: int) -> None:
-    """From a purse to another; where the rights do not do, from another one."""
+    """Move money from one purse to another; retry with other purses if the rights do not suffice."""
     while True:
         giver, taker = random.sample(range(PURSES), 2)
         amount = random.randint(1, 40)
@@ -113,7 +113,7 @@ def write(db: Region, lane: str, say: Say) -> None:
 
 
 def append(db: Region, say: Say) -> None:
-    """Nodes that tell what the region has seen of all regions before."""
+    """Append nodes that record what the region had seen of all regions."""
     while True:
         seen = {name: db.get(("put", name), 0) for name in db.regions.names}
         colors = random.sample(range(SHARDS), random.randint(1, 3))

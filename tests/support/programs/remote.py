@@ -1,8 +1,8 @@
-"""A store in a process of its own, driven through pipes: one JSON list in, one JSON value out.
+"""A store in a child process, controlled through pipes: one JSON list in, one JSON value out.
 
 ``python -m tests.support.programs.remote PATH '{"readonly": true}'`` prints ``"open"`` or the name of the
-error, then answers ``["put", KEY, VALUE]`` and the like until its input ends; lists as keys are tuples.
-``["exit"]`` ends it by sys.exit and ``["die"]`` by os._exit, without closing the store.
+error, then answers commands such as ``["put", KEY, VALUE]`` until its input ends; a list as key is a tuple.
+``["exit"]`` ends the process by sys.exit and ``["die"]`` by os._exit, without closing the store.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ HELD: list[kvstore.Snapshot] = []
 
 
 class Remote:
-    """The near end: ``Remote(path, shards=1).call("put", "k", 1)``."""
+    """The parent's end: ``Remote(path, shards=1).call("put", "k", 1)``."""
 
     def __init__(self, path: Path | str, **options: object) -> None:
         self.process: subprocess.Popen[str] = running.start("remote", path, json.dumps(options))
@@ -48,7 +48,7 @@ class Remote:
         running.stop(self.process)
 
     def end(self) -> int:
-        """Let it close the store and end; return its exit code."""
+        """Have the process close the store and end; return its exit code."""
         _, errors = self.process.communicate(timeout=30)
         assert errors == "", errors
         return self.process.returncode

@@ -1,4 +1,4 @@
-"""Opens a store, writes once and closes it, again and again: ``reopener PATH``."""
+"""Opens a store, writes once and closes it, repeatedly: ``reopener PATH``."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
 PYTHON = [sys.executable, "-W", "error"]
-"""Warnings are errors, as pytest makes them."""
+"""Command of the interpreter, with warnings as errors, as pytest makes them."""
 
 
 def start(program: str, *arguments: object) -> subprocess.Popen[str]:
@@ -27,7 +27,7 @@ def start(program: str, *arguments: object) -> subprocess.Popen[str]:
 def run(program: str, *arguments: object, timeout: float = 60, preload: Path | None = None) -> str:
     """Run a program to its end and return what it printed; it must succeed within ``timeout`` seconds.
 
-    ``preload`` is a library that stands before the system's own.
+    ``preload`` is a library that is loaded before the system's libraries.
     """
     environment = {**os.environ, "LD_PRELOAD": str(preload)} if preload else None
     done = subprocess.run(
@@ -43,7 +43,7 @@ def run(program: str, *arguments: object, timeout: float = 60, preload: Path | N
 
 
 def first_line(child: subprocess.Popen[str]) -> str:
-    """Read one line and no more: what the stream would read ahead ``communicate`` does not see."""
+    """Read exactly one line: ``communicate`` would miss what the stream reads ahead."""
     assert child.stdout is not None
     line = b""
     while not line.endswith(b"\n"):
@@ -54,7 +54,7 @@ def first_line(child: subprocess.Popen[str]) -> str:
 
 
 def stop(child: subprocess.Popen[str]) -> None:
-    """End a child that may still run, and close its pipes."""
+    """End a child that may still be running, and close its pipes."""
     child.kill()
     child.communicate()
 

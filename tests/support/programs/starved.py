@@ -1,4 +1,4 @@
-"""A store without room: ``starved SCENARIO PATH REPLICAS [DURABILITY]``."""
+"""Runs a store without room: ``starved SCENARIO PATH REPLICAS [DURABILITY]``."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ MIB = 1 << 20
 
 
 def bound_files(size: int) -> None:
-    """No file may grow beyond this: a write fails with EFBIG, as on a full disk."""
+    """Limit the size of files: a write beyond it fails with EFBIG, as on a full disk."""
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
 
 
 def limited(path: str, replicas: int, durability: Any) -> None:
-    """The limit is known to the store, and is lifted later."""
+    """The store knows the limit, which is lifted later."""
     bound_files(6 * MIB)
     db = kvstore.open(path, replicas=replicas, durability=durability)
     count = 0
@@ -43,7 +43,7 @@ def limited(path: str, replicas: int, durability: Any) -> None:
 
 
 def falling(path: str, replicas: int, durability: Any) -> None:
-    """The limit falls on files that the store has just been granted room for."""
+    """The limit is lowered after the store has checked that there is room."""
     db = kvstore.open(path, replicas=replicas, durability=durability)
     db.put(("k", 0), 0)
     size = (Path(path) / "replica-0" / "data.mdb").stat().st_size
@@ -65,7 +65,7 @@ def falling(path: str, replicas: int, durability: Any) -> None:
 
 
 def fill_and_die(path: str, replicas: int, durability: Any) -> None:
-    """Fills the disk it is on, and ends as if killed."""
+    """Fill the store's disk, and end as if killed."""
     db = kvstore.open(path, replicas=replicas, durability=durability)
     count = 0
     try:

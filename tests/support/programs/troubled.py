@@ -1,4 +1,4 @@
-"""Errors that need a process of their own: ``troubled SCENARIO PATH``. Prints the errors by name."""
+"""Causes errors that need a child process: ``troubled SCENARIO PATH``. Prints the errors by name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def say(call: Callable[[], object]) -> None:
 
 
 def bound_files(size: int) -> None:
-    """No file may grow beyond this: a write fails with EFBIG, as on a full disk."""
+    """Limit the size of files: a write beyond it fails with EFBIG, as on a full disk."""
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
 
@@ -31,7 +31,7 @@ def size_of(path: str) -> int:
 
 
 def limit(path: str) -> None:
-    """The limit is there from the beginning: the store sees it coming."""
+    """The limit is there from the beginning, so the store raises before it writes."""
     bound_files(4 << 20)
     with kvstore.open(path) as db:
         db.put("k", 1)
@@ -40,7 +40,7 @@ def limit(path: str) -> None:
 
 
 def failing(path: str) -> None:
-    """The limit falls on a store that has just made sure of its room: the commit itself fails."""
+    """The limit is lowered after the store has checked for room, so the commit itself fails."""
     with kvstore.open(path) as db:
         db.put("k", 1)
         bound_files(size_of(path))

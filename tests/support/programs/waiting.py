@@ -1,6 +1,6 @@
-"""Situations in which a thread could wait for ever: ``waiting SCENARIO PATH``. Ends, or is killed.
+"""Situations in which a thread could wait forever: ``waiting SCENARIO PATH``. Ends, or is killed.
 
-Run as processes of their own, so that one that hangs does not take the tests with it.
+Each scenario runs in a child process, so that one that hangs does not stop the tests.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def in_thread(work: Callable[[], object]) -> threading.Thread:
 
 
 def callbacks_submit(path: str) -> None:
-    """Each callback submits one batch more, while so many are outstanding that submit waits."""
+    """Each callback submits one more batch, while so many are outstanding that submit waits."""
     db = kvstore.open(path, durability="none")
     done: list[Future[Any]] = []
 
@@ -53,7 +53,7 @@ def callbacks_submit(path: str) -> None:
 
 
 def callback_closes(path: str) -> None:
-    """A callback closes the store while the main thread does so, too."""
+    """A callback and the main thread close the store concurrently."""
     for turn in range(20):
         db = kvstore.open(f"{path}-{turn}", durability="none")
         db.submit(a_batch(db, "k")).add_done_callback(lambda _, db=db: db.close())
@@ -62,7 +62,7 @@ def callback_closes(path: str) -> None:
 
 
 def another_process_reads_too(path: str) -> None:
-    """LMDB's reader table is full because of another process: an error, and nothing is lost by it."""
+    """Another process has filled LMDB's reader table: reads raise an error, and nothing is lost."""
     with kvstore.open(path) as db:
         db.put("k", 1)
     db = kvstore.open(path)
@@ -98,7 +98,7 @@ def another_process_reads_too(path: str) -> None:
 
 
 def snapshot_during_close(path: str) -> None:
-    """A thread is just taking a snapshot when the store is closed, and keeps it."""
+    """A thread takes a snapshot while the store is being closed, and keeps it."""
     db = kvstore.open(path)
     taking, go_on = threading.Event(), threading.Event()
     make = readers.ReadTransaction.__init__
@@ -128,7 +128,7 @@ def outcome(call: Callable[[], object]) -> object:
 
 
 def submit_during_close(path: str) -> None:
-    """A thread is just submitting when the store is closed: its future must end all the same."""
+    """A thread submits a batch while the store is being closed: its future must complete."""
     db = kvstore.open(path)
     db.submit(a_batch(db, "first")).result()
     commits = commits_of(db)
@@ -157,7 +157,7 @@ def submit_during_close(path: str) -> None:
 
 
 def interrupted_twice(path: str) -> None:
-    """A keyed add waits in another thread's group; two interrupts come; the caller asks again."""
+    """A keyed add waits in another thread's group and is interrupted twice; the caller retries."""
     db = kvstore.open(path)
     db.put("n", 0)
     commits = commits_of(db)
@@ -171,7 +171,7 @@ def interrupted_twice(path: str) -> None:
         return process(group)
 
     def lead() -> None:
-        """Holds the lead until the main thread has queued its request, and takes it into a group."""
+        """Hold the lead until the main thread has queued its request, and take the request into a group."""
         with commits._leading:
             while not commits._queue:
                 time.sleep(0.001)
@@ -203,7 +203,7 @@ def interrupted_twice(path: str) -> None:
 
 
 def add_until_done(db: kvstore.Database) -> int:
-    """Ask again after each interrupt, as a user would; return how many there were."""
+    """Retry after each interrupt, as a user would; return the number of interrupts."""
     interrupts = 0
     while True:
         try:
@@ -215,7 +215,7 @@ def add_until_done(db: kvstore.Database) -> int:
 
 
 def interrupted_queueing(path: str) -> None:
-    """An interrupt comes just when the request of the main thread stands in the queue."""
+    """The main thread is interrupted just after its request was queued."""
     db = kvstore.open(path)
     db.put("n", 0)
     commits = commits_of(db)
@@ -241,7 +241,7 @@ def interrupted_queueing(path: str) -> None:
 
 
 def interrupted_leading(path: str) -> None:
-    """The main thread leads a group that is full before its own request, and is interrupted in it."""
+    """The main thread leads a group that is full without its own request, and is interrupted then."""
     db = kvstore.open(path, durability="none")
     db.put("n", 0)
     commits = commits_of(db)
@@ -254,7 +254,7 @@ def interrupted_leading(path: str) -> None:
             signal.raise_signal(signal.SIGINT)
         return done
 
-    commits._start_threads = lambda: None  # the writer has not woken up yet
+    commits._start_threads = lambda: None  # as if the writer had not woken up yet
     for number in range(3000):
         db.submit(a_batch(db, (number,)))
     commits._cluster.process = interrupt_the_first
@@ -283,7 +283,7 @@ def interrupted_start(path: str) -> None:
 
 
 def interrupted_reading(path: str) -> None:
-    """An interrupt comes just before the block of a ``with reading()``, and its traceback is kept."""
+    """An interrupt arrives just before the block of a ``with reading()``, and its traceback is kept."""
 
     def read() -> None:
         enter = contextlib._GeneratorContextManager.__enter__

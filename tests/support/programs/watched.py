@@ -1,9 +1,9 @@
-"""Eight writers and a watcher in one process, until each writer is through or the process is killed:
+"""Runs eight writers and a watcher in one process, until each writer is done or the process is killed:
 ``watched PATH SEEN CHANGES REPLICAS``.
 
-Writer w puts its numbers 1, 2, 3, ... one after the other, some in transactions with others, and goes on
-where the store says it was. The watcher writes a line of JSON for each change it sees to the file SEEN,
-with its cursor, and goes on behind the last whole line.
+Each writer puts the numbers 1, 2, 3, ... in order, some in transactions with other keys, and resumes after
+the number that the store shows. The watcher appends a line of JSON for each change, with its cursor, to the
+file SEEN, and resumes after the last whole line.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import kvstore
 
 WRITERS, KEYS = 8, 5
 Seen = list[Any]
-"""Key, value (None when it was deleted), version, cursor."""
+"""Key, value (None if deleted), version and cursor of a change."""
 
 
 def write(db: kvstore.Database, writer: int, last: int) -> None:
@@ -35,7 +35,7 @@ def write(db: kvstore.Database, writer: int, last: int) -> None:
 
 
 def seen_in(file: Path) -> list[Seen]:
-    """The whole lines of the file; what a kill cut off is removed."""
+    """Return the whole lines of the file; an incomplete last line is removed."""
     content = file.read_bytes() if file.exists() else b""
     whole = content[: content.rfind(b"\n") + 1]
     if whole != content:
@@ -68,7 +68,7 @@ def run(db: kvstore.Database, seen: Path, last: int) -> None:
 def _has_reached(seen: Path, end: Any) -> bool:
     with seen.open("rb") as file:
         file.seek(max(0, seen.stat().st_size - 4096))
-        lines = file.read().split(b"\n")[:-1]  # the last one is not whole
+        lines = file.read().split(b"\n")[:-1]  # the last line is incomplete
     return bool(lines) and json.loads(lines[-1])[3] == {str(shard): slot for shard, slot in end.items()}
 
 

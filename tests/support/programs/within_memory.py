@@ -1,7 +1,7 @@
-"""The command line in a process that may take so much memory of its own: ``within_memory BYTES COMMAND ...``.
+"""Runs the command line with limited memory: ``within_memory BYTES COMMAND ...``.
 
-The limit counts what the process allocates, not the pages of the store's file that the system maps for it
-and takes back when they are wanted elsewhere.
+The limit counts the memory that the process allocates, not the mapped pages of the store's file, which the
+system reclaims when it needs them.
 """
 
 from __future__ import annotations

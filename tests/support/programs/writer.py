@@ -1,8 +1,8 @@
 """Writes batches over several shards until it is killed: ``writer PATH REPLICAS DURABILITY``.
 
-Three threads, one lane each. Batch number n of a lane sets the lane's count to n and writes n into four
-places of a ring, on several shards; lane 2 submits. Every batch that was acknowledged is printed as
-``LANE NUMBER``. So the state of a lane follows from its count alone: see ``expected``.
+There are three threads, one lane each. Batch n of a lane sets the lane's count to n and writes n into four
+places of a ring, on several shards; lane 2 submits its batches. Every acknowledged batch is printed as
+``LANE NUMBER``. So a lane's state follows from its count alone: see ``expected``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def fill(batch: Batch, lane: int, number: int) -> None:
 
 
 def expected(lane: int, count: int) -> dict[Key, Any]:
-    """Everything a lane has in the store after so many batches."""
+    """Return the content of a lane after ``count`` batches."""
     found: dict[Key, Any] = {("count", lane): count} if count else {}
     for number in range(max(1, count - RING + 1), count + 1):
         for copy in range(COPIES):

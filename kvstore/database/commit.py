@@ -1,4 +1,4 @@
-"""Running transactions: a function runs, its writes are committed by the cheapest path, or it is retried.
+"""Running transactions: a function runs, and its writes are committed by the cheapest path, or it runs again.
 
 The first run is a reconnaissance (contracts C2). If the transaction is general, a preliminary locks the keys
 it read and will write. If no value has changed, the transaction is committed in that group. If a value has

@@ -129,7 +129,7 @@ class Cluster:
         return _refused(group, error) + _refused(earlier, unknown)
 
     def release_dead(self) -> None:
-        """Abort, after the opening, what a dead process left between its two halves (section 7)."""
+        """Abort, after the opening, what a dead process left between its halves (section 7)."""
         dead = self.learner.executor.outstanding()
         if dead:
             self._expect([])

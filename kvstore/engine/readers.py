@@ -134,7 +134,7 @@ class Readers:
             with self._transactions_lock:
                 in_use = any(transaction.environment is environment for transaction in self._transactions)
             idle = not in_use and marks.isdisjoint(list(self._active))
-            if idle and self._retired.pop(environment, None) is not None:  # one thread only closes it
+            if idle and self._retired.pop(environment, None) is not None:  # only one thread closes it
                 _end(environment)
 
     def refuse(self, error: Callable[[], Error]) -> None:

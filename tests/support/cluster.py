@@ -162,7 +162,7 @@ class Cluster:
         return self.client.last_request
 
     def submit_general(self, parts: Parts, writes: Parts, *, keeps_locks: bool = False) -> RequestId:
-        """Have the client send a preliminary; both halves get the same participants."""
+        """Have the client send a preliminary; both halves have all participants."""
         shards = sorted({*parts, *writes})
         operations = {ShardId(shard): tuple(parts.get(shard, ())) for shard in shards}
         second_half = SecondHalf(

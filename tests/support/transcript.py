@@ -1,8 +1,9 @@
 """Protocol runs as text: commands above ``---``, and their output below. A change of behaviour is a diff.
 
-A transcript is a text file of blocks with an empty line between them. A block with a line ``---`` is
-played: each line above it is a command, ``verb argument...``, and everything below must be the commands'
-output. Any other block is prose. ``UPDATE=1`` writes the output into the file.
+A transcript is a text file of blocks with an empty line between them. A block that has a line ``---``
+is played: each line above it is a command, ``verb argument...``, and everything below it must be what
+the commands printed. A line may hold several commands, divided by ``;``: what the last of them printed is
+shown. Any other block is prose. ``UPDATE=1`` writes what was printed into the file.
 """
 
 from __future__ import annotations
@@ -38,8 +39,15 @@ def _played(block: str, play: Play) -> str:
     carried_out = [command for command in commands if not command.startswith("#")]
     printed: list[str] = []
     for command in carried_out:
-        verb, *arguments = shlex.split(command)
-        result = play(verb, arguments) or [NOTHING]
-        # With several commands in a block, each is repeated above its output.
+        result = _carry_out(command, play) or [NOTHING]
+        # With several commands in a block, each is repeated above what it printed.
         printed += result if len(carried_out) == 1 else [command, *(f"  {line}" for line in result)]
     return "\n".join([*commands, RULE, *printed])
+
+
+def _carry_out(line: str, play: Play) -> list[str]:
+    result: list[str] = []
+    for command in line.split(";"):
+        verb, *arguments = shlex.split(command)
+        result = play(verb, arguments)
+    return result

@@ -15,7 +15,7 @@ from pathlib import Path
 
 RULE = "---"
 NOTHING = "(nothing)"
-"""Text that stands for the output of a command without output."""
+"""What a block prints whose commands have no output."""
 
 Play = Callable[[str, list[str]], list[str]]
 """Function that runs one command, given its verb and arguments, and returns its lines of output."""
@@ -39,10 +39,11 @@ def _played(block: str, play: Play) -> str:
     carried_out = [command for command in commands if not command.startswith("#")]
     printed: list[str] = []
     for command in carried_out:
-        result = _carry_out(command, play) or [NOTHING]
-        # With several commands in a block, each is repeated above what it printed.
-        printed += result if len(carried_out) == 1 else [command, *(f"  {line}" for line in result)]
-    return "\n".join([*commands, RULE, *printed])
+        result = _carry_out(command, play)
+        # With several commands in a block, each that printed something is repeated above it.
+        if result:
+            printed += result if len(carried_out) == 1 else [command, *(f"  {line}" for line in result)]
+    return "\n".join([*commands, RULE, *(printed or [NOTHING])])
 
 
 def _carry_out(line: str, play: Play) -> list[str]:

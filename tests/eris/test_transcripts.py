@@ -8,6 +8,7 @@ What clients ask for
                                   SHARD:take:KEY, which deletes and reports; SHARD alone adds 1 to n
     stamped PART...               submit, and the sequencer gets it at once
     write COUNT PART... [without HOST...]   so many transactions, each delivered before the next is submitted
+    quiet PART...                 a transaction, delivered while no learner hears how far its followers are
     general PART... | PART...     what a preliminary locks, also SHARD:check:KEY:VERSION (0: absent),
                                   SHARD:reserve:KEY and SHARD:scan:FROM:TO, which expects a and b at version
                                   1, and what its second half writes; keep PART... | says that the client
@@ -31,8 +32,9 @@ Messages
     deliver HOST                  deliver what is on the wire for one host
     lose [KIND] [host=N] [shard=N]   take messages off the wire; repeat ... lays them on it a second time
     delay [KIND] [host=N] [shard=N]  take messages off the wire, to which arrive brings them back
+    copy [KIND] [host=N] [shard=N]   have arrive bring packets a second time
     overtake                      turn the order of what is on the wire
-    give TO KIND FIELD=VALUE...   hand one message to one role, alone, and show what it sends. A field that is
+    give TO KIND FIELD=VALUE...   hand one message to one role, alone, and show what it does. A field that is
                                   not named is as the receiver has it. A transaction is named s0#1, or
                                   1:s0#1 where it is of epoch 1, and may have other fields: s0#1 epoch=4
     send TO KIND FIELD=VALUE...   lay such a message on the wire
@@ -65,6 +67,7 @@ What is on the disks, of all replicas or of those that s0, r1 or s0.r1 names
 
     status | log | cells          cells are values with their versions
     clocks | windows              the times in a log; what is remembered of clients
+    changes HOST                  what a watch shows of this host
     verify                        what ``verify`` finds
 
 Messages are shown as ``to <- message``; s0.r1 is replica 1 of shard 0, and runs on host 1; s0.r0..2 are three
@@ -80,7 +83,8 @@ import pytest
 from tests.support.eris_player import Player
 from tests.support.transcript import check_transcript
 
-FILES = sorted((Path(__file__).parent.parent / "transcripts" / "eris").glob("*.txt"))
+ROOT = Path(__file__).parent.parent.parent
+FILES = sorted((ROOT / "tests" / "transcripts" / "eris").glob("*.txt"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from unittest import mock
 
 import msgspec
@@ -16,6 +16,7 @@ from kvstore.eris.effects import (
     COORDINATOR,
     SEQUENCER,
     Address,
+    CancelTimer,
     ClientAddress,
     CoordinatorAddress,
     Dropped,
@@ -23,15 +24,15 @@ from kvstore.eris.effects import (
     HostAddress,
     ReplicaAddress,
     Send,
+    SetTimer,
 )
 from kvstore.eris.messages import EpochChangeAck, LogEntry, Reply, Stamped
-from kvstore.eris.shard_state import Status
 from kvstore.execution.operations import Outcome
 from kvstore.storage.memory_environment import MemoryFolder
 from kvstore.types import ClientId, Epoch, RequestId, ShardId, Slot, TransactionId
 from tests.support.cluster import SECOND, Cluster, Packet
+from tests.support.eris_disks import Disks, grouped
 from tests.support.eris_text import (
-    extras,
     joined,
     parsed,
     parsed_name,
@@ -46,11 +47,10 @@ MARK_BYTES = 150
 """How often a log is marked with ``retention``, so that it is truncated within a short story."""
 
 
-class Player:
+class Player(Disks):
     """Carries out the commands of one transcript."""
 
     def __init__(self) -> None:
-        self.cluster: Cluster
         self.shown = 0
         """How many answers were printed already."""
         self.discards: dict[tuple[int, str], int] = {}
@@ -172,6 +172,16 @@ class Player:
         self.cluster.step_roles()
         return self._wire()
 
+    def _quiet(self, *parts: str) -> list[str]:
+        """A transaction that all hosts log, while no learner hears of that."""
+        self.cluster.submit(parsed(parts))
+        while self.cluster.wire:
+            self.cluster.step()
+            self.cluster.wire = [
+                packet for packet in self.cluster.wire if not isinstance(packet.message, messages.SyncReply)
+            ]
+        return []
+
     def _run(self, without: str = "", *hosts: str) -> list[str]:
         assert without in ("", "without")
         if hosts:
@@ -215,6 +225,12 @@ class Player:
         self.cluster.wire = [packet for packet in self.cluster.wire if packet not in packets]
         return self._wire()
 
+    def _copy(self, *where: str) -> list[str]:
+        packets = self.cluster.on_wire(**self._where(*where))  # type: ignore[arg-type]  # by their names
+        assert packets, "there is nothing to copy"
+        self.delayed += packets
+        return []
+
     def _arrive(self) -> list[str]:
         self.cluster.wire += self.delayed
         self.delayed = []
@@ -229,8 +245,8 @@ class Player:
         before = len(self.cluster.wire)
         effects = self._effects(address, made)
         new = self.cluster.wire[before:]
-        drops = [f"discarded: {effect.reason}" for effect in effects if isinstance(effect, Dropped)]
-        return [*drops, *shown_packets(new)]
+        others = [shown_effect(effect) for effect in effects if not isinstance(effect, Send)]
+        return [*others, *shown_packets(new)]
 
     def _effects(self, address: Address, message: msgspec.Struct) -> list[Effect]:
         """Hand a message to a role; lay on the wire what follows from it."""
@@ -462,81 +478,12 @@ class Player:
             )
         return grouped(lines)
 
-    # -- what is on the disks ----------------------------------------------------------------------
-
-    def _replicas(self, which: tuple[str, ...]) -> list[tuple[int, int]]:
-        """Host and shard of the replicas of the hosts that live; s0, r1 or s0.r1 chooses some."""
-        return [
-            (host, shard)
-            for shard in range(self.cluster.shards)
-            for host in sorted(self.cluster.hosts)
-            if not which or {f"s{shard}", f"r{host}", f"s{shard}.r{host}"} & set(which)
-        ]
-
-    def _shown(self, which: tuple[str, ...], show: Callable[[int, int], str]) -> list[str]:
-        return grouped([(f"s{shard}.r{host}", show(host, shard)) for host, shard in self._replicas(which)])
-
-    def _status(self, *which: str) -> list[str]:
-        return self._shown(which, self._status_of)
-
-    def _status_of(self, host: int, shard: int) -> str:
-        record, replica = self.cluster.record(host, shard), self.cluster.replica(host, shard)
-        learner = " learner" if replica.is_learner else ""
-        status = "" if replica.status is Status.NORMAL else f" ({replica.status.value})"
-        state = ", ".join("=".join(map(str, item)) for item in self.cluster.values(host, shard).items())
-        return (
-            f" epoch {record.epoch} view {record.view}{status} log {record.head[0]}..{record.head[1]}"
-            f" stable {record.stable} executed {record.executed}{extras(record)}{learner}: {state or 'empty'}"
-        )
-
-    def _log(self, *which: str) -> list[str]:
-        return self._shown(which, self._log_of)
-
-    def _log_of(self, host: int, shard: int) -> str:
-        return ": " + (", ".join(map(shown_stamped, self.cluster.log(host, shard))) or "empty")
-
-    def _cells(self, *which: str) -> list[str]:
-        return self._shown(which, self._cells_of)
-
-    def _cells_of(self, host: int, shard: int) -> str:
-        cells = self.cluster.cells(host, shard).items()
-        return ": " + (
-            ", ".join(f"{key!s}={value} at {version}" for key, (value, version) in cells) or "empty"
-        )
-
-    def _clocks(self, *which: str) -> list[str]:
-        return self._shown(which, self._clocks_of)
-
-    def _clocks_of(self, host: int, shard: int) -> str:
-        times = [stamped.stamp.clock for stamped in self.cluster.log(host, shard) if stamped is not None]
-        own = self.cluster.record(host, shard).clock
-        return f" clock {shown_time(own)}, log: {', '.join(map(shown_time, times))}"
-
-    def _windows(self, *which: str) -> list[str]:
-        return self._shown(which, self._windows_of)
-
-    def _windows_of(self, host: int, shard: int) -> str:
-        windows = self.cluster.record(host, shard).windows
-        return " knows " + (
-            "; ".join(
-                f"client {client}: answered {window.answered}, outcomes of {sorted(window.outcomes)}"
-                for client, window in windows.items()
-            )
-            or "no client"
-        )
-
-    def _verify(self) -> list[str]:
-        return grouped(
-            [
-                (f"h{host}", f" has {self.cluster.problems(host) or 'no problems'}")
-                for host in sorted(self.cluster.hosts)
-            ]
-        )
-
 
 def changed(stamped: Stamped, given: dict[str, object]) -> Stamped:
     """A transaction as another sequencer might have stamped it, or another client have sent it."""
-    of_stamp = {name: given[name] for name in ("epoch", "clock") if name in given}
+    of_stamp: dict[str, object] = {name: given[name] for name in ("epoch", "clock") if name in given}
+    if "number" in given:
+        of_stamp["numbers"] = dict.fromkeys(stamped.stamp.numbers, given["number"])
     of_request = {name: given[name] for name in ("request", "client", "answered") if name in given}
     return Stamped(
         msgspec.structs.replace(stamped.stamp, **of_stamp),
@@ -544,11 +491,14 @@ def changed(stamped: Stamped, given: dict[str, object]) -> Stamped:
     )
 
 
-def grouped(lines: list[tuple[str, str]]) -> list[str]:
-    """One line for all whose texts are equal, in the order of the first of each."""
-    texts = dict.fromkeys(text for _, text in lines)
-    return [joined(name for name, other in lines if other == text) + text for text in texts]
-
-
-def shown_time(clock: int) -> str:
-    return f"{clock // SECOND}s+{clock % SECOND}"
+def shown_effect(effect: Effect) -> str:
+    """What a role asks for besides sending."""
+    match effect:
+        case Dropped(_, reason):
+            return f"discarded: {reason}"
+        case SetTimer(name, after):
+            return f"timer {name} in {after} ms"
+        case CancelTimer(name):
+            return f"timer {name} off"
+        case Send():
+            raise AssertionError("a message is shown on the wire")

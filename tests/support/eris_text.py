@@ -291,7 +291,9 @@ def shown_request(request: Request) -> str:
 
 
 def shown_parts(parts: dict[ShardId, tuple[Operation, ...]]) -> str:
-    return "; ".join(f"s{shard} {', '.join(map(shown_operation, part))}" for shard, part in parts.items())
+    return "; ".join(
+        f"s{shard} {', '.join(map(shown_operation, part)) or 'nothing'}" for shard, part in parts.items()
+    )
 
 
 def shown_operation(operation: Operation) -> str:
@@ -332,13 +334,18 @@ def shown_entries(entries: Iterable[LogEntry]) -> str:
 
 def shown_outcome(outcome: Outcome) -> str:
     if outcome.refused and outcome.results:
-        now = decode_current(outcome.results[0])  # type: ignore[arg-type]  # a vote has bytes
+        found = outcome.results[0]
+        assert isinstance(found, bytes)
+        try:
+            now = decode_current(found)
+        except msgspec.ValidationError:  # it is no vote, but the key that has changed
+            return f"refused for {shown_key(found)}"
         cells = (f"{shown_key(key)}={cell and decoded_value(cell)}" for key, cell in now.cells.items())
-        return f"changed: {shown_key(now.changed)}; now {', '.join(cells)}"
-    found = ", ".join(
+        return f"changed: {shown_key(now.changed)}; now {', '.join(cells) or 'nothing'}"
+    results = ", ".join(
         str(what if isinstance(what, bool) else values.decode(what)) for what in outcome.results
     )
-    return "refused" if outcome.refused else f"done {found}".strip()
+    return "refused" if outcome.refused else f"done {results}".strip()
 
 
 def shown_answer(answer: messages.Answer) -> str:

@@ -24,11 +24,16 @@ Play = Callable[[str, list[str]], list[str]]
 def check_transcript(path: Path, play: Play) -> None:
     """Play the file and compare the output; with ``UPDATE`` set, write the file first."""
     recorded = path.read_text(encoding="utf-8")
-    played = "\n\n".join(_played(block, play) for block in recorded.strip().split("\n\n")) + "\n"
+    now = played(recorded, play)
     if os.environ.get("UPDATE"):
-        path.write_text(played, encoding="utf-8")
-        recorded = played
-    assert played == recorded, f"{path.name} is played differently; UPDATE=1 writes it anew"
+        path.write_text(now, encoding="utf-8")
+        recorded = now
+    assert now == recorded, f"{path.name} is played differently; UPDATE=1 writes it anew"
+
+
+def played(text: str, play: Play) -> str:
+    """Return a transcript with what its commands print now."""
+    return "\n\n".join(_played(block, play) for block in text.strip().split("\n\n")) + "\n"
 
 
 def _played(block: str, play: Play) -> str:

@@ -86,10 +86,18 @@ from tests.support.transcript import check_transcript
 ROOT = Path(__file__).parent.parent.parent
 FILES = sorted((ROOT / "tests" / "transcripts" / "eris").glob("*.txt"))
 
+LINES_MAX = 100
+"""Most have 40 to 60; a longer story is several."""
+
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_transcript(path: Path) -> None:
     check_transcript(path, Player().play)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_transcript_is_one_scene(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= LINES_MAX
 
 
 def test_every_transcript_is_in_the_index() -> None:

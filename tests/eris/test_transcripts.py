@@ -43,7 +43,7 @@ Messages
 
 Replicas and hosts
 
-    gap HOST [SHARD]              nobody answered a replica that misses a number
+    gap HOST [SHARD]              no peer answered a replica that misses a number
     suspect HOST [SHARD]          nothing was heard of the learner for long
     heartbeat HOST [SHARD]        a learner says that it is there
     silence HOST                  nothing was heard of the sequencer for long

@@ -97,8 +97,10 @@ def test_the_retry_timer_is_armed_exactly_while_requests_are_outstanding() -> No
 
     assert arm in submit(client, 0)
     assert arm not in submit(client, 0)
+    assert client.on_timer("retry")[-1] == arm
     assert disarm not in client.handle(reply(0, request=1)) + client.handle(reply(1, request=1))
     assert disarm in client.handle(reply(0, request=2)) + client.handle(reply(1, request=2))
+    assert client.on_timer("retry") == []
     assert arm in submit(client, 0)
 
 

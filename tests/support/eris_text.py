@@ -184,7 +184,7 @@ def shown_loss(message: msgspec.Struct) -> str:
         case TransactionRequest():
             return f"TransactionRequest {shown_name(message.id)}"
         case HasTransaction():
-            return f"HasTransaction {shown_stamped(message.stamped)}"
+            return f"HasTransaction {shown_name(message.id)}: {shown_stamped(message.stamped)}"
         case TempDroppedTransaction():
             who = f"s{message.shard}.r{message.replica} in view {message.view}"
             return f"TempDroppedTransaction of {who}, {shown_name(message.id)}"
@@ -212,12 +212,13 @@ def shown_change(message: msgspec.Struct) -> str:
             since = "" if message.since is None else f" from slot {message.since + 1} on"
             return f"EpochChange {message.epoch}{since}"
         case EpochChangeAck():
-            who = f"s{message.shard}.r{message.replica} of epoch {message.last_normal_epoch}"
+            began = f"epoch {message.last_normal_epoch} after slot {message.base}"
+            who = f"s{message.shard}.r{message.replica} of {began}"
             entries = shown_entries(message.entries)
             waits = "".join(f", unresolved {shown_stamped(stamped)}" for stamped in message.unresolved)
             return f"EpochChangeAck {message.epoch} of {who}, stable {message.stable}{entries}{waits}"
         case StartEpoch():
-            place = f"view {message.view}, stable {message.stable}"
+            place = f"view {message.view}, follows {message.follows}, stable {message.stable}"
             dropped = "".join(f", dropped {shown_name(name)}" for name in message.dropped)
             return f"StartEpoch {message.epoch}, {place}{shown_entries(message.entries)}{dropped}"
         case EpochChangeRequest():

@@ -175,7 +175,7 @@ class TestACommitThatFails:
         shell("begin; put a 1")
         monkeypatch.setattr(kvstore.Transaction, "commit", unknown)
 
-        assert shell("commit")[1].startswith("error: the commit failed (open the store again and look")
+        assert shell("commit")[1].startswith("error: the commit failed (open the store again and read")
         assert shell.prompt == "kvstore> "
         assert shell("retry")[1].startswith("error: nothing to retry")
 

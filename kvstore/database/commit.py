@@ -260,7 +260,7 @@ class TransactionRunner:
             operations.setdefault(shard, [])
         for key, entry in transaction.written.items():
             operations[entry.shard] += (Reserve(key), *self._checks_of(entry))
-        for key in sorted(wanted - transaction.written.keys()):
+        for key in sorted(wanted - transaction.written.keys()) if wanted else ():
             operations.setdefault(self._routing.shard_of_encoded(key), []).append(Reserve(key))
         return {shard: tuple(operations[shard]) for shard in sorted(operations)}
 

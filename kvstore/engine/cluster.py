@@ -246,6 +246,8 @@ class Cluster:
     def _stamp(self, answers: list[Send]) -> Inbox:
         """Have the sequencer stamp the client's requests; add the client's answers to ``answers``."""
         inbox: Inbox = []
+        if not self._effects:
+            return inbox
         effects, self._effects = self._effects, []
         now = Timestamp(time.time_ns() if self._now is None else self._now())
         for effect in effects:
@@ -273,6 +275,8 @@ class Cluster:
                 if type(send.message) is Reply:
                     self._effects += self.client.on_vote(send.message)
             more = self._stamp(answers)
+            if not more:
+                return outbox
             inbox += more
             sent = self.learner.handle(more)
             outbox += sent

@@ -87,8 +87,9 @@ class ClientWindow(msgspec.Struct, array_like=True):
         )
 
     def _kept(self, memory: dict[RequestId, Kept]) -> dict[RequestId, Kept]:
-        if not self.unanswered and max(memory) <= self.answered:
-            return {}
+        answered = self.answered
+        if not self.unanswered:
+            return {number: kept for number, kept in memory.items() if number > answered}
         return {number: kept for number, kept in memory.items() if not self._is_answered(number)}
 
     def conclude(self, preliminary: RequestId, vote: Outcome, *, committed: bool) -> None:

@@ -83,7 +83,7 @@ class Client:
     replicas: int
     outstanding: dict[RequestId, Outstanding] = field(default_factory=dict)
     parked: dict[RequestId, Outstanding] = field(default_factory=dict)
-    """Those outstanding for long: they wait for locks, or for their caller. All are older than the rest."""
+    """Requests that have waited for locks, or for their caller; all are older than ``outstanding``."""
     last_request: RequestId = NONE_YET
     _unanswered: tuple[IdRange, ...] | None = ()
     """Ranges that cover the parked ids; None when they are to be found anew."""
@@ -207,7 +207,7 @@ class Client:
         if waiting.concluded_by is not None:
             return []
         number = waiting.request.request
-        if ABORTED in waiting.outcomes.values():  # by somebody else, before it had its locks
+        if ABORTED in waiting.outcomes.values():  # another client aborted it before it had its locks
             answer = Answer(number, waiting.slots, waiting.outcomes, committed=False)
             return self._answer(number, answer)
         if not any(vote.refused for vote in waiting.outcomes.values()):

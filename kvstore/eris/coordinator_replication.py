@@ -1,20 +1,20 @@
 """The failure coordinator survives its own failure: its record is kept by a majority of hosts (contracts B1).
 
-    1. PREPARE: a coordinator that begins, or that is to begin an epoch, takes an epoch number that no other
-       coordinator can take, above all it knows. A host that promises it takes no record of a lower epoch
-       any more, and shows the record it keeps.
+    1. PREPARE: a coordinator that starts, or that is to begin an epoch, takes an epoch number that no other
+       coordinator can take, above every epoch it knows. A host that promises this epoch accepts no record of
+       a lower epoch from then on, and returns the record it keeps.
     2. With the promises of a majority the newest of their records counts, by (epoch, counter), and the
        epoch change begins (``failure_coordinator.py``).
-    3. SAVE: whenever the record has changed, it goes to all hosts, and what was to be sent because of it
-       waits until a majority keeps it. So a coordinator that was only paused says nothing any more.
+    3. SAVE: a changed record goes to all hosts, and the messages that follow from it are held back until a
+       majority keeps it. So a coordinator that was paused and replaced sends nothing any more.
 
-That is Paxos with the epoch as its ballot. A coordinator that begins always begins an epoch, so it never
-has to guess what the last one was about to say: logs tell.
+This is Paxos with the epoch as its ballot. A coordinator that starts always begins an epoch, so it need not
+know which messages the last coordinator was about to send: the logs show their effects.
 
 INVARIANTS
-    MAJORITY-1  Nobody hears of a record that is not at a majority.
-    MAJORITY-2  Of two coordinators, the one of the higher epoch knows all that the other one ever said: no
-        two take one epoch, and the record that counts is of an earlier one.
+    MAJORITY-1  No message follows from a record that is not at a majority.
+    MAJORITY-2  Of two coordinators, the one of the higher epoch knows every decision that the other one sent:
+        no two coordinators take one epoch, and the record that counts is of an earlier epoch.
     MAJORITY-3  The record that a host keeps never goes back, by (epoch, counter), nor behind its promise.
 """
 
@@ -68,11 +68,11 @@ class RecordKeeper:
         self._table.put(RECORD_KEY, encode_record(record))
 
     def promised(self) -> Epoch:
-        """Records of lower epochs are not taken."""
+        """The promised epoch: records of lower epochs are refused."""
         return max(self._promise()[0], self.record().epoch)
 
     def _promise(self) -> tuple[Epoch, int]:
-        """Of which epoch, and to which life of its coordinator."""
+        """Return the promised epoch, and the start of the coordinator that it was promised to."""
         stored = self._table.get(PROMISED_KEY) or b""
         return Epoch(int.from_bytes(stored[:8], "big")), int.from_bytes(stored[8:], "big")
 
@@ -149,14 +149,15 @@ class ReplicatedCoordinator:
     shards: int
     clients_from: ClientId = NOBODY_ENDED
     epoch: Epoch = NO_EPOCH
-    """The one that is prepared, or led."""
+    """The epoch that this coordinator prepares or leads."""
     leading: FailureCoordinator | None = None
     is_preparing: bool = False
-    """It does neither where another coordinator came first, until somebody asks it for something."""
+    """Whether hosts are being asked for promises. A coordinator that another one overtook neither prepares
+    nor leads until a replica asks it for something."""
     prepared: dict[int, CoordinatorRecord] = field(default_factory=dict)
     unsaved: deque[Unsaved] = field(default_factory=deque)
     saved: dict[int, int] = field(default_factory=dict)
-    """By host, the counter of the record it keeps."""
+    """Counter of the record that each host keeps, by host."""
 
     def prepare(self, at_least: Epoch) -> list[Effect]:
         """Step 1, with the first epoch of its own from there on."""
@@ -237,8 +238,7 @@ class ReplicatedCoordinator:
         return self._hold_back(leading, leading.begin(self.epoch))
 
     def _on_refused(self, promised: Epoch) -> list[Effect]:
-        """One that prepares goes on with a higher epoch; one that led is over, whatever it still wanted to
-        say."""
+        """Prepare a higher epoch; a coordinator that led gives up, and drops the messages it held back."""
         if self.is_preparing:
             return self.prepare(Epoch(promised + 1))
         assert promised > self.epoch, f"MAJORITY-2: epoch {self.epoch} is over for epoch {promised}"

@@ -37,19 +37,19 @@ decode_record = msgspec.msgpack.Decoder(CoordinatorRecord).decode
 
 @dataclass(slots=True, kw_only=True)
 class CoordinatorState:
-    """The coordinator's record, and what it was told in the epoch change or about the messages under way."""
+    """The coordinator's record, and the answers it collects in an epoch change or about lost messages."""
 
     record: CoordinatorRecord
     shards: int
     replicas: int
     consulted: frozenset[ReplicaAddress] | None = None
-    """The replicas whose logs it waits for; None: those of a majority of hosts, whoever that is."""
+    """The replicas whose logs an epoch change waits for; None: the replicas of any majority of hosts."""
     clients_from: ClientId | None = None
-    """All clients below it have ended; None: all that an earlier epoch had."""
+    """The first client that may still be alive; None: no client of an earlier epoch is."""
     acks: dict[ReplicaAddress, EpochChangeAck] = field(default_factory=dict)
     since: Mapping[ShardId, Slot] = field(default_factory=dict)
     promises: dict[TransactionId, dict[ReplicaAddress, ViewNumber]] = field(default_factory=dict)
-    """Of the transactions that are asked for, who promised to wait, and in which view."""
+    """Promises to wait, by missing transaction: the replica and the view in which it promised."""
 
     @property
     def is_normal(self) -> bool:

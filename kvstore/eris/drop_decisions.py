@@ -1,13 +1,13 @@
 """Messages that were lost, at the failure coordinator (Eris, SOSP 2017, section 6.3).
 
-    FIND-TXN          somebody misses a transaction, and knows one of its names
-    TXN-REQUEST       ask all replicas of all shards: who takes part in it is not known
-    HAS-TXN           one has it: it happens, unless one of its names was dropped before
-    TEMP-DROPPED-TXN  one has not, and promises to wait. Promised by a majority of *every* shard, in one
-                      view and with its learner, it can never have been committed, nor be: it is dropped
+    FIND-TXN          a replica lacks a transaction, and knows one of its ids
+    TXN-REQUEST       the coordinator asks all replicas of all shards: it does not know the participants
+    HAS-TXN           a replica has the transaction: it is kept, unless one of its ids was dropped before
+    TEMP-DROPPED-TXN  a replica lacks it, and promises to wait. With promises of a majority of *every* shard,
+                      in one view and with its learner, it was not and will not be committed: it is dropped
 
-A decision is part of the coordinator's record, durable before anybody hears of it. It is forgotten when the
-next epoch begins, whose logs have it.
+A decision is part of the coordinator's record, and durable before any message announces it. It is forgotten
+when the next epoch begins, because the logs of that epoch contain it.
 
 INVARIANTS
     DECISION-1  No name is both found and dropped.
@@ -50,7 +50,7 @@ def on_decision_message(coordinator: CoordinatorState, message: DecisionMessage)
 
 
 def _on_find(coordinator: CoordinatorState, message: FindTransaction) -> list[Effect]:
-    """Tell what was decided, or ask everybody."""
+    """Answer with the decision, or ask all replicas."""
     asker = ReplicaAddress(message.shard, message.replica)
     if message.id in coordinator.record.dropped:
         ids = (message.id,)
@@ -75,7 +75,7 @@ def _found(coordinator: CoordinatorState, name: TransactionId) -> Stamped | None
 
 
 def _on_has(coordinator: CoordinatorState, message: HasTransaction) -> list[Effect]:
-    """One has it. If any of its names was dropped, so is the whole."""
+    """Keep the transaction that a replica has, unless one of its ids was dropped: then drop all its ids."""
     stamped, names = message.stamped, message.stamped.stamp.ids()
     if stamped.stamp.matches(coordinator.record.dropped):
         return _drop(coordinator, names)

@@ -1,22 +1,22 @@
 """Messages that were lost, at a replica (Eris, SOSP 2017, section 6.3).
 
-A gap in the numbers of a shard says that something is missing. It is looked for where it is cheapest: with
-the sequencer, which keeps what it sent of late; with the peers; then with the failure coordinator, which
-asks everybody and decides whether the transaction happens or is dropped, for all its participants alike.
-What comes later is held back meanwhile; other shards go on.
+A gap in the numbers of a shard shows that a message is missing. The replica asks where it is cheapest: the
+sequencer, which keeps its recent messages; then the peers; then the failure coordinator, which asks all
+replicas and decides, for all participants alike, whether the transaction is kept or dropped. Later messages
+are held back meanwhile; other shards continue.
 
-A replica that has not seen a transaction promises the coordinator to do nothing with it before the decision.
-A transaction has one name for each participant, and the coordinator knows only one of them. So a promise or
-a drop is about every transaction that has *any* of its names: looked for in all of them, at every place
-where a transaction enters the log.
+A replica that has not seen a transaction promises the coordinator not to process it before the decision. A
+transaction has one id for each participant, and the coordinator knows only one of them. So a promise or a
+drop covers every transaction that has *any* of its ids, and is checked at every place where a transaction
+enters the log.
 
 INVARIANTS
-    LOSS-1  After a promise about any of its names, a transaction enters the log only when it was found.
-    LOSS-2  What has a dropped name never enters a log, and leaves it where it had.
+    LOSS-1  After a promise about any of its ids, a transaction enters the log only if it was found.
+    LOSS-2  A transaction with a dropped id never enters a log, and is removed from a log that has it.
     LOSS-3  Promises are made in normal status only.
-    LOSS-4  What was cut from a log is never promised away: the host has it as another participant's, or a
-        majority there does (``state_transfer.py``, IMAGE-3).
-    LOSS-5  What is asked for is the next number of the shard, and is not here.
+    LOSS-4  A transaction truncated from a log is never promised away: the host has it in another shard's log,
+        or a majority there does (``state_transfer.py``, IMAGE-3).
+    LOSS-5  The number asked for is the next one of the shard, and is not here.
 
 LOSS-2 is asserted where a transaction enters the log (``replica_state.py``), LOSS-1 also where a view begins
 with one (``view_change.py``).
@@ -132,7 +132,7 @@ def _ask(replica: ReplicaState, *, coordinator: bool) -> list[Effect]:
 
 
 def on_gap_timer(replica: ReplicaState) -> list[Effect]:
-    """Nobody answered: ask the peers, and then the coordinator too, again and again."""
+    """Ask the peers again, and after that the coordinator too: no answer has arrived in time."""
     if replica.missing is None or replica.status is not Status.NORMAL:
         return []
     number = replica.next_number
@@ -268,7 +268,7 @@ def unsettled(replica: ReplicaState) -> Iterator[tuple[Slot, Stamped]]:
 
 
 def on_transaction_found(replica: ReplicaState, found: TransactionFound) -> list[Effect]:
-    """It happens: the promises about it are over."""
+    """Keep the transaction: promises about it no longer bind."""
     record, stamp = replica.record, found.stamped.stamp
     if stamp.epoch != record.epoch or replica.status is Status.EPOCH_CHANGE:
         return [Dropped(found, f"of epoch {stamp.epoch}, this is epoch {record.epoch}")]
@@ -283,7 +283,7 @@ def on_transaction_found(replica: ReplicaState, found: TransactionFound) -> list
 
 
 def on_transaction_dropped(replica: ReplicaState, dropped: TransactionDropped) -> list[Effect]:
-    """It never happens; where it stands in the log already, a NO-OP takes its place (LOSS-2)."""
+    """Drop the transaction; in a log that has it already, a NO-OP takes its slot (LOSS-2)."""
     record = replica.record
     if dropped.epoch != record.epoch or replica.status is Status.EPOCH_CHANGE:
         return [Dropped(dropped, f"of epoch {dropped.epoch}, this is epoch {record.epoch}")]

@@ -57,15 +57,17 @@ class Unresolved:
         """What it claimed, by shard; None while it needs no claims because nothing came after it."""
         self.blockers: set[Unresolved] = _NOBODY
         self.blocked: set[Unresolved] = _NOBODY
-        """Who waits for it. Both are shared while they are empty, and never changed then."""
+        """Transactions that wait for this one. An empty set of either kind is shared, and never changed."""
         self.votes: dict[ShardId, Outcome] | None = None
-        """Of a preliminary that has its locks."""
+        """Votes by shard, of a preliminary that holds its locks; else None."""
         self.conclusories: tuple[Unresolved, ...] = ()
-        """Of a preliminary: a Commit that came before the locks, and what came after that."""
+        """Conclusories of a preliminary that arrived before its locks: a Commit, and those after it."""
 
     def must_wait_with(self, conclusory: Conclusory) -> bool:
-        """Of a preliminary: on this host an earlier transaction is not whole yet, so it has no locks. An
-        Abort that comes before any Commit need not wait for them."""
+        """Return whether a conclusory must wait until this preliminary has its locks.
+
+        An Abort that arrives before any Commit need not wait.
+        """
         return self.votes is None and (conclusory.commit or bool(self.conclusories))
 
 
@@ -80,17 +82,17 @@ class Executor:
         self.touched: set[ShardId] = set()
         """Shards where something began or ceased to wait, perhaps by what came to another."""
         self.behind: list[Shard] = []
-        """Those that may execute more of what is stable."""
+        """Shards that have stable slots to execute."""
         self._unresolved: dict[Timestamp, Unresolved] = {}
         self._requests: dict[tuple[ClientId, RequestId], Unresolved] = {}
         self._locks: dict[ShardId, Locks[Unresolved]] = {}
-        """Of the shards where something is claimed."""
+        """Locks by shard; only shards with claims have an entry."""
         self._copies: dict[Timestamp, dict[ShardId, Slot]] = {}
-        """Of copies that miss pieces, those that came."""
+        """Slots received so far of each incomplete retransmission, by shard and timestamp of the copy."""
         self.arriving: Unresolved | None = None
-        """Its pieces are coming just now, and nothing else came since: nobody needs to know of it yet."""
+        """The transaction whose pieces are arriving back to back; it is not registered yet."""
         self._unclaimed: list[Unresolved] = []
-        """Those that nothing came after that could get past them: they have no claims yet."""
+        """Unresolved transactions without claims: no later one has arrived that could overtake them."""
         self.ready: list[tuple[Timestamp, Unresolved]] = []
         self._is_restoring = False
 
@@ -219,7 +221,7 @@ class Executor:
         return self._whole(transaction)
 
     def _late_piece(self, transaction: Unresolved, replica: Shard, slot: Slot) -> list[Effect]:
-        """The same, where something else came between."""
+        """Add a piece to a transaction that is registered already."""
         shard = replica.address.shard
         transaction.slots[shard] = slot
         transaction.missing -= 1
@@ -328,7 +330,7 @@ class Executor:
         heappush(self.ready, (transaction.clock, transaction))
 
     def run_ready(self) -> list[Effect]:
-        """Execute what waits for nobody, in the order of the stamps."""
+        """Execute the transactions that wait for no other, in the order of their stamps."""
         replies: list[Effect] = []
         while self.ready:
             clock, transaction = heappop(self.ready)
@@ -356,7 +358,7 @@ class Executor:
         return replies
 
     def _vote(self, transaction: Unresolved) -> list[Effect]:
-        """It has all its locks, and keeps them until it is concluded."""
+        """Vote for a preliminary that has all its locks; it keeps them until it is concluded."""
         request = transaction.stamped.request
         replicas = self.replicas
         assert transaction.votes is None, (
@@ -400,7 +402,7 @@ class Executor:
         return replies
 
     def _resolve(self, transaction: Unresolved) -> None:
-        """It is over; those behind it stand behind what it stood behind, if anything."""
+        """Remove a resolved transaction; those that waited for it now wait for its blockers, if any."""
         request = transaction.stamped.request
         assert not transaction.blockers or type(request.half) is Preliminary, (
             f"EXECUTOR-2: the transaction of {transaction.clock} is over, and waits for "
@@ -438,7 +440,7 @@ class Executor:
         return tuple(sorted([*(slot for slot in slots if slot is not None), *self.copies(shard)]))
 
     def copies(self, shard: ShardId) -> tuple[Slot, ...]:
-        """Those of them that are without effect, and wait only for their pieces."""
+        """Return the waiting slots of copies, which have no effect and wait only for their pieces."""
         return tuple(sorted(pieces[shard] for pieces in self._copies.values() if shard in pieces))
 
     def restore(self) -> None:

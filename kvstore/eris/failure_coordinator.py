@@ -220,8 +220,8 @@ class FailureCoordinator(CoordinatorState):
         )
 
     def _beginning(self, shard: ShardId, own: list[EpochChangeAck]) -> Beginning:
-        """Where the entries of START-EPOCH begin. If nobody who was asked began the last epoch, nothing was
-        committed in it, and it is begun together with this one, from what is saved."""
+        """Return how the shard's log begins. If no consulted replica began the last epoch, nothing was
+        committed in it, and the saved START-EPOCH of that epoch is repeated."""
         if own:
             stable = self._shown_by_all_from(shard, own)
             return Beginning(self.record.last_started, stable, (), (), stable)
@@ -231,15 +231,15 @@ class FailureCoordinator(CoordinatorState):
 
     @staticmethod
     def _end(own: list[EpochChangeAck]) -> Slot:
-        """The last slot that anybody has: it may be a NO-OP, which is nobody's transaction."""
+        """Return the last slot of any consulted replica, even if it is a NO-OP."""
         return max((ack.entries[-1].slot for ack in own if ack.entries), default=Slot(0))
 
     def _shown_by_all_from(self, shard: ShardId, own: list[EpochChangeAck]) -> Slot:
-        """The slot that the entries of START-EPOCH begin after.
+        """Return the slot after which the entries of START-EPOCH begin.
 
-        The greatest stable slot, as every replica that is not behind holds what is below it. To complete
-        one that is behind they begin lower, but only where some replica still has all from there on: a
-        slot that nobody shows is not a slot that nobody had.
+        This is the greatest stable slot, because every replica that is not behind holds the slots below it.
+        To complete a replica that is behind, the entries begin lower, but only where some replica still has
+        all slots from there on: a slot that no replica shows may have been truncated.
         """
         stable = max(ack.stable for ack in own)
         whole = [ack.entries[0].slot for ack in own if ack.entries and ack.entries[-1].slot >= stable]

@@ -54,7 +54,7 @@ class FailureDetector:
     """A host's failure detector: it watches the learner of each shard, and the sequencer."""
 
     def __init__(self, now: int, backoff: Callable[[int], int]) -> None:
-        """Start with everybody alive.
+        """Start with the sequencer and all learners taken for alive.
 
         ``backoff`` returns a number from 0 to its argument: the extra time until a learner is suspected
         again, different on each host, so that hosts do not start view changes against each other.

@@ -1,10 +1,10 @@
-"""Locks: what transactions that are not resolved keep others from touching (Eris, section 7).
+"""Locks: the keys and ranges that unresolved transactions keep others from touching (Eris, section 7).
 
-Claims are made in the order of the log and never refused, so there is no deadlock: whoever claims
-something waits for earlier claims only. Two claims conflict when they meet in a key and one of them
-writes. Nobody looks in here while no transaction waits and none is between its two halves.
+Claims are made in log order and never refused, so there is no deadlock: a holder waits for earlier claims
+only. Two claims conflict if they share a key and one of them writes. Locks are consulted only while a
+transaction waits or is between its two halves.
 
-INVARIANT LOCKS-1: a holder claims once, and takes back all that it claimed, and nothing else.
+INVARIANT LOCKS-1: a holder claims once, and releases exactly what it claimed.
 """
 
 from __future__ import annotations

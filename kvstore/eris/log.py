@@ -99,7 +99,7 @@ class TransactionLog:
         self.note_changes(slot, {key: value_of(cell) for key, cell in effects.items()})
 
     def note_changes(self, slot: Slot, changes: ValueChanges) -> None:
-        """The same, of values instead of cells."""
+        """Keep the new values of an executed slot, None where a key was removed."""
         last = self.stored.last
         assert slot <= last, f"LOG-2: effects of slot {slot}, and the log ends at {last}"
         record = encode(changes)

@@ -198,7 +198,7 @@ class _ShardTail:
                     f"TAIL-1: shard {self.shard} was shown up to slot {self._position[self.shard]}, and ends "
                     f"at slot {self._end}"
                 )
-                self._position[self.shard] = self._end  # over NO-OPs, which nobody waits for
+                self._position[self.shard] = self._end  # NO-OPs need no waiting
                 return None
         return self._head[2].stamp.clock
 

@@ -209,7 +209,7 @@ class EpochChangeRequest(msgspec.Struct, frozen=True, array_like=True, tag=10):
 class Flush(msgspec.Struct, frozen=True, array_like=True, tag=11):
     """Sequencer -> every replica of a shard, when it has been idle: so far I have numbered this many.
 
-    Without it nobody would miss the last message to a shard (Hydra, NSDI 2023).
+    Without it the loss of the last message to a shard would go unnoticed (Hydra, NSDI 2023).
     """
 
     shard: ShardId
@@ -251,7 +251,7 @@ class SlotAnswer(msgspec.Struct, frozen=True, array_like=True, tag=14):
 
 
 class FindTransaction(msgspec.Struct, frozen=True, array_like=True, tag=15):
-    """Replica -> coordinator: FIND-TXN. Nobody near me has this transaction (section 6.3)."""
+    """Replica -> coordinator: FIND-TXN. The sequencer and my peers lack this transaction (section 6.3)."""
 
     shard: ShardId
     replica: int
@@ -302,7 +302,7 @@ class TransactionDropped(msgspec.Struct, frozen=True, array_like=True, tag=20):
 
 class ViewChangeRequest(msgspec.Struct, frozen=True, array_like=True, tag=21):
     """Replica -> its shard: leave your view for this one. From the learner-to-be, ``last`` is the end of its
-    log, so that nobody shows less than it lacks (section 6.4)."""
+    log, so that replicas show all that it lacks (section 6.4)."""
 
     shard: ShardId
     replica: int
@@ -385,7 +385,7 @@ class Prepared(msgspec.Struct, frozen=True, array_like=True, tag=26):
 
 
 class SaveRecord(msgspec.Struct, frozen=True, array_like=True, tag=27):
-    """Coordinator -> every host: keep this; nobody hears of it before a majority does (contracts B1)."""
+    """Coordinator -> every host: keep this record; it counts once a majority does (contracts B1)."""
 
     coordinator: int
     epoch: Epoch

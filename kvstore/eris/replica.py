@@ -111,15 +111,15 @@ class Replica(ReplicaState):
                 assert_never(message)
 
     def on_timer(self, name: str) -> list[Effect]:
-        """What is to be done when a timer runs out, or the driver says so.
+        """Process a timer that expired, or that the driver fires; return the effects.
 
-        gap         nobody answered who was asked for a missing transaction
-        heartbeat   a learner says that it is there
-        suspect     nothing was heard of the learner for long
+        gap         a question about a missing transaction is unanswered
+        heartbeat   a learner announces that it is alive
+        suspect     the learner has been silent for long
         view        a view that was joined has not begun
-        silence     nothing was heard of the sequencer for long
+        silence     the sequencer has been silent for long
         epoch       an epoch that was asked for has not begun
-        image       an image that was asked for has not come
+        image       an image that was asked for has not arrived
         """
         if self.has_diverged() and name != "image":
             return []

@@ -84,7 +84,7 @@ class ReplicaState(Shard):
             self.status = Status.NORMAL if began else Status.VIEW_CHANGE
 
     def diverge(self) -> None:
-        """It was a learner, and executed what no quorum had and was dropped."""
+        """Become inactive: as a learner, this replica executed a transaction that was dropped."""
         record = self.record
         assert record.rejoin or record.executed > record.stable, (
             f"REPLICA-2: what was dropped is executed, up to slot {record.executed}, and stable up to slot "
@@ -134,7 +134,7 @@ class ReplicaState(Shard):
         return self.executor.execute_up_to(self, self.last_slot if self.is_ahead else self.record.stable)
 
     def shorten(self, end: Slot) -> None:
-        """Forget what stands behind this slot, which nobody executed, and which never happens."""
+        """Remove the slots after this one, which no replica executed and which never take effect."""
         assert self.record.executed <= end, (
             f"REPLICA-2: slot {self.record.executed} is executed, and the log is to end at slot {end}"
         )

@@ -52,8 +52,8 @@ class Status(Enum):
     VIEW_CHANGE = "view change"
     EPOCH_CHANGE = "epoch change"
     DIVERGED = "diverged"
-    """It executed what was dropped, or its disk forgot something: it takes part in nothing until it has
-    another's image."""
+    """The replica executed a dropped transaction, or its disk lost state; it is inactive until it has
+    installed a peer's image."""
 
 
 class ShardRecord(msgspec.Struct, array_like=True):
@@ -129,7 +129,7 @@ class ShardTables:
         self._key = record_key(shard)
 
     def all(self) -> list[ports.Table]:
-        """Those that an image of the shard has, in its order."""
+        """Return the tables that an image of the shard contains, in the order of the image."""
         return [
             self.state, self.outcomes, self.expiry, self.effects, self.hidden, self.shipped, self.chains
         ]  # fmt: skip

@@ -1,20 +1,22 @@
-"""A replica that messages cannot complete any more gets the state of another (Eris, SOSP 2017, section 6.4).
+"""A replica that messages can no longer complete installs the state of a peer (Eris, SOSP 2017, section 6.4).
 
-It was the learner and executed what was dropped afterwards; or the others have cut from their logs what
-it lacks; or an epoch began with a log that its own cannot be made into. What was executed cannot be taken
-back, so tables, log and record are replaced by those of a peer. The other shards of the host stay as they
-are: each part of a transaction needs its own shard only, and a part that the image has is not executed again.
+Such a replica was the learner and executed a transaction that was dropped afterwards; or its peers have
+truncated slots that it lacks; or an epoch began with a log that its own cannot become. Executed transactions
+cannot be undone, so tables, log and record are replaced by those of a peer. The other shards of the host
+stay: each part of a transaction needs its own shard only, and a part that the image contains is not executed
+again.
 
-What a replica told others it keeps to, whatever the image says: what it logged in this epoch, and what it
-promised. So that is carried over, in the same commit. One whose disk forgot something has nothing to carry
-over. It takes part in nothing until it has an image of an epoch that began afterwards, without it (contracts
-B2); then nothing that it may have said before counts.
+A replica keeps its word to others, whatever the image contains: the slots it logged in this epoch, and its
+promises. They are carried over in the commit that installs the image. A replica whose disk lost state has
+nothing to carry over. It is inactive until it has an image of an epoch that began after the loss, without it
+(contracts B2); from then on no message that it sent before the loss counts.
 
 INVARIANTS
     IMAGE-1  With its image, a replica has every slot of the current epoch that it had before, and keeps every
         promise that it made in it.
-    IMAGE-2  What an image has executed is stable at all participants: nobody needs it from whoever gets it.
-    IMAGE-3  What may have been cut from the log of an image is not promised away.
+    IMAGE-2  Every transaction executed in an image is stable at all participants: none needs it from the
+        receiver.
+    IMAGE-3  A transaction that may be truncated from the log of an image is never promised away.
 """
 
 from __future__ import annotations
@@ -155,7 +157,7 @@ def _carry_over(replica: ReplicaState, own: ShardRecord, kept: Sequence[LogEntry
         forgotten = own.temp_drops - record.temp_drops
         assert not forgotten, f"IMAGE-1: with the image {sorted(forgotten)} are not promised away any more"
         if view_change.undecided(replica):
-            record.view = ViewNumber(record.view + 1)  # nobody is in a view with what he promised away
+            record.view = ViewNumber(record.view + 1)  # never in a view with what was promised away
         replica.take_status()
     effects = replica.execute_as_learner() if replica.is_learner else []
     return [*effects, *view_change.on_view_timer(replica), *dropped_messages.go_on(replica)]

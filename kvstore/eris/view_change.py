@@ -1,17 +1,18 @@
 """A shard goes on under another learner (Eris, SOSP 2017, section 6.4).
 
-    1. Who suspects the learner takes the next view and says so to the shard; who hears of a later view joins
-       it. Nobody logs or promises anything until it begins.
-    2. VIEW-CHANGE: everybody shows the learner of the new view its log above what is stable, its promises,
-       and what it heard of decisions.
-    3. With those of a majority, itself included, the new learner has everything that was committed and every
-       promise that counted: the union of all promises, and the longest log. In that every dropped
-       transaction becomes a NO-OP, and for one that is promised away it waits for the coordinator.
-    4. START-VIEW: the others take that over, and all go on.
+    1. A replica that suspects the learner joins the next view and announces it to the shard; a replica that
+       hears of a later view joins it. None of them logs or promises anything until the view begins.
+    2. VIEW-CHANGE: every replica sends the learner of the new view its unstable slots, its promises, and the
+       decisions it knows.
+    3. With the messages of a majority, itself included, the new learner has every committed transaction and
+       every promise that counted: the union of all promises, and the longest log. Every dropped transaction
+       in it becomes a NO-OP; for a transaction that was promised away the learner waits for the coordinator.
+    4. START-VIEW: the other replicas adopt that log and those promises, and the shard continues.
 
 The longest log is enough, because a slot holds the transaction of its number or a NO-OP, and a NO-OP was
-decided by the coordinator. A follower that has more than the new learner keeps it: it is what the learner
-will ask for. An old learner that executed what is dropped afterwards has diverged; it must be made anew.
+decided by the coordinator. A follower whose log is longer than the new learner's keeps its slots: the learner
+will ask for them. An old learner that executed a transaction which is dropped afterwards has diverged, and
+must be rebuilt.
 
 INVARIANTS
     VIEW-1  Views of an epoch never go back, and a view begins with all that was committed before it.
@@ -176,7 +177,7 @@ def _find_undecided(replica: ReplicaState) -> list[Effect]:
 
 
 def undecided(replica: ReplicaState) -> list[TransactionId]:
-    """Names of logged transactions that somebody promised away, and that were not found."""
+    """Return the ids of logged transactions that a replica promised away, and that were not found."""
     record = replica.record
     if not record.temp_drops:
         return []

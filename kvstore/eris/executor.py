@@ -277,7 +277,7 @@ class Executor:
         return any(self._blockers(self.replicas[shard], request) for shard in transaction.slots)
 
     def _claim_all(self) -> None:
-        """Something came that could get past those before it."""
+        """Claim locks for the transactions that a later one could overtake."""
         unclaimed, self._unclaimed = self._unclaimed, []
         for transaction in unclaimed:
             assert transaction.claims is None, (
@@ -286,7 +286,7 @@ class Executor:
             self._claim(transaction)
 
     def _claim(self, transaction: Unresolved) -> None:
-        """Stand behind all earlier claims on what the pieces that are here touch."""
+        """Claim the keys of the pieces that have arrived, after all earlier claims on them."""
         assert transaction.clock in self._unresolved, (
             f"EXECUTOR-3: the transaction of {transaction.clock} claims, and is not one of the "
             f"{len(self._unresolved)} that wait"

@@ -69,7 +69,7 @@ class Request(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
     ranges ``unanswered`` (contracts C4). ``operations``: each participant's part, by shard. ``after``:
     the greatest time the sender has seen (contracts D1). ``call``: the stored procedure that the shards
     it names run instead. ``half``: of a general transaction; None for an independent one. ``edges``: in a
-    region, by shard the slots that it comes behind besides what its own chains imply (contracts D4).
+    region, the slots that it depends on besides those that its own chains imply, by shard (contracts D4).
     """
 
     client: ClientId

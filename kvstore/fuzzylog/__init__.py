@@ -1,1 +1,1 @@
-"""The FuzzyLog (OSDI 2018): causality between regions, as pure state machines."""
+"""The FuzzyLog (OSDI 2018): a log per region, and the causal order between them, as pure state machines."""

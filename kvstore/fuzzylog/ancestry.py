@@ -1,8 +1,9 @@
-"""Which nodes a node comes behind: the graph itself, for those who want to look at it (contracts D4).
+"""The dependencies between nodes, computed from the chains (contracts D4).
 
-What a node comes behind is said by its places in its region's chains, by its edges, and by the markers of
-imports below them. Here all of it is joined into pasts, which tell of any two nodes whether one comes behind
-the other. Only nodes from a certain time on are kept: paths between them touch no earlier one.
+A node depends on its predecessors in its region's chains, on the nodes that its edges lead to, and on the
+nodes that the region had imported below these places, which the markers name. This module joins the three
+into a past for each node, from which the order of any two nodes follows. It keeps only the nodes from a given
+time on: a path between two of them touches no earlier node.
 
 INVARIANTS
     CHAIN-1  The items of a chain are taken in its order, each once.
@@ -19,14 +20,14 @@ from kvstore.execution.operations import Marker, Piece, Segment, Skip
 from kvstore.types import ChainId, RegionId, ShardId, Slot, Timestamp
 
 Past = dict[ChainId, Slot]
-"""By chain, the last slot that something comes behind; closed."""
+"""The last slot that a node depends on, by chain, with all that this slot depends on."""
 Name = tuple[Timestamp, RegionId]
-"""A node. Names sort as nodes are played: none before one that it comes behind."""
+"""The name of a node. Names sort in the order of playback: a node after every node that it depends on."""
 ChainSlot = tuple[ChainId, Slot]
 
 
 class _ChainState(NamedTuple):
-    """What a chain leads to at a slot: its last node, and behind that imports, and edges without a node."""
+    """What a chain depends on at a slot: its last node, and the imports and the edges of skips after it."""
 
     node: Name | None = None
     imports: Mapping[RegionId, Slot] = {}
@@ -39,7 +40,7 @@ class _Node(NamedTuple):
 
 
 class Ancestry:
-    """The nodes from ``since`` on, made of all chains from their beginning."""
+    """The nodes from ``since`` on, built from all chains, each from its beginning."""
 
     def __init__(self, since: Timestamp) -> None:
         self._since = since
@@ -48,7 +49,7 @@ class Ancestry:
         self._pasts: dict[Name, Past] = {}
 
     def take(self, shard: ShardId, segment: Segment) -> None:
-        """What comes next in a chain."""
+        """Add the next segment of a chain."""
         chain = (segment.region, shard)
         slots, standings = self._standings.setdefault(chain, ([], []))
         for item in segment.items:
@@ -58,7 +59,7 @@ class Ancestry:
             )
             match item:
                 case Piece(time=time) if time < self._since:
-                    slots.clear()  # what stands up to here leads to nothing that is kept
+                    slots.clear()  # no item up to here depends on a node that is kept
                     standings.clear()
                     continue
                 case Piece():
@@ -83,8 +84,10 @@ class Ancestry:
         return name
 
     def causes(self, wanted: Iterable[ChainSlot]) -> dict[ChainSlot, list[ChainSlot]]:
-        """By node, which of these it comes right behind, with none of these between; the latest first. A
-        node is given by any of its places; one that is not here is left out."""
+        """Return the direct causes of each node among the wanted nodes, the latest first.
+
+        A node is given by any of its places. Nodes that this object does not hold are left out.
+        """
         named = {name: place for place in wanted if (name := self._name(place)) is not None}
         self._join_all()
         found: dict[ChainSlot, list[ChainSlot]] = {}
@@ -99,7 +102,7 @@ class Ancestry:
         return found
 
     def _nearest(self, past: Past, reached: Mapping[ChainId, tuple[list[Slot], list[Name]]]) -> list[Name]:
-        """Of the nodes of a past those that no other of them comes behind of."""
+        """Return the nodes of a past that no other node of this past depends on, the latest first."""
         candidates = set()
         for chain, (slots, names) in reached.items():
             at = bisect_right(slots, past.get(chain, Slot(0)))
@@ -126,12 +129,12 @@ class Ancestry:
         return standings[at - 1] if at else None
 
     def _join_all(self) -> None:
-        """Make the pasts, each with the node itself."""
+        """Compute the past of every node, the node itself included."""
         for name in sorted(self._nodes):
             self._pasts[name] = _joined(self._before(name), dict(self._places(name)))
 
     def _before(self, name: Name) -> Past:
-        """All that a node comes behind."""
+        """Return all that a node depends on."""
         region, node = name[1], self._nodes[name]
         waiting: list[ChainSlot] = [((region, shard), slot) for shard, slot in node.edges.items()]
         waiting += [((region, shard), Slot(slot - 1)) for shard, slot in node.places.items()]
@@ -144,7 +147,7 @@ class Ancestry:
             standing = self._standing(chain, slot)
             if standing is not None:
                 cause = standing.node
-                assert cause is None or cause < name, f"CAUSES-1: node {name} comes behind node {cause}"
+                assert cause is None or cause < name, f"CAUSES-1: node {name} depends on node {cause}"
                 past = _joined(past, {} if standing.node is None else self._pasts[standing.node])
                 waiting += [((other, chain[1]), last) for other, last in standing.imports.items()]
                 waiting += [((chain[0], shard), last) for shard, last in standing.edges.items()]

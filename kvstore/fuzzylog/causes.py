@@ -1,13 +1,13 @@
-"""The edges of the graph: what a transaction comes behind (contracts D4).
+"""The edges of the graph: what a transaction depends on (contracts D4).
 
-A region is one session: its transaction comes behind all that the region had executed when it was submitted.
-Most of that the chains say themselves, so it names only what is not implied: neither by its place in its own
-chains, nor by what stands there already. What came from other regions is implied by the imports below those
-slots.
+A region is one session: a transaction depends on everything that the region had executed when the transaction
+was submitted. Its places in the chains imply most of that, and so do the transactions that precede it there.
+The transaction carries an edge only for what is not implied. Nodes of other regions need no edges: the
+imports below these slots imply them.
 
 INVARIANTS
-    CAUSES-1  An edge leads to a slot that was executed, so it is stamped earlier: the graph has no circle.
-        What is taken as implied stands in the chain for good, because it was committed before.
+    CAUSES-1  An edge leads to a slot that was executed, so that slot is stamped earlier: the graph has no
+        cycle. A dependency counts as implied only through a committed transaction, which stays in its chain.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from kvstore.types import ShardId, Slot
 
 
 class Causes:
-    """What the transactions of one region come behind. Memory only: after an opening edges are complete."""
+    """Computes the edges of one region's transactions. After an opening, edges are complete."""
 
     def __init__(self, shards: int) -> None:
         nothing = (Slot(0),) * shards
         self._executed = nothing
         self._implied = [nothing] * shards
-        """By chain, what its last transaction that was committed comes behind, in all chains."""
+        """Slots of all chains that a chain's last committed transaction depends on, by chain."""
         self._named: set[ShardId] = set()
-        """The chains in which something was stamped since ``observe``."""
+        """Chains in which a transaction was stamped since ``observe``."""
 
     def observe(self, executed: Iterable[Slot]) -> None:
-        """All that was stamped so far is committed, and the region has executed this, by shard."""
+        """Note that all transactions stamped so far are committed, and the slots executed, by shard."""
         executed = tuple(executed)
         assert all(map(le, self._executed, executed)), (
             f"CAUSES-1: {self._executed} was executed before, and now {executed} is"
@@ -41,7 +41,7 @@ class Causes:
         self._executed = executed
 
     def edges(self, colors: Collection[ShardId]) -> dict[ShardId, Slot]:
-        """The edges of a transaction over these shards that is stamped now."""
+        """Return the edges of a transaction over these shards stamped now: the last slot, by shard."""
         implied = [self._implied[color] for color in colors]
         assert all(all(map(le, chain, self._executed)) for chain in implied), (
             f"CAUSES-1: chains {list(colors)} are taken to imply {implied}, and {self._executed} is executed"

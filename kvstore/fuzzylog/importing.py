@@ -1,17 +1,17 @@
-"""What came from other regions and is not imported yet, and what of it may be imported next (contracts D3).
+"""Received chains of other regions that are not imported yet, and what may be imported next (contracts D3).
 
-Of each chain the items that have come wait in their order. One is *passed* when all it comes behind is: its
-predecessor, its edges, and for a marker what the other region had imported there. A node is passed as a
-whole, when each of its pieces is the next of its chain. So all that is passed is closed downwards, at any
-moment, and whatever is taken of it in this order as well.
+The received items of each chain wait in order. An item is *passed* when everything that it depends on is
+passed: its predecessor, the targets of its edges, and, for a marker, what the other region had imported at
+that slot. A node is passed as a whole, when each of its pieces is the next item of its chain. So the passed
+items are causally closed at any moment, and so is every prefix of the order in which they are passed.
 
-One run is imported at a time. It is a transaction, because it carries a node that changes something; what is
-passed behind the last such node is only noted, and goes with the next run. Else two idle regions would import
-each other's imports for ever.
+One run is imported at a time, as one transaction that carries at least one node. Items passed after the last
+node are only noted as applied; the next run carries them. Otherwise two idle regions would import each
+other's imports without end.
 
 INVARIANTS
-    IMPORT-1  Whatever is imported is closed: causes first, whole nodes, no slot of a chain left out.
-    IMPORT-2  A node more than ``skew`` ahead of the clock waits, and all that comes behind it.
+    IMPORT-1  What is imported is causally closed: causes first, whole nodes, no slot of a chain left out.
+    IMPORT-2  A node more than ``skew`` ahead of the clock waits, and so does all that depends on it.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ from kvstore.types import RegionId, ShardId, Slot, Timestamp
 
 NODES_MAX = 256
 BYTES_MAX = 1 << 20
-"""One run has at most so many nodes, or bytes; a node that is larger is a run of its own."""
+"""Most nodes, and most bytes, of one run; a larger node is a run of its own."""
 
 
 @dataclass(slots=True)
 class IncomingChain:
-    """What came of one chain behind ``copied``, where the copy that imports made ends."""
+    """The received items of one chain after slot ``copied``, where this region's copy of the chain ends."""
 
     copied: Slot
     items: deque[ChainItem] = field(default_factory=deque)
     applied_items: int = 0
-    """How many of the items are noted as applied."""
+    """Number of items that are noted as applied; they are the first ones."""
     tail: tuple[Slot, Timestamp] | None = None
-    """The last node of the copy."""
+    """Slot and time of the last node in the copy."""
 
     @property
     def received(self) -> Slot:
         return self.items[-1].last if self.items else self.copied
 
     def noted(self) -> Iterator[ChainItem]:
-        """Those that are noted as applied, and are not part of the copies yet."""
+        """Return the items that are noted as applied and are not in the copy yet."""
         return islice(self.items, self.applied_items)
 
     @property
@@ -56,8 +56,11 @@ class IncomingChain:
 
 
 class Run(NamedTuple):
-    """What is imported next. ``after``: the time of its latest node. ``ends``: how many items of each
-    chain."""
+    """The transaction that imports the next items.
+
+    ``after`` is the time of the latest node, ``size`` the bytes of all nodes, and ``ends`` the number of
+    items by chain.
+    """
 
     operations: Operations
     after: Timestamp
@@ -66,11 +69,13 @@ class Run(NamedTuple):
 
 
 class Importer:
-    """The chains of all other regions, as they are known in one."""
+    """The chains of all other regions, as one region has received and imported them."""
 
     def __init__(self, own: RegionId, copied: Vector, tails: Tails, skew: int) -> None:
-        """``copied``: of the other regions, how far imports got, ``tails``: the last nodes of that; ``skew``
-        in nanoseconds."""
+        """Start from the copies on disk: their ends, and the last nodes in them.
+
+        ``skew`` is the lead over this region's clock that a node may have, in nanoseconds.
+        """
         self.own = own
         self.skew = skew
         self.chains = {
@@ -79,14 +84,14 @@ class Importer:
             for shard, slot in enumerate(slots)
         }
         self.held: dict[RegionId, Timestamp] = {}
-        """Regions of which a node is too far ahead of the clock, and its time."""
+        """Times of the nodes that are too far ahead of the clock, by region."""
         self.ignored = 0
-        """Parts of shipments that did not continue what is here."""
+        """Number of shipped parts that did not continue a chain, and were ignored."""
 
-    # -- what comes ----------------------------------------------------------------------------
+    # -- receiving ----------------------------------------------------------------------------
 
     def receive(self, shipment: Shipment) -> None:
-        """Take what is new; of a region whose part begins too late, nothing."""
+        """Keep the new items of a shipment. Ignore a region's part if it begins after a gap."""
         parts: dict[RegionId, list[tuple[ShardId, Segment]]] = {}
         for shard, segments in shipment.chains.items():
             for segment in segments:
@@ -109,19 +114,19 @@ class Importer:
             )
 
     def chains_of(self, region: RegionId) -> Iterator[tuple[ShardId, IncomingChain]]:
-        """A region's chains, by shard."""
+        """Return a region's chains, with their shards."""
         return ((shard, chain) for (other, shard), chain in self.chains.items() if other == region)
 
     def received(self) -> Vector:
-        """How far each chain has come."""
+        """Return the last received slot of each chain."""
         return self._vector({key: chain.received for key, chain in self.chains.items()})
 
     def applied(self) -> Vector:
-        """How far each chain is applied."""
+        """Return the last applied slot of each chain."""
         return self._vector({key: chain.applied for key, chain in self.chains.items()})
 
     def tails(self) -> Tails:
-        """The last node of each copy."""
+        """Return slot and time of the last node of each copy."""
         tails: Tails = {}
         for (region, shard), chain in self.chains.items():
             if chain.tail is not None:
@@ -135,10 +140,13 @@ class Importer:
             vector[region] = (*vector.get(region, ()), slot)
         return vector
 
-    # -- what is next --------------------------------------------------------------------------
+    # -- importing ---------------------------------------------------------------------------
 
     def next_run(self, now: Timestamp) -> Run | None:
-        """The next run, if a node can be imported; else note what can be passed. ``now``: physical time."""
+        """Return the next run, or None if no node can be imported; then note the passed items as applied.
+
+        ``now`` is the physical time.
+        """
         walk = _Walk(self, now)
         run = walk.run()
         latest = now + self.skew
@@ -152,7 +160,7 @@ class Importer:
         return run
 
     def imported(self, run: Run) -> None:
-        """The run is committed: it is part of the copies now."""
+        """Note that the run is committed, and its items are in the copies."""
         for key, end in run.ends.items():
             chain = self.chains[key]
             for _ in range(end):
@@ -167,7 +175,7 @@ class Importer:
 
 
 class _Walk:
-    """One walk over what may be passed, from what is noted on."""
+    """One walk over the items that may be passed, starting after those noted as applied."""
 
     def __init__(self, importer: Importer, now: Timestamp) -> None:
         self._own = importer.own
@@ -177,13 +185,13 @@ class _Walk:
         self._applied = {key: chain.applied for key, chain in importer.chains.items()}
         self.held: dict[RegionId, Timestamp] = {}
         self._taken: dict[tuple[RegionId, ShardId], int] = {}
-        """Of each chain, how many items are passed where the last node was taken."""
+        """Number of items passed when the last node was taken, by chain."""
         self._nodes = 0
         self._size = 0
         self._after = Timestamp(0)
 
     def run(self) -> Run | None:
-        """Pass what can be passed; return the run up to the last node that was taken."""
+        """Pass every item that can be passed; return the run up to the last node, or None."""
         moved = True
         while moved and not self._is_full():
             moved = False
@@ -203,7 +211,10 @@ class _Walk:
         return items[at] if at < len(items) else None
 
     def _pass(self, key: tuple[RegionId, ShardId]) -> bool:
-        """Pass the next item of a chain, with all pieces of its node, if all it comes behind is passed."""
+        """Pass the next item of a chain, with all pieces of its node, if all it depends on is passed.
+
+        Return whether it was passed.
+        """
         item = self._head(key)
         if item is None or not self._is_ready(key, item):
             return False
@@ -241,7 +252,7 @@ class _Walk:
         )
         size = sum(len(encode(part)) for _, part in pieces)
         if self._nodes and self._size + size > BYTES_MAX:
-            self._size = BYTES_MAX  # it is for the next run
+            self._size = BYTES_MAX  # the run is full; the next one begins with this node
             return False
         for key, part in pieces:
             self._step(key, part)
@@ -268,7 +279,7 @@ class _Walk:
 
 
 def dominates(one: Vector, other: Vector) -> bool:
-    """Whether a cut has all that another has."""
+    """Return whether a vector covers another: no chain of the other reaches further."""
     return all(
         mine >= theirs
         for region, slots in other.items()
@@ -277,7 +288,7 @@ def dominates(one: Vector, other: Vector) -> bool:
 
 
 def lacking(one: Vector, other: Vector) -> Iterable[tuple[RegionId, int]]:
-    """By region, how many slots of another cut this one lacks; those of which it lacks none are left out."""
+    """Yield the regions of which ``one`` lacks slots of ``other``, with the number of these slots."""
     for region, slots in other.items():
         mine = one.get(region, (Slot(0),) * len(slots))
         missing = sum(max(0, theirs - own) for own, theirs in zip(mine, slots, strict=True))

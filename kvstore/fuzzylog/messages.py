@@ -1,8 +1,7 @@
-"""The messages between regions, a closed set: who sends each to whom, and why.
+"""The messages between regions, a closed set, each with its sender and its receiver.
 
-Shipping is pull-based: whoever lacks something asks for it by place, so any message may be lost, late or
-repeated. A region answers with whatever it holds of *any* region's chains, so regions need not all be
-neighbours.
+Shipping is pull-based: a region asks for the slots that it lacks, so any message may be lost, delayed or
+repeated. A region answers with what it holds of *any* region's chains, so regions need not all be neighbours.
 """
 
 from __future__ import annotations
@@ -17,16 +16,17 @@ from kvstore.types import RegionId, ShardId, Slot, Timestamp
 FORMAT = 1
 
 Vector: TypeAlias = dict[RegionId, tuple[Slot, ...]]
-"""By region a place in each of its chains, in the order of the shards: a cut of the log."""
-
+"""A position in the log: the last slot of each chain, by region, in the order of the shards."""
 
 Tails: TypeAlias = dict[RegionId, dict[ShardId, tuple[Slot, Timestamp]]]
-"""By region, of each chain that has one here the last node: its slot, and its time, which no other node has
-there. It tells whether two hold copies of one chain."""
+"""Slot and time of the last node in each copy, by region and shard.
+
+No other node of the chain has this time, so the pair shows whether two regions hold copies of the same chain.
+"""
 
 
 class Identity(msgspec.Struct, frozen=True, array_like=True):
-    """Who speaks. All but ``region`` have to agree."""
+    """The identity of a message's sender. All fields but ``region`` are equal in all regions of a world."""
 
     region: str
     names: tuple[str, ...]
@@ -37,9 +37,10 @@ class Identity(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Want(msgspec.Struct, frozen=True, array_like=True):
-    """A hint: a region would like to have so many rights to this bounded counter (contracts D5).
+    """A request of a region for rights to a bounded counter (contracts D5); a hint, which may be lost.
 
-    ``hops``: how often it may still be passed on.
+    ``amount`` is the number of rights that the taker wants to have, ``hops`` how often the request may still
+    be passed on.
     """
 
     shard: ShardId
@@ -50,16 +51,16 @@ class Want(msgspec.Struct, frozen=True, array_like=True):
 
 
 class News(msgspec.Struct, frozen=True, array_like=True, tag=1):
-    """Region -> neighbours: there is something to pull."""
+    """Region -> neighbours: the region has new nodes to pull."""
 
     sender: RegionId
 
 
 class Pull(msgspec.Struct, frozen=True, array_like=True, tag=2):
-    """Region -> a neighbour: send me what comes behind this.
+    """Region -> a neighbour: send the items after these slots.
 
-    ``applied``: what is applied here, of the same moment; published so that others know what may go (D6).
-    ``tails``: where the copies end, for the regions whose they are.
+    ``applied`` is what the region has applied at that moment; other regions read from it what they may
+    discard (D6). ``tails`` are the last nodes of the region's copies, for the regions that own the chains.
     """
 
     identity: Identity
@@ -70,10 +71,10 @@ class Pull(msgspec.Struct, frozen=True, array_like=True, tag=2):
 
 
 class Shipment(msgspec.Struct, frozen=True, array_like=True, tag=3):
-    """Neighbour -> region: parts of chains, by shard; of each region whole nodes only.
+    """Neighbour -> region: parts of chains, by shard, that hold whole nodes.
 
-    ``ends``: how far the sender has all chains. ``fresh``: by region, the time up to which that is all
-    there was.
+    ``ends`` are the ends of all chains at the sender. ``fresh`` is the time up to which these ends cover
+    everything that happened in a region, by region.
     """
 
     identity: Identity

@@ -1,7 +1,7 @@
 """Playing the log: every node once, none before its causes (contracts D8).
 
-The chains are merged by time, then region. A node is stamped later than all it comes behind, also through
-colors that are not played, so that order is one that the graph allows, and nobody has to walk the graph.
+The chains are merged by time, then region. A node is stamped later than all that it depends on, also through
+colors that are not played, so this order agrees with the graph, and playback does not walk the graph.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from kvstore.execution.operations import KeyEffect, Piece
 from kvstore.types import ChainId, RegionId, ShardId, Slot, Timestamp
 
 Frontier = dict[ChainId, Slot]
-"""By chain, the last slot that was played."""
+"""The last slot that was played, by chain."""
 
 
 class Entry(NamedTuple):
-    """A piece where a chain has it. Sorts as it is played."""
+    """A piece and its place. Entries sort in the order of playback."""
 
     time: Timestamp
     region: RegionId
@@ -28,7 +28,7 @@ class Entry(NamedTuple):
 
 
 class Played(NamedTuple):
-    """A node. ``places``: its slot on each of its colors. ``effects``: on those that are played."""
+    """A node that was played: its slots, by color, and its effects on the colors that are played."""
 
     region: RegionId
     time: Timestamp
@@ -38,10 +38,10 @@ class Played(NamedTuple):
 
 
 def play(chains: Mapping[ChainId, Iterable[Piece]], colors: frozenset[ShardId]) -> Iterator[Played]:
-    """Merge the chains' pieces, each chain in its order, into nodes. They have the effects of these colors.
+    """Merge the pieces of the chains into nodes, and yield them with their effects on these colors.
 
-    ``chains`` holds all chains of the colors, and of the others those of which something was played before:
-    a node that stands there below the frontier was played, and some of its pieces do not come.
+    ``chains`` holds all chains of the colors, and those other chains that have a place in the frontier: a
+    node below the frontier was played before, and some of its pieces are not read again.
     """
     entries = merge(*(_entries(chain, pieces) for chain, pieces in chains.items()), key=_order)
     read = {shard for _, shard in chains}
@@ -56,7 +56,7 @@ def play(chains: Mapping[ChainId, Iterable[Piece]], colors: frozenset[ShardId]) 
 
 
 def effects_on(colors: frozenset[ShardId], pieces: Mapping[ShardId, Piece]) -> tuple[KeyEffect, ...]:
-    """What a node did on the colors that are played, the same in every region."""
+    """Return the effects of a node on the colors that are played; every region computes equal effects."""
     return tuple(effect for shard in sorted(colors & pieces.keys()) for effect in pieces[shard].effects)
 
 

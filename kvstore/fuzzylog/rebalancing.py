@@ -1,14 +1,15 @@
-"""Who gives rights to whom, so that money is where it is spent (contracts D5).
+"""Moves rights to bounded counters to the regions that spend them (contracts D5).
 
-A region that ran short says so with its next pulls; a neighbour that has rights to spare grants some, and
-passes on what it cannot grant, so that it comes to those who can by whatever way. All of it is hints: nothing
-depends on them, and nobody waits. Who gives looks at what the taker has as it is seen here, its own grants
-included, and gives at most half of what it has. Of two that both ran short of the same key only the later one
-by its number gives. So a right does not go back and forth.
+A region that runs short of rights asks for them with its next pulls. A neighbour grants rights that it can
+spare, and passes the rest of the request on, so that the request reaches regions that are not neighbours of
+the taker. Requests are hints: nothing depends on them, and no call waits for them. The giver compares the
+request with the rights that the taker has as far as the giver knows, its own grants included, and grants at
+most half of its own rights. If two regions both run short of one key, only the region with the higher number
+grants, so rights do not move back and forth.
 
 INVARIANTS
     RIGHTS-1  A region gives no more than it has.
-    RIGHTS-2  A hint asks for something, and is passed on at most once for each other region.
+    RIGHTS-2  A request asks for at least one right, and is passed on at most once for each other region.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from kvstore.fuzzylog.messages import Want
 from kvstore.types import RegionId, ShardId
 
 WANTS_MAX = 64
-"""Hints of its own that one pull carries, and of others that it passes on."""
+"""Most requests of the region itself in one pull, and most requests of other regions that it passes on."""
 
 
 class Rebalancing:
-    """What one region wants, and what it was asked to pass on."""
+    """The rights that one region wants, and the requests that it passes on."""
 
     def __init__(self, own: RegionId, regions: int) -> None:
         self._own = own
@@ -34,20 +35,23 @@ class Rebalancing:
         self._passed_on: dict[tuple[RegionId, bytes], Want] = {}
 
     def want(self, shard: ShardId, key: bytes, amount: int) -> None:
-        """The region is to have so many rights."""
+        """Note that the region wants to have this many rights."""
         assert amount > 0, f"RIGHTS-2: {amount} rights to {key!r} of shard {shard} are wanted"
         self._wants[shard, key] = max(amount, self._wants.get((shard, key), 0))
 
     def wants(self, funds: Callable[[ShardId, bytes], tuple[int, int]]) -> tuple[Want, ...]:
-        """What to ask for now; ``funds`` tells the rights of this region, and the balance: more than that
-        nobody can give. What is passed on is passed on once."""
+        """Return the requests for the next pull, those to be passed on included; these are returned once.
+
+        ``funds`` returns the rights of this region and the balance. A request for more than the balance is
+        dropped, because no region could grant it.
+        """
         for place, amount in list(self._wants.items()):
             rights, balance = funds(*place)
             if rights >= amount or balance < amount:
                 del self._wants[place]
         asked = []
         for place in list(self._wants)[:WANTS_MAX]:
-            amount = self._wants[place] = self._wants.pop(place)  # behind those that did not fit
+            amount = self._wants[place] = self._wants.pop(place)  # moved behind the requests that did not fit
             asked.append(Want(*place, amount, self._own, self._hops))
         passed_on = list(self._passed_on.values())[:WANTS_MAX]
         self._passed_on.clear()
@@ -58,7 +62,7 @@ class Rebalancing:
         return (*asked, *passed_on)
 
     def grant(self, want: Want, rights: int, takers: int) -> int:
-        """How much to give; ``rights``: what this region has, ``takers``: what the taker has, seen here."""
+        """Return how many of this region's rights to give; ``takers`` are the taker's, as known here."""
         if want.taker == self._own:
             return 0
         lacking = want.amount - takers

@@ -1,11 +1,11 @@
-"""What a region answers a neighbour that pulls, and what it makes of the answer.
+"""The answer to a neighbour's pull, and what a region learns from an answer.
 
-A region ships copies as it has them: of its own chains up to what nothing can take back any more (contracts
-D2), of the others' up to what it imported. Where they come from is behind ``Copies``.
+A region ships its own chains up to the last slot that can no longer be lost (contracts D2), and its copies of
+other regions' chains up to the last import. The port ``Copies`` reads both from disk.
 
 INVARIANTS
-    SHIP-1  What is shipped is executed, has a quorum, and is on disk; it never happens otherwise.
-    SHIP-2  All copies of a chain are beginnings of one sequence.
+    SHIP-1  Every shipped slot is executed, at a quorum, and on disk; it never changes afterwards.
+    SHIP-2  All copies of a chain are prefixes of one sequence.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from kvstore.fuzzylog.messages import Identity, Pull, Shipment, Vector, Want
 from kvstore.types import RegionId, ShardId, Slot, Timestamp
 
 SHIPMENT_BYTES = 1 << 20
-"""About so much of each region's chains goes with one answer; the rest is pulled then."""
+"""About how many bytes of each region's chains one answer carries; the next pull asks for the rest."""
 
 
 class Copies(Protocol):
-    """The chains as they lie on disk, of one moment."""
+    """The chains on disk, as one snapshot."""
 
     def ends(self) -> Vector:
-        """How far each chain is here, the own ones as far as they may leave the region."""
+        """Return the end of each chain; of the own chains, the part that may leave the region."""
 
     def read(self, region: RegionId, after: tuple[Slot, ...], size: int) -> Iterable[tuple[ShardId, Segment]]:
-        """What of a region's chains comes behind these slots: whole nodes, about so many bytes."""
+        """Return the segments of a region's chains after these slots: whole nodes, about ``size`` bytes."""
 
 
 class PullAnswer(NamedTuple):
-    """An answer that is being made: between its beginning and its end the disk is read, which takes long."""
+    """An answer in the making. The disk is read between its beginning and its end."""
 
     ends: Vector
     on_disk: Vector
     fresh: dict[RegionId, Timestamp]
     after: Vector
-    """By region, behind what the neighbour lacks it."""
+    """Slots after which the neighbour lacks items, by region."""
 
     def read(self, copies: Copies) -> dict[RegionId, dict[ShardId, Segment]]:
         return {
@@ -48,20 +48,20 @@ class PullAnswer(NamedTuple):
 
 
 class Shipping:
-    """One region's exchange with all its neighbours."""
+    """What one region ships to its neighbours, and what they have shipped to it."""
 
     def __init__(self, identity: Identity, importer: Importer) -> None:
         self.identity = identity
         self.importer = importer
         self.own = importer.own
         self.known: Vector = {}
-        """How far all chains are known to reach, by what neighbours said."""
+        """The ends of all chains, as far as neighbours have told."""
         self.fresh: dict[RegionId, Timestamp] = {}
-        """By region, the time up to which all that happened there is applied here."""
+        """The time up to which all that happened in a region is applied here, by region."""
         self._promised: dict[RegionId, list[tuple[Vector, dict[RegionId, Timestamp]]]] = {}
 
     def pull(self, own_end: tuple[Slot, ...], wants: tuple[Want, ...] = ()) -> Pull:
-        """What to ask a neighbour for; ``own_end``: how far this region's own chains are applied, all."""
+        """Return the pull to send to a neighbour; ``own_end`` are the ends of this region's own chains."""
         received = self.importer.received()
         applied = self.importer.applied()
         own = {self.own: own_end}
@@ -69,7 +69,7 @@ class Shipping:
         return Pull(self.identity, {**received, **own}, {**applied, **own}, wants, tails)
 
     def begin(self, pull: Pull, on_disk: Vector, now: Timestamp) -> PullAnswer:
-        """What the neighbour lacks and is here; ``now``: physical time, of what is on disk or earlier."""
+        """Return what the neighbour lacks and this region has; ``now`` is no later than what is on disk."""
         asker = RegionId(self.identity.names.index(pull.identity.region))
         ends = {**on_disk, **self.importer.applied()}
         nothing = (Slot(0),) * self.identity.shards
@@ -81,7 +81,7 @@ class Shipping:
         return PullAnswer(ends, on_disk, {**self.fresh, self.own: now}, after)
 
     def finish(self, answer: PullAnswer, read: Mapping[RegionId, dict[ShardId, Segment]]) -> Shipment:
-        """``read``: by region, what of it was read from disk."""
+        """Return the shipment with the segments read from disk, by region and shard."""
         chains: dict[ShardId, list[Segment]] = {}
         for region, parts in read.items():
             noted = self._with_noted(region, parts, answer.after[region], answer.on_disk[region])
@@ -104,13 +104,13 @@ class Shipping:
         after: tuple[Slot, ...],
         on_disk: tuple[Slot, ...],
     ) -> dict[ShardId, Segment]:
-        """The parts, and what is noted here behind them: so it gets on to those who hear of it here only."""
+        """Return the parts and the noted items after them, for neighbours that hear of them here only."""
         if region == self.own:
             return parts
         for shard, slot in enumerate(on_disk):
             sent = parts[ShardId(shard)].last if ShardId(shard) in parts else after[shard]
             if sent < slot or self.importer.chains[region, ShardId(shard)].copied != slot:
-                return parts  # not all that is on disk goes along, or more has come since
+                return parts  # the answer does not reach the end of the copy, or the copy has grown since
         for shard, chain in self.importer.chains_of(region):
             part = parts.get(shard)
             first, items = (after[shard] + 1, ()) if part is None else (part.first, part.items)
@@ -124,7 +124,7 @@ class Shipping:
         return parts
 
     def take(self, shipment: Shipment) -> bool:
-        """Keep what came; return whether the neighbour has still more."""
+        """Keep the items of a shipment; return whether the neighbour has more."""
         sender = RegionId(self.identity.names.index(shipment.identity.region))
         assert sender != self.own, f"SHIP-2: region {self.own} takes its own shipment, up to {shipment.ends}"
         self.importer.receive(shipment)
@@ -137,7 +137,7 @@ class Shipping:
         return not dominates(self.importer.received(), theirs)
 
     def refresh(self) -> None:
-        """See what of what neighbours have told is applied by now."""
+        """Update ``fresh`` from the shipments that are applied completely by now."""
         applied = self.importer.applied()
         for promises in self._promised.values():
             while promises and dominates(applied, promises[0][0]):
@@ -147,6 +147,6 @@ class Shipping:
             del promises[64:]
 
     def behind(self, region: RegionId) -> int:
-        """How many slots of a region are known of and not applied."""
+        """Return the number of a region's slots that are known of and not applied."""
         applied, known = self.importer.applied(), self.known
         return dict(lacking(applied, {region: known[region]})).get(region, 0) if region in known else 0

@@ -1,7 +1,8 @@
-"""Where the two papers meet: a shard's log *is* the region's chain of that color (contracts A1).
+"""The place where the two papers meet: a shard's log *is* the region's chain of that color (contracts A1).
 
-What a region executed becomes nodes of its chains; what it imported is kept as copies of the others'. Both
-are read here from one commit of the learner, which is closed (contracts A2), so what is read is as well.
+The transactions that a region executed are the nodes of its own chains; the segments that it imported are its
+copies of the others' chains. This module reads both from one commit of the learner. Every commit is causally
+closed (contracts A2), and so is what is read from it.
 """
 
 from __future__ import annotations
@@ -40,36 +41,36 @@ from kvstore.types import ChainId, RegionId, ShardId, Slot, Timestamp
 ShardSlot = tuple[ShardId, Slot]
 
 ROWS_MAX = 64
-"""Imports of a chain that are looked up at once."""
+"""Number of a chain's imports that are looked up at once."""
 PLACE_BYTES = 40
-"""About what a piece takes besides keys and values."""
+"""Approximate bytes of a piece besides its keys and values."""
 
 
 class RegionLog:
-    """The chains of all regions, as one commit of a region's learner shows them."""
+    """The chains of all regions, as of one commit of a region's learner."""
 
     def __init__(
         self, view: CommitView, shards: int, own: RegionId, regions: int, synced: Iterable[Slot] | None = None
     ) -> None:
-        """``synced``: of the own chains what is on disk, where that is not all that can be seen."""
+        """``synced`` are the ends of the own chains on disk, or None if every commit is on disk."""
         self._view = view
         self._shards = [ShardId(shard) for shard in range(shards)]
         self._own = own
         self._others = [RegionId(region) for region in range(regions) if region != own]
         resolved = executed(view, shards)
         self.end = tuple(resolved if synced is None else map(min, resolved, synced))
-        """Of the own chains, what is resolved on all shards and on disk: nothing takes it back (contracts
-        D2). What a learner shows stands at a quorum (contracts A4)."""
+        """Ends of the own chains, as far as they can no longer be lost: resolved on all shards, and on disk
+        (contracts D2). What the learner shows is at a quorum (contracts A4)."""
 
     def ends(self) -> Vector:
-        """How far each chain is here."""
+        """Return the end of each chain."""
         return {self._own: self.end, **{region: self._copied(region) for region in self._others}}
 
     def _copied(self, region: RegionId) -> tuple[Slot, ...]:
         return tuple(copied(self._view.table(table_name(shard, CHAINS)), region) for shard in self._shards)
 
     def read(self, region: RegionId, after: tuple[Slot, ...], size: int) -> Iterable[tuple[ShardId, Segment]]:
-        """What of a region's chains comes behind these slots: whole nodes, about so many bytes."""
+        """Return the segments of a region's chains after these slots: whole nodes, about ``size`` bytes."""
         return self._read_own(after, size) if region == self._own else self._read_copies(region, after, size)
 
     # -- the own chains ------------------------------------------------------------------------
@@ -79,7 +80,7 @@ class RegionLog:
         chains: dict[ShardId, list[ChainItem]] = {shard: [] for shard in self._shards}
         for committed in committed_after(self._view, position):
             if any(piece.slot > self.end[piece.shard] for piece in committed.pieces):
-                break  # it is not on disk yet
+                break  # the node is not on disk yet
             for shard, item in self._items(committed):
                 _append(chains[shard], item)
                 size -= item_size(item)
@@ -88,7 +89,7 @@ class RegionLog:
         for shard, items in chains.items():
             end = min(position[shard], self.end[shard])
             if end > (items[-1].last if items else after[shard]):
-                _append(items, Skip(end))  # over NO-OPs, at the end
+                _append(items, Skip(end))  # NO-OPs at the end of the chain
             if items:
                 yield shard, Segment(self._own, Slot(after[shard] + 1), tuple(items))
 
@@ -118,7 +119,7 @@ class RegionLog:
                 yield shard, Piece(slot, committed.time, own, several)
 
     def _effects(self, committed: Committed) -> dict[ShardId, tuple[KeyEffect, ...]]:
-        """By shard, what goes to other regions."""
+        """Return the effects that other regions apply, by shard."""
         request = committed.stamped.request
         found: dict[ShardId, tuple[KeyEffect, ...]] = {}
         for piece in committed.pieces:
@@ -129,12 +130,12 @@ class RegionLog:
                 found[piece.shard] = effects_of(request.operations[piece.shard])
         return found
 
-    # -- the copies of the others' -------------------------------------------------------------
+    # -- copies of other chains ---------------------------------------------------------------
 
     def _read_copies(
         self, region: RegionId, after: tuple[Slot, ...], size: int
     ) -> Iterator[tuple[ShardId, Segment]]:
-        """Import after import, because each brought something closed."""
+        """Yield whole imports in their order, because each is causally closed."""
         chains: dict[ShardId, list[ChainItem]] = {shard: [] for shard in self._shards}
         ends = list(after)
         for _, group in groupby(self._imports(region, after), key=lambda found: found.time):
@@ -150,7 +151,7 @@ class RegionLog:
                 yield shard, Segment(region, Slot(after[shard] + 1), tuple(items))
 
     def _imports(self, region: RegionId, after: tuple[Slot, ...]) -> Iterator[ImportedSegment]:
-        """What brought a region's chains behind these slots, in the order of the imports."""
+        """Yield the imported segments of a region's chains after these slots, in the order of the imports."""
         walks = (self._imports_of(region, shard, after[shard]) for shard in self._shards)
         return merge(*walks, key=lambda found: (found.time, found.shard))
 
@@ -166,13 +167,13 @@ class RegionLog:
             start = rows[-1][0] + b"\x00"
 
     def importer(self, skew: int) -> Importer:
-        """Return an importer that continues the copies; ``skew``: of other clocks, in nanoseconds."""
+        """Return an importer that continues the copies; ``skew`` is the lead that a node may have, in ns."""
         return Importer(
             self._own, {region: self._copied(region) for region in self._others}, self.tails(), skew
         )
 
     def tails(self) -> Tails:
-        """The last node of each copy."""
+        """Return slot and time of the last node of each copy."""
         tails: Tails = {}
         for region in self._others:
             for shard in self._shards:
@@ -194,7 +195,7 @@ class RegionLog:
         return None
 
     def has(self, tails: Mapping[ShardId, tuple[Slot, Timestamp]]) -> bool:
-        """Whether these nodes are in the own chains."""
+        """Return whether these nodes are in the own chains."""
         return all(
             slot <= self.end[shard] and clock_of(self._view, shard, slot) == time
             for shard, (slot, time) in tails.items()
@@ -202,14 +203,16 @@ class RegionLog:
 
     def _stamped(self, shard: ShardId, slot: Slot) -> Stamped:
         stamped = read_body(log_record(self._view, shard, slot), partial(log_record, self._view))
-        assert stamped is not None, "what was executed is never dropped"
+        assert stamped is not None, f"slot {slot} of shard {shard} was executed, and is dropped"
         return stamped
 
     # -- playing -------------------------------------------------------------------------------
 
     def nodes(self, colors: frozenset[ShardId], since: Frontier) -> Iterator[Played]:
-        """Every node of these colors that was not played up to ``since``, causes first (contracts D8); and
-        those of the other colors that ``since`` names, without effects."""
+        """Yield every node of these colors that was not played up to ``since``, causes first (contracts D8).
+
+        Nodes of other colors that ``since`` names are yielded too, without effects.
+        """
         read = colors | {shard for _, shard in since}
         remote: dict[ChainId, Iterable[Piece]] = {
             (region, shard): self._pieces(region, shard, since.get((region, shard), Slot(0)))
@@ -245,13 +248,13 @@ class RegionLog:
             participants = committed.stamped.stamp.numbers.keys()
             is_whole = pieces.keys() >= participants & read
             if not pieces or read.isdisjoint(participants) or not is_whole:
-                continue  # of one that was played, pieces may come on colors that are not read
+                continue  # a node that was played before may have pieces on colors that are not read
             effects = effects_on(colors, pieces)
             places = {shard: piece.last for shard, piece in pieces.items()}
             yield Played(self._own, committed.time, places, payload_of(committed.stamped), effects)
 
     def _position(self, read: frozenset[ShardId], since: Frontier) -> list[Slot]:
-        """Where to begin on each shard, so that every node behind the frontier is met whole."""
+        """Return the slot after which to read each shard, so that all pieces of every new node are read."""
         ends = {shard: since.get((self._own, shard), Slot(0)) for shard in read}
         clocks = [
             clock_of(self._view, shard, Slot(end + 1)) for shard, end in ends.items() if end < self.end[shard]
@@ -263,18 +266,20 @@ class RegionLog:
 
 
 class ImportedSegment(NamedTuple):
-    """A segment, and when it was imported here."""
+    """A segment, and the time at which it was imported here."""
 
     time: Timestamp
     shard: ShardId
     segment: Segment
     brought: Operations
-    """All that the import brought, on every shard."""
+    """The whole import, with its parts on every shard."""
 
 
 def _payloads(brought: Operations, region: RegionId) -> dict[ShardSlot, bytes]:
-    """The payloads of a region's nodes, by the lowest of their places: they are shipped on that one only, and
-    an import brings whole nodes."""
+    """Return the payloads of a region's nodes in an import, by the node's place on its lowest color.
+
+    A payload is shipped only with that place, and an import holds whole nodes.
+    """
     return {
         (shard, item.last): item.payload
         for shard, part in brought.items()
@@ -297,8 +302,10 @@ def _segment_in(stamped: Stamped, shard: ShardId, region: RegionId, key: bytes) 
 
 
 def _append(items: list[ChainItem], item: ChainItem) -> None:
-    """Add it; a skip goes on with the one before it, unless that would have to wait for more than it did:
-    what stands between may be waited for itself."""
+    """Append an item; merge a skip with a skip before it, unless the earlier one would gain edges.
+
+    Items of other chains may depend on slots between the two, and must not wait for the additional edges.
+    """
     previous = items[-1] if items else None
     if (
         type(item) is Skip
@@ -311,7 +318,7 @@ def _append(items: list[ChainItem], item: ChainItem) -> None:
 
 
 def payload_of(stamped: Stamped) -> bytes | None:
-    """What was appended to the log with a transaction."""
+    """Return the payload that a transaction appended to the log, or None."""
     if type(stamped.request.half) in (Preliminary, Conclusory):
         return None
     for part in stamped.request.operations.values():
@@ -322,7 +329,7 @@ def payload_of(stamped: Stamped) -> bytes | None:
 
 
 def item_size(item: ChainItem) -> int:
-    """About how many bytes an item takes."""
+    """Return the approximate size of an item, in bytes."""
     if type(item) is not Piece:
         return PLACE_BYTES
     size = PLACE_BYTES + len(item.payload or b"")

@@ -1,4 +1,4 @@
-"""Waiting for regions: until they have met, or have the same, or can show what they did."""
+"""Waiting for regions: for the first contact, for equal chains, and for a region's own transactions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ SETTLE_LOOK_S = 0.001
 
 
 def await_resolved(store: WritingStore, timeout: float) -> None:
-    """Wait until all that was executed before this call can be shown (contracts D8). Raises ``TimedOut``."""
+    """Wait until every transaction executed before this call is resolved (contracts D8).
+
+    Raises ``TimedOut``.
+    """
     deadline = store.commits_seen.deadline(timeout)
     wanted = None
     while True:
@@ -31,13 +34,16 @@ def await_resolved(store: WritingStore, timeout: float) -> None:
             return
         if not store.commits_seen.wait(seen, deadline) and time.monotonic() >= deadline:
             raise TimedOut(
-                f"what was executed before still waits for locks after {timeout} s", waited=timeout
+                f"transactions executed before still wait for locks after {timeout} s", waited=timeout
             )
 
 
 def refuse_lost_tails(exchanges: Mapping[str, ReplicationAgent]) -> None:
-    """Raise ``Corrupt`` where others hold more of a region's chains than it does itself, or something else:
-    it was opened from an old copy, and would write over what has left it, or did (contracts D2)."""
+    """Raise ``Corrupt`` if another region holds more of a region's chains than that region, or other nodes.
+
+    Such a region was opened from an old copy of its store, and would reuse slots that have left it, or has
+    reused them (contracts D2).
+    """
     ends = {exchange.own: exchange.applied() for exchange in exchanges.values()}
     for exchange in exchanges.values():
         own = exchange.own
@@ -49,8 +55,11 @@ def refuse_lost_tails(exchanges: Mapping[str, ReplicationAgent]) -> None:
 
 
 def shake_hands(exchange: ReplicationAgent, seconds: float) -> None:
-    """Wait until every neighbour was heard of, or the time is over. Raises what is wrong with one, and
-    ``Corrupt`` where one holds more of this region than it does itself (contracts D2)."""
+    """Wait until every neighbour has sent a message, at most this long.
+
+    Raises the problem of a neighbour whose identity does not fit, and ``Corrupt`` if a neighbour holds more
+    of this region's chains than the region itself (contracts D2).
+    """
     deadline = time.monotonic() + seconds
     while not exchange.has_heard_all() and time.monotonic() < deadline:
         if exchange.problems or exchange.failure:
@@ -63,9 +72,9 @@ def shake_hands(exchange: ReplicationAgent, seconds: float) -> None:
 
 
 def settle(exchanges: Mapping[str, ReplicationAgent], network: Network, timeout: float) -> None:
-    """Wait until regions that are joined by links which are not cut have applied what any of them has now.
+    """Wait until regions joined by links that are not cut have applied all that any of them has now.
 
-    Raises ``TimedOut`` that names who lacks what.
+    Raises ``TimedOut``, which names the regions and the slots that they lack.
     """
     deadline = time.monotonic() + timeout
     waiting = [

@@ -1,4 +1,4 @@
-"""The network between regions that live in one process: it can be cut and slowed down, pair by pair."""
+"""The network between regions in one process. The links of each pair of regions can be cut and delayed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Pair = frozenset[str]
 
 
 class Network:
-    """All links of one process. Messages of one link keep their order; those that meet a cut are lost."""
+    """All links of one process. A link delivers in order; it loses messages while it is cut."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -27,11 +27,11 @@ class Network:
         self._thread: threading.Thread | None = None
 
     def link(self, own: str, peer: str) -> NetworkLink:
-        """The end of the link that belongs to ``own``."""
+        """Return the end of the link that belongs to ``own``."""
         return NetworkLink(self, own, peer)
 
     def cut(self, one: str, other: str) -> None:
-        """Lose whatever is sent between the two, or is under way."""
+        """Lose every message that is sent between the two regions, or is under way."""
         with self._lock:
             self._cut.add(frozenset((one, other)))
 
@@ -40,7 +40,7 @@ class Network:
             self._cut.discard(frozenset((one, other)))
 
     def delay(self, one: str, other: str, seconds: float) -> None:
-        """Have messages take so long, both ways."""
+        """Delay messages between the two regions, in both directions."""
         with self._lock:
             self._delays[frozenset((one, other))] = seconds
 
@@ -48,7 +48,7 @@ class Network:
         return frozenset((one, other)) in self._cut
 
     def groups(self, names: Iterable[str]) -> list[list[str]]:
-        """The names that reach each other, by whatever way."""
+        """Return the groups of names that can reach each other, directly or through others."""
         left, groups = list(names), []
         while left:
             group = [left.pop(0)]
@@ -60,12 +60,12 @@ class Network:
         return groups
 
     def receive(self, own: str, peer: str, deliver: Deliver) -> None:
-        """Deliver what ``peer`` sends to ``own``."""
+        """Pass the messages that ``peer`` sends to ``own`` to this function."""
         with self._lock:
             self._receivers[own, peer] = deliver
 
     def send(self, own: str, peer: str, message: bytes) -> None:
-        """Carry a message, at once or later, or lose it."""
+        """Deliver a message now or after the delay, or lose it."""
         pair = frozenset((own, peer))
         with self._lock:
             if pair in self._cut or self._closed:
@@ -129,4 +129,4 @@ class NetworkLink:
 
 
 def _lose(message: bytes) -> None:
-    """Nobody is there any more."""
+    """Discard the message: this end of the link is closed."""

@@ -1,6 +1,6 @@
-"""The public log of a region: append a node to one or several colors, and play what is here, causes first.
+"""The public log of a region: append a node to one or several colors, and play the nodes, causes first.
 
-A color is a shard. What transactions did to keys is in the log too: such nodes have ``effects`` and no
+A color is a shard. Transactions that wrote to keys are nodes of the log too; they have ``effects`` and no
 payload.
 """
 
@@ -25,20 +25,20 @@ from kvstore.keys import Key
 from kvstore.types import RegionId, ShardId, Slot, Timestamp
 
 PAYLOAD_BYTES_MAX = 16 << 20
-"""The largest payload, as the largest value."""
+"""Most bytes of a payload; equal to the limit of a value."""
 READ_AHEAD = 256
-"""Nodes that are read at one moment of the store."""
+"""Number of nodes that are read from one view of the store."""
 SLOT_MAX = 2**62
-"""No frontier is further on."""
+"""The largest slot that a frontier may name."""
 READ_BYTES = 1 << 20
-"""Of the chains, so much is read at a time for ``causes``."""
+"""Bytes of each chain that ``causes`` reads at a time."""
 RESOLVED_S = 30.0
-"""``sync`` waits so long at most for what was executed before it and waits for locks."""
+"""The time that ``sync`` waits for transactions that were executed before it and still wait for locks."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class NodeId:
-    """A node's name: its place on the lowest of its colors."""
+    """The name of a node: its region, and its place on the lowest of its colors."""
 
     region: str
     color: int
@@ -46,7 +46,7 @@ class NodeId:
 
 
 class Effect(NamedTuple):
-    """What a node did to one key. ``kind``: put, delete, add, set_add, set_remove, credit, spend or grant."""
+    """The effect of a node on one key. Kinds: put, delete, add, set_add, set_remove, credit, spend, grant."""
 
     kind: str
     key: Key
@@ -55,7 +55,7 @@ class Effect(NamedTuple):
 
 
 class Node(NamedTuple):
-    """A node of the log. ``time`` in nanoseconds; ``effects`` are those on the colors that are played."""
+    """A node of the log. ``time`` is in nanoseconds; ``effects`` are those on the colors that are played."""
 
     id: NodeId
     colors: tuple[int, ...]
@@ -66,7 +66,7 @@ class Node(NamedTuple):
 
 
 class Log:
-    """The log of one region, with its copies of all others' chains."""
+    """The log of one region: its own chains, and its copies of the other regions' chains."""
 
     def __init__(
         self,
@@ -83,10 +83,10 @@ class Log:
         self._shards = exchange.identity.shards
 
     def append(self, colors: Iterable[int], payload: bytes) -> NodeId:
-        """Append one node to these colors, in one round; all of them have it, or none.
+        """Append one node to all of these colors, atomically and in one round; return its name.
 
         Raises:
-            UnknownColor, LimitExceeded, ValueNotSupported: nothing was sent.
+            UnknownColor, LimitExceeded, ValueNotSupported: of the arguments; nothing was appended.
         """
         wanted = sorted(self._colors(colors))
         if not isinstance(payload, bytes | bytearray | memoryview):
@@ -103,13 +103,15 @@ class Log:
         return NodeId(self._exchange.identity.region, int(wanted[0]), int(pending.answer.slots[wanted[0]]))
 
     def sync(self, colors: Iterable[int] | None = None, since: dict[str, Any] | None = None) -> Playback:
-        """Everything of these colors that is here, behind ``since``: each node once, none before its causes.
+        """Return the nodes of these colors after ``since``: each node once, none before its causes.
 
-        ``colors``: all, if None. ``since``: the ``frontier`` of an earlier playback; None for the oldest.
+        ``colors`` defaults to all. ``since`` is the ``frontier`` of an earlier playback; None plays from the
+        first node.
 
         Raises:
-            UnknownColor. ForeignSnapshot: the frontier is of another log. TimedOut: something that was
-            executed before still waits for locks.
+            UnknownColor: there is no such color.
+            ForeignSnapshot: the frontier is of another log.
+            TimedOut: a transaction executed before this call still waits for locks.
         """
         played = frozenset(self._colors(range(self._shards) if colors is None else colors))
         frontier = self._parse(since)
@@ -117,9 +119,9 @@ class Log:
         return Playback(self._exchange, self._readers, played, frontier)
 
     def causes(self, nodes: Iterable[Node]) -> dict[NodeId, tuple[NodeId, ...]]:
-        """By node, which of these nodes it comes right behind: with none of them between. The latest first.
+        """Return the direct causes of each of these nodes among them, the latest first.
 
-        Raises ``ForeignSnapshot`` for a node that is not here, ``UsageError`` for what is none.
+        Raises ``ForeignSnapshot`` for a node that is not in this log, ``UsageError`` for any other object.
         """
         given: list[Any] = list(nodes)
         for node in given:
@@ -176,7 +178,7 @@ class Log:
 
 
 def _read_all(log: RegionLog, identity: Identity, ancestry: Ancestry) -> None:
-    """Read every chain to its end, a part at a time."""
+    """Read every chain to its end, in parts of ``READ_BYTES``."""
     for region in map(RegionId, range(len(identity.names))):
         ends = [Slot(0)] * identity.shards
         more = True
@@ -188,7 +190,7 @@ def _read_all(log: RegionLog, identity: Identity, ancestry: Ancestry) -> None:
 
 
 class Playback:
-    """An iterator over nodes; it ends. ``frontier`` says where to go on after what it has delivered."""
+    """A finite iterator over nodes. ``frontier`` is the position after the nodes that it has returned."""
 
     def __init__(
         self,
@@ -215,7 +217,7 @@ class Playback:
 
     @property
     def frontier(self) -> dict[str, Any]:
-        """Where the next ``sync(since=)`` goes on. It can be kept as JSON."""
+        """The argument ``since`` with which the next ``sync`` continues here. It can be stored as JSON."""
         names = self._exchange.identity.names
         places: dict[str, dict[str, int]] = {}
         for (region, shard), slot in sorted(self._frontier.items()):
@@ -236,7 +238,7 @@ class Playback:
                 )
 
     def _read_ahead(self) -> list[playback.Played]:
-        """The next nodes that were here when it began."""
+        """Return the next nodes, of those that existed when the playback began."""
         found: list[playback.Played] = []
         with self._readers.viewing() as view:
             read = self._colors | {shard for _, shard in self._read}

@@ -1,4 +1,4 @@
-"""One region: a database that takes reads and writes alone, and hears of the others when it can."""
+"""One region: a database that reads and writes on its own, and exchanges its log with the other regions."""
 
 from __future__ import annotations
 
@@ -35,8 +35,10 @@ from kvstore.types import Kind, ShardId
 
 
 class LostWrite(NamedTuple):
-    """A write that others have not seen and that is not shown: a concurrent one won. ``value`` is None for a
-    removal; ``time`` in nanoseconds."""
+    """A write that the key does not show, because a concurrent write won.
+
+    ``value`` is None for a removal; ``region`` and ``time``, in nanoseconds, are those of the lost write.
+    """
 
     key: Key
     value: Any
@@ -45,9 +47,10 @@ class LostWrite(NamedTuple):
 
 
 class Region(Database):
-    """A region of a world. What it writes is there at once; the others hear of it, whole and causes first.
+    """A region of a world: a database whose writes reach the other regions as whole transactions, causes
+    first.
 
-    ``add`` adds to a counter. ``put``, ``delete``, ``add`` and the typed writes raise ``TypeClash`` where the
+    ``add`` adds to a counter. ``put``, ``delete``, ``add`` and the typed writes raise ``TypeClash`` if the
     key shows another type.
     """
 
@@ -69,25 +72,25 @@ class Region(Database):
         return value_of(self._cell(key))
 
     def counter(self, key: Key) -> Counter:
-        """The counter at this key: adds of all regions count."""
+        """Return the counter at this key. The adds of all regions count."""
         return Counter(self, key)
 
     def set(self, key: Key) -> Set:
-        """The set at this key: of an add and a removal that do not know of each other the add wins."""
+        """Return the set at this key. If an add and a removal of a member are concurrent, the add wins."""
         return Set(self, key)
 
     def bounded(self, key: Key) -> Bounded:
-        """The bounded counter at this key: never below zero."""
+        """Return the bounded counter at this key. It is never below zero."""
         return Bounded(self, key)
 
     def read_typed(self, key: Key, kind: Kind) -> Cell:
-        """The record of a key. Raises ``TypeClash``."""
+        """Return the record of a key. Raises ``TypeClash`` if the key shows another type."""
         payload = self._shown(key)
         refuse_other(key, payload, kind)
         return cell_of(payload)
 
     def write_typed(self, key: Key, kind: Kind, effect: KeyEffect) -> Any:
-        """Carry out one effect; for the views of keys."""
+        """Write one effect, for the typed views of keys; return a counter's new value, or None."""
         shown = self._shown(key)
         refuse_other(key, shown, kind)
         if type(effect) is Add:
@@ -107,7 +110,7 @@ class Region(Database):
         return None
 
     def batch(self, *, idempotency_key: Key | None = None) -> RegionBatch:
-        """Collect writes; they are committed together at the end of the ``with`` block."""
+        """Return a batch; its writes are committed together at the end of the ``with`` block."""
         self._writing_store().readers.check()
         return RegionBatch(self._routing, self._read, self._commit, idempotency_key, self.regions)
 
@@ -127,18 +130,18 @@ class Region(Database):
         return msgspec.structs.replace(request, second_half=SecondHalf(request.operations), operations=locked)
 
     def _refusal(self, answer: Answer) -> Exception | None:
-        """The error of a debit that was refused; then nothing of its transaction happened."""
+        """Return the error of a refused debit, or None. A refused debit undoes its whole transaction."""
         for outcome in answer.outcomes.values():
             if outcome.unaffordable:
                 return self.regions.refusal(decode_unaffordable(outcome.unaffordable))
         return None
 
     def _ask_for(self, short: Unaffordable) -> None:
-        """Have the neighbours grant the rights that were lacking."""
+        """Ask the neighbours for the missing rights."""
         self.exchange.want(self._routing.shard_of_encoded(short.key), short.key, short.amount)
 
     def begin(self) -> RegionTransaction:
-        """A transaction that ends with its ``commit`` or ``rollback``, or with its ``with`` block."""
+        """Begin a transaction; it ends with ``commit``, ``rollback``, or its ``with`` block."""
         transaction = super().begin()
         assert isinstance(transaction, RegionTransaction)
         return transaction
@@ -150,13 +153,16 @@ class Region(Database):
     # -- the other regions -------------------------------------------------------------------
 
     def staleness(self) -> dict[str, Staleness]:
-        """By region, how far this one is behind it."""
+        """Return how far this region is behind each other region, by name."""
         self._writing_store().readers.check()
         return self.exchange.staleness()
 
     def lost_writes(self, prefix: Key | None = None) -> Iterator[LostWrite]:
-        """Writes that a concurrent one has won over, until somebody who has seen them writes the key; and
-        cells that another type hides, for as long as it does."""
+        """Yield the writes that lost against a concurrent write, and those that a value of another type
+        hides.
+
+        A lost write is no longer yielded once a region that has seen it writes the key.
+        """
         low, high = keys.key_range(prefix=prefix, start=None, stop=None)
         with self.snapshot() as shown:
             hidden = shown.of_tables(self._hidden)
@@ -174,18 +180,18 @@ class Region(Database):
 
     @property
     def log(self) -> Log:
-        """The log as a graph: this region's chains and its copies of the others'."""
+        """The log as a graph: this region's chains, and its copies of the other regions' chains."""
         store = self._writing_store()
 
         def wait(seconds: float) -> None:
             await_resolved(store, seconds)
             if store.synced_end() is not None:
-                store.sync()  # only what is on disk is played
+                store.sync()  # only nodes on disk are played
 
         return Log(self.exchange, self._readers, store.run, wait)
 
     def status(self) -> dict[str, Any]:
-        """As of every database; with the region, and how far it is behind the others."""
+        """Return the status of the database, with the region's name, all names, and the staleness."""
         behind = {name: stale._asdict() for name, stale in self.staleness().items()}
         return {
             **super().status(),
@@ -195,7 +201,7 @@ class Region(Database):
         }
 
     def close(self) -> None:
-        """Stop shipping, and close the store; a second time is fine."""
+        """Stop the exchange with other regions, and close the store. A second call does nothing."""
         try:
             self.exchange.close()
         finally:
@@ -206,12 +212,12 @@ class Region(Database):
 
 
 def _lost(cell: Cell) -> Iterator[tuple[Origin, Any]]:
-    """What is in a record and not shown."""
+    """Yield the writes in a record that it does not show, with their origins."""
     kind = cell.kind
     shown = cell.register[-1:] if kind in (None, "register") else ()
     for write in cell.register:
         is_shown = write in shown or (write.value is None and write == cell.register[-1])
-        if not is_shown:  # of a removal that was not taken back nothing is hidden
+        if not is_shown:  # a removal that won is shown as an absent key
             yield write.origin, None if write.value is None else values.decode(write.value)
     if cell.members and kind != "set":
         last = max(tag for tags in cell.members.values() for tag in tags)

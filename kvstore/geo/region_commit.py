@@ -1,4 +1,4 @@
-"""Committing the transactions of a region: debits are checked under locks; a refusal has its own error."""
+"""The commit of a region's transactions: debits are judged under locks; a refused one raises its error."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class RegionTransactionRunner(TransactionRunner):
         return has_debit(transaction)
 
     def _raise_refusal(self, answer: Answer) -> None:
-        """Raise ``InsufficientFunds`` or ``InsufficientRights`` where a debit was refused."""
+        """Raise ``InsufficientFunds`` or ``InsufficientRights`` if a debit was refused."""
         for outcome in answer.outcomes.values():
             if outcome.unaffordable:
                 raise self._regions.refusal(decode_unaffordable(outcome.unaffordable))

@@ -1,7 +1,8 @@
-"""Batches and transactions of a region: as elsewhere, with counters, sets and bounded counters.
+"""Batches and transactions of a region, with counters, sets and bounded counters.
 
-What a debit needs is judged where its rights lie. A transaction that debits on one shard and changes
-something on others is general: the debit is judged when all locks are held, so all of it happens or nothing.
+A debit is judged on the shard that holds its key. A transaction that debits on one shard and writes on others
+is
+general: the debit is judged while all locks are held, so the transaction happens as a whole or not at all.
 """
 
 from __future__ import annotations
@@ -54,19 +55,19 @@ def _debits(operations: Iterable[Operation]) -> bool:
 
 
 def has_debit(transaction: Transaction) -> bool:
-    """Whether it may be refused for want of rights."""
+    """Return whether a transaction may be refused for lack of funds or rights."""
     return any(_debits(written.operations) for written in transaction.written.values())
 
 
 def debits_to_check(operations: Iterable[Operation]) -> tuple[Operation, ...]:
-    """Of what is written to one key, or on one shard, what a preliminary has to judge: a debit, and what it
-    builds on."""
+    """Return the operations on a key or a shard that a preliminary judges: debits, and the operations on
+    bounded counters that precede them; nothing if there is no debit."""
     found = tuple(operation for operation in operations if type(operation) in ESCROW)
     return found if _debits(found) else ()
 
 
 class RegionBatch(Batch):
-    """Writes to any keys, committed as one. A debit makes it general where it is not all on one shard."""
+    """Writes to any keys, committed atomically. A batch with a debit that spans shards is general."""
 
     __slots__ = ("_kinds", "_sizes", "regions")
 
@@ -81,7 +82,7 @@ class RegionBatch(Batch):
         super().__init__(routing, read, commit, idempotency_key)
         self.regions = regions
         self._kinds: dict[bytes, Kind | None] = {}
-        """What type the keys show that were looked at, and what this batch makes of them."""
+        """The type that each key will show after this batch, for the keys that were read."""
         self._sizes: dict[bytes, int] = {}
 
     def put(self, key: Key, value: object) -> None:
@@ -122,7 +123,7 @@ class RegionBatch(Batch):
         self._kinds[encoded] = None if type(effect) is Delete else kind
 
     def first_half(self) -> Operations:
-        """What a preliminary locks and judges, where it is general."""
+        """Return what the preliminary of a general batch locks and judges, by shard."""
         halves: Operations = {}
         for shard, part in self.operations.items():
             keys_of = dict.fromkeys(operation.key for operation in part if isinstance(operation, KEY_EFFECTS))
@@ -131,7 +132,7 @@ class RegionBatch(Batch):
 
     @property
     def route(self) -> Route:
-        """How it will run, or ran."""
+        """How the batch will run, or ran."""
         debited = {shard for shard, part in self.operations.items() if _debits(part)}
         return route_of(debited, set(self.operations)) if debited else super().route
 
@@ -176,18 +177,20 @@ class RegionTransaction(Transaction):
         return Set(self, key)
 
     def bounded(self, key: Key) -> Bounded:
-        """The bounded counter at this key. A debit is judged against what this transaction sees, at once,
-        and again when it is committed."""
+        """Return the bounded counter at this key.
+
+        A debit is judged against the transaction's snapshot at once, and again when it commits.
+        """
         return Bounded(self, key)
 
     @property
     def read_shards(self) -> Shards:
-        """Those that were read, and those where a debit is judged: by what is there."""
+        """The shards that the transaction read, and those on which a debit is judged."""
         debited = {written.shard for written in self.written.values() if _debits(written.operations)}
         return self.reads.shards | debited
 
     def write_typed(self, key: Key, kind: Kind, effect: KeyEffect) -> None:
-        """Write an effect over what is there."""
+        """Apply an effect to what the transaction sees at the key."""
         self._check()
         encoded, written = effect.key, self.written.get(effect.key)
         shown = self._shown(key, encoded)
@@ -212,15 +215,18 @@ class RegionTransaction(Transaction):
         return value_of(self.reads.read_untracked(self._routing.shard(key, encoded), encoded))
 
     def read_typed(self, key: Key, kind: Kind) -> Cell:
-        """The record; from now on the transaction depends on it."""
+        """Return the record of a key; the transaction's commit validates this read."""
         payload = self._payload(key)
         refuse_other(key, payload, kind)
         return cell_of(payload)
 
 
 def _behind(written: Written | None, effect: KeyEffect) -> Written | None:
-    """What stays of what was written to the key before: a removal takes its place, a put that of a put. But
-    a set that was removed before a put is not removed by the put."""
+    """Return the earlier writes to a key that stay in front of this effect, or None.
+
+    A removal replaces all earlier writes, and a put replaces an earlier put. A removal in front of a put
+    stays, because a put does not remove a set.
+    """
     if written is None or type(effect) is Delete:
         return None
     *kept, last = written.operations
@@ -231,17 +237,17 @@ def _behind(written: Written | None, effect: KeyEffect) -> Written | None:
 
 
 def _unstamped(regions: RegionNames) -> WritingNode:
-    """A node that has no place yet, and sees all that is there."""
+    """Return a node without a place, which has seen every write at the key."""
     return WritingNode(Origin(Timestamp(2**62), regions.own, Slot(0)), None)
 
 
 def check_sum(key: Key, payload: bytes | None, effect: Add) -> None:
-    """Raise ``LimitExceeded`` where a counter would come to what cannot be stored."""
+    """Raise ``LimitExceeded`` if the sum of a counter would be a number that cannot be stored."""
     check_number(key, _shown_number(payload), values.decode(effect.amount))
 
 
 def check_room(key: Key, size: int, effect: SetAdd) -> None:
-    """Raise ``LimitExceeded`` where a set would be larger than a value may be: a change writes all of it."""
+    """Raise ``LimitExceeded`` if a set would exceed the limit of a value: a change writes the whole set."""
     size += len(effect.member)
     if size > values.VALUE_BYTES_MAX:
         message = f"the set at {key!r} would have {size} bytes, over the limit of {values.VALUE_BYTES_MAX}"
@@ -250,5 +256,5 @@ def check_room(key: Key, size: int, effect: SetAdd) -> None:
 
 
 def _shown_number(payload: bytes | None) -> bytes | None:
-    """The number that a counter shows, encoded."""
+    """Return the encoded number that a counter shows."""
     return None if payload is None else values.encode(values.decode(payload))

@@ -1,8 +1,8 @@
 """The driver of one region's exchange with the others: threads, links and the clock around ``Neighbours``.
 
-One thread talks to the neighbours: it passes what arrives to the machine, and carries out its effects. The
-other imports, one run at a time, as any other caller of the store (contracts D3), and grants rights. A region
-whose links are all cut notices nothing but that no messages come.
+One thread talks to the neighbours: it passes received messages to the machine, and carries out its effects.
+The other thread imports, one run at a time, as any other caller of the store does (contracts D3), and grants
+rights. A region whose links are all cut keeps reading and writing; it only receives no messages.
 """
 
 from __future__ import annotations
@@ -40,8 +40,9 @@ from kvstore.types import RegionId, ShardId, Timestamp
 __all__ = ["ReplicationAgent", "Staleness"]
 
 LOOK_EVERY_S = 0.25
-"""How often the importing thread looks for work without being woken."""
+"""The period with which the importing thread looks for work that did not wake it, in seconds."""
 TRY_AGAIN_S = 0.5
+"""The pause after an error that may pass, in seconds."""
 
 _log = logging.getLogger("kvstore")
 
@@ -82,25 +83,24 @@ class ReplicationAgent:
             thread.start()
 
     def log(self, view: CommitView) -> RegionLog:
-        """Return all chains as of this view, the own ones as far as they may leave the region (contracts
-        D2)."""
+        """Return all chains as of this view; of the own chains, what may leave the region (contracts D2)."""
         return RegionLog(
             view, self.identity.shards, self.own, len(self.identity.names), self._store.synced_end()
         )
 
     def close(self) -> None:
-        """End both threads; an import that is under way is finished."""
+        """End both threads, after the import that is under way."""
         self._closed = True
         self._store.commits_seen.listener = None
         self._inbox.put(None)
         self._importable.set()
         for thread in self._threads:
             thread.join()
-        with ExitStack() as closing:  # all of them, whatever one of them raises
+        with ExitStack() as closing:  # closes every link, even if one raises
             for link in self._links.values():
                 closing.callback(link.close)
 
-    # -- what others ask -----------------------------------------------------------------------
+    # -- state ---------------------------------------------------------------------------------
 
     @property
     def shipping(self) -> Shipping:
@@ -132,11 +132,11 @@ class ReplicationAgent:
             return self.neighbours.staleness(_physical())
 
     def has_heard_all(self) -> bool:
-        """Return whether every neighbour has said who it is."""
+        """Return whether every neighbour has sent its identity."""
         return self.neighbours.has_heard_all()
 
     def pull_soon(self) -> None:
-        """Ask all neighbours at once."""
+        """Pull from all neighbours now."""
         with self._lock:
             self.neighbours.pull_soon()
         self._inbox.put(None)
@@ -172,7 +172,7 @@ class ReplicationAgent:
         return max(0, self.neighbours.next_tick() - time.monotonic_ns()) / 1e9
 
     def _also_here(self) -> list[tuple[str, bytes] | None]:
-        return [self._inbox.get_nowait() for _ in range(self._inbox.qsize())]  # nobody else takes any
+        return [self._inbox.get_nowait() for _ in range(self._inbox.qsize())]  # no other thread gets any
 
     def _tick(self) -> None:
         now = time.monotonic_ns()
@@ -189,7 +189,7 @@ class ReplicationAgent:
             try:
                 message = decode(encoded)
             except (msgspec.DecodeError, TypeError) as error:
-                problem = WrongFormat(f"{peer} sent what is no message: {error}", path=peer)
+                problem = WrongFormat(f"{peer} sent bytes that are not a message: {error}", path=peer)
                 effects = self.neighbours.refuse(peer, problem)
             else:
                 effects = self.neighbours.handle(peer, message, time.monotonic_ns())
@@ -247,8 +247,8 @@ class ReplicationAgent:
                 self._after(error)
 
     def _after(self, error: Exception) -> None:
-        """Wait, after an error that may pass; stop importing after any other, which ``staleness`` and
-        ``settle`` report. A store that is being closed raises as well, which is no failure."""
+        """Wait after an error that may pass; stop importing after any other, which ``staleness`` and
+        ``settle`` report. Ignore an error of a store that is being closed."""
         if self._closed:
             return
         name = self.identity.region
@@ -275,7 +275,7 @@ class ReplicationAgent:
         return True
 
     def _grant(self, wants: Iterable[Want]) -> None:
-        """Give rights that neighbours want, as ordinary nodes."""
+        """Grant rights that neighbours want, as ordinary transactions."""
         for want in wants:
             with self._lock:
                 operations = self.neighbours.grant(want)

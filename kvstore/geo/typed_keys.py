@@ -1,7 +1,7 @@
-"""Counters, sets and bounded counters: what a region, a batch or a transaction offers (contracts D5).
+"""Counters, sets and bounded counters of a region, a batch or a transaction (contracts D5).
 
-Each is a view of one key, and holds nothing but the key. Writing through it raises ``TypeClash`` where the
-key shows something else.
+Each object is a view of one key and holds no state. A write through it raises ``TypeClash`` if the key shows
+another type.
 """
 
 from __future__ import annotations
@@ -27,51 +27,51 @@ from kvstore.types import Kind, RegionId
 
 
 class TypedWriter(Protocol):
-    """Where typed writes go."""
+    """The target of typed writes: a region, a batch or a transaction."""
 
     @property
     def regions(self) -> RegionNames: ...
 
     def write_typed(self, key: Key, kind: Kind, effect: KeyEffect) -> Any:
-        """Write the effect, which has the encoded key. Raises ``TypeClash``."""
+        """Write the effect, which holds the encoded key. Raises ``TypeClash`` if the key has another type."""
 
 
 class TypedReader(TypedWriter, Protocol):
-    """Where typed values are read, too."""
+    """A target of typed writes that can be read: a region or a transaction."""
 
     def read_typed(self, key: Key, kind: Kind) -> Cell:
-        """The record of a key. Raises ``TypeClash`` where it shows another type."""
+        """Return the record of a key. Raises ``TypeClash`` if the key shows another type."""
 
 
 class RegionNames:
-    """The regions by number and by name, and which one this is."""
+    """The names of all regions by number, and the number of this one."""
 
     __slots__ = ("_ask_for", "names", "own")
 
     def __init__(
         self, names: tuple[str, ...], own: RegionId, ask_for: Callable[[Unaffordable], None]
     ) -> None:
-        """``ask_for``: told of every debit that was refused for want of rights only."""
+        """``ask_for`` is called with every debit that was refused although the balance covers it."""
         self.names = names
         self.own = own
         self._ask_for = ask_for
 
     def number(self, name: str) -> RegionId:
-        """Raises ``UnknownRegion``."""
+        """Return the number of a region. Raises ``UnknownRegion``."""
         if name not in self.names:
             known = ", ".join(self.names)
             raise UnknownRegion(f"there is no region {name!r}; there are {known}", region=name)
         return RegionId(self.names.index(name))
 
     def refusal(self, short: Unaffordable) -> InsufficientFunds | InsufficientRights:
-        """The error of a debit that was refused; where it is for want of rights, some are asked for."""
+        """Return the error of a refused debit; if only rights are missing, ask the neighbours for them."""
         key, region = keys.decode(short.key), self.names[self.own]
         if short.balance < short.amount:
             message = f"{key!r} holds {short.balance}, not {short.amount}, as {region} sees it"
             return InsufficientFunds(message, key=key, balance=short.balance, needed=short.amount)
         self._ask_for(short)
         message = f"{region} may spend {short.rights} of the {short.balance} at {key!r}, not {short.amount}"
-        hint = "try again when rights were granted, or spend where they are"
+        hint = "retry after other regions have granted rights, or spend in the region that has them"
         return InsufficientRights(message, hint=hint, key=key, region=region)
 
 
@@ -79,7 +79,7 @@ W = TypeVar("W", bound=TypedWriter)
 
 
 class _Typed(Generic[W]):
-    """One key of a writer."""
+    """A view of one key."""
 
     __slots__ = ("_encoded", "_key", "_writer")
 
@@ -90,48 +90,48 @@ class _Typed(Generic[W]):
 
 
 class CounterWriter(_Typed[W]):
-    """A counter, to be added to."""
+    """A counter that can be written."""
 
     __slots__ = ()
 
     def add(self, n: int | float = 1) -> Any:
-        """Add to it; a region returns the new value. Adds of all regions count, in any order."""
+        """Add to the counter; in a region, return the new value. The adds of all regions count."""
         return self._writer.write_typed(self._key, "counter", Add(self._encoded, check_amount(n)))
 
 
 class Counter(CounterWriter[TypedReader]):
-    """A counter."""
+    """A counter that can be read and written."""
 
     __slots__ = ()
 
     def value(self) -> int | float:
-        """What it comes to here; 0 where nothing was added."""
+        """Return the sum as this region sees it; 0 if nothing was added."""
         return cells.total(self._writer.read_typed(self._key, "counter").counter)
 
 
 class SetWriter(_Typed[W]):
-    """A set, to be changed."""
+    """An observed-remove set that can be written."""
 
     __slots__ = ()
 
     def add(self, member: Any) -> None:
-        """Add a member: a value without maps in it."""
+        """Add a member, which is a value without maps. Raises ``ValueNotSupported``, ``LimitExceeded``."""
         encoded = _encode_member(member)
         self._writer.write_typed(self._key, "set", SetAdd(self._encoded, encoded))
 
     def remove(self, member: Any) -> None:
-        """Take it out. An add elsewhere that is not known here yet wins."""
+        """Remove a member. A concurrent add in another region wins."""
         encoded = _encode_member(member)
         self._writer.write_typed(self._key, "set", SetRemove(self._encoded, encoded))
 
 
 class Set(SetWriter[TypedReader]):
-    """An observed-remove set."""
+    """An observed-remove set that can be read and written."""
 
     __slots__ = ()
 
     def members(self) -> set[Any]:
-        """All that is in it here; lists come back as tuples."""
+        """Return the members as this region sees them; lists are returned as tuples."""
         found = self._writer.read_typed(self._key, "set").members
         return {_hashable(values.decode(member)) for member in found}
 
@@ -140,43 +140,45 @@ class Set(SetWriter[TypedReader]):
 
 
 class BoundedWriter(_Typed[W]):
-    """A bounded counter, to be changed."""
+    """A bounded counter that can be written."""
 
     __slots__ = ()
 
     def add(self, n: int, to: str | None = None) -> None:
-        """Add to the balance; the right to spend it is this region's, or that of the region ``to``."""
+        """Add to the balance; this region, or the region ``to``, gets the right to spend the amount."""
         amount, regions = check_whole(n), self._writer.regions
         owner = regions.own if to is None else regions.number(to)
         self._writer.write_typed(self._key, "bounded", Credit(self._encoded, amount, owner))
 
     def spend(self, n: int) -> None:
-        """Take from the balance, out of this region's rights. It can never be undone by what others do.
+        """Take from the balance, out of this region's rights. No other region's write can undo a debit.
 
         Raises:
-            InsufficientFunds: the balance, as it is seen here, does not cover it.
-            InsufficientRights: it would, but the rights are other regions'; some are asked for.
+            InsufficientFunds: the balance, as this region sees it, is less than ``n``.
+            InsufficientRights: the balance covers ``n``, but other regions hold the rights; the neighbours
+            are
+                asked for them.
         """
         self._writer.write_typed(self._key, "bounded", Spend(self._encoded, check_whole(n)))
 
     def grant(self, n: int, to: str) -> None:
-        """Give rights of this region to another. Raises as ``spend`` does, and ``UnknownRegion``."""
+        """Give rights of this region to another. Raises the errors of ``spend``, and ``UnknownRegion``."""
         amount, taker = check_whole(n), self._writer.regions.number(to)
         self._writer.write_typed(self._key, "bounded", Grant(self._encoded, amount, taker))
 
 
 class Bounded(BoundedWriter[TypedReader]):
-    """A bounded counter: a balance that is never below zero, in any region, whoever is cut off."""
+    """A balance that is never below zero in any region, whichever regions are cut off."""
 
     __slots__ = ()
 
     def value(self) -> int:
-        """The balance as it is seen here."""
+        """Return the balance as this region sees it."""
         escrow = self._writer.read_typed(self._key, "bounded").escrow
         return 0 if escrow is None else cells.balance(escrow)
 
     def rights(self, region: str | None = None) -> int:
-        """What this region, or another, may spend, as it is seen here."""
+        """Return the amount that this region, or the given one, may spend, as this region sees it."""
         regions = self._writer.regions
         number = regions.own if region is None else regions.number(region)
         escrow = self._writer.read_typed(self._key, "bounded").escrow
@@ -184,10 +186,10 @@ class Bounded(BoundedWriter[TypedReader]):
 
 
 def check_whole(n: int) -> int:
-    """An amount of a bounded counter. Raises ``ValueNotSupported`` and ``LimitExceeded``."""
+    """Return ``n``, an amount of a bounded counter. Raises ``ValueNotSupported``, ``LimitExceeded``."""
     if type(n) is not int:
         message = f"an amount is an int, in the smallest unit, not {n!r}"
-        raise ValueNotSupported(message, hint="of money count the cents", place="n")
+        raise ValueNotSupported(message, hint="count money in cents", place="n")
     if not 1 <= n <= AMOUNT_MAX:
         limit = 1 if n < 1 else AMOUNT_MAX
         raise LimitExceeded(f"an amount is an int from 1 to {AMOUNT_MAX}, not {n}", limit=limit)
@@ -204,5 +206,5 @@ def _hashable(member: Any) -> Any:
     if isinstance(member, list):
         return tuple(map(_hashable, member))
     if isinstance(member, dict):
-        raise ValueNotSupported("a member of a set has no maps in it", place="member")
+        raise ValueNotSupported("a member of a set must not contain a map", place="member")
     return member

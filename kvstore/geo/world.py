@@ -1,4 +1,4 @@
-"""``kvstore.Geo``: all regions in one process; ``kvstore.open_region``: one of them, behind links."""
+"""``kvstore.Geo``: all regions in one process; ``kvstore.open_region``: one region, with links to others."""
 
 from __future__ import annotations
 
@@ -32,15 +32,16 @@ from kvstore.ports import Link
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 KEPT_FOR_EVER = 1 << 62
-"""A region's log is its chains: nothing of it is cut that another region may lack (contracts A7)."""
+"""Slots that a region's log keeps. The log is the region's chains, which other regions may lack (A7)."""
 HANDSHAKE_S = 1.0
+"""The time that ``open_region`` waits for its neighbours, in seconds."""
 
 
 class Geo:
     """A world of regions. ``geo["eu"]`` is a region: a database with counters, sets, and a log.
 
-    Each region has a store of its own in a folder of its name. They ship to each other in the background; a
-    link between two can be cut, healed and delayed. A context manager.
+    Each region has its own store, in a folder of its name. The regions exchange their logs in the background.
+    The link between two regions can be cut, healed and delayed. A context manager.
     """
 
     def __init__(
@@ -55,17 +56,20 @@ class Geo:
         placement: int | None = None,
         snapshot_lifetime: float = 60,
     ) -> None:
-        """Open the world at ``path``, or create it; its parent must exist. ``":memory:"`` ends when closed.
+        """Open the world at ``path``, or create it; its parent must exist. ``":memory:"`` is lost when
+        closed.
 
         Args:
-            regions: their names; the same at every opening.
+            regions: the names of all regions, equal at every opening.
             shards, replicas, placement: of every region, as for ``kvstore.open``.
-            durability: ``"commit"`` or ``"interval"``; what is not on disk never leaves its region.
-            max_clock_skew: seconds that another region's clock may be ahead of this machine's; what is
-                written by one that is further ahead is held back, and ``staleness`` says so.
+            durability: ``"commit"`` or ``"interval"``; a transaction leaves its region only from disk.
+            max_clock_skew: seconds that another region's clock may be ahead of this machine's. Transactions
+            of
+                a region whose clock is further ahead are held back, which ``staleness`` reports.
 
         Raises:
-            DuplicateRegion, UsageError: of the arguments; nothing was changed. And as ``kvstore.open``.
+            DuplicateRegion, UsageError: of the arguments; nothing was changed. Also the errors of
+                ``kvstore.open``.
         """
         names = check_names(regions)
         _check_geo(durability, max_clock_skew, snapshot_lifetime)
@@ -100,7 +104,7 @@ class Geo:
             self._closing = opened.pop_all()
 
     def __getitem__(self, region: str) -> Region:
-        """The region of this name. Raises ``UnknownRegion``."""
+        """Return the region of this name. Raises ``UnknownRegion``."""
         self._check(region)
         return self._regions[region]
 
@@ -111,11 +115,11 @@ class Geo:
         return iter(self._names)
 
     def regions(self) -> list[str]:
-        """The names, as they were given."""
+        """Return the names, in the order in which they were given."""
         return list(self._names)
 
     def cut(self, one: str, other: str) -> None:
-        """Let nothing through between the two regions."""
+        """Lose all messages between the two regions until ``heal``."""
         self._network.cut(*self._pair(one, other))
 
     def heal(self, one: str, other: str) -> None:
@@ -126,16 +130,16 @@ class Geo:
             self._exchanges[name].pull_soon()
 
     def delay(self, one: str, other: str, ms: float) -> None:
-        """Have messages between the two take so many milliseconds, both ways."""
+        """Delay messages between the two regions by ``ms`` milliseconds, in both directions."""
         pair = self._pair(one, other)
         if type(ms) not in (int, float) or not 0 <= ms <= 3_600_000:
             raise LimitExceeded(f"a delay is from 0 to 3600000 ms, not {ms!r}", limit=3_600_000)
         self._network.delay(*pair, ms / 1000)
 
     def settle(self, timeout: float = 10) -> None:
-        """Wait until regions that are joined by any path of uncut links have applied the same nodes.
+        """Wait until regions joined by a path of links that are not cut have applied equal sets of nodes.
 
-        Raises ``TimedOut`` that names who lacks what.
+        Raises ``TimedOut``, which names the regions and the slots that they lack.
         """
         self._check_open()
         if type(timeout) not in (int, float) or not timeout >= 0:
@@ -143,11 +147,11 @@ class Geo:
         settle(self._exchanges, self._network, timeout)
 
     def status(self) -> dict[str, Any]:
-        """Each region's status, by its name."""
+        """Return the status of each region, by name."""
         return {name: self._regions[name].status() for name in self._names}
 
     def close(self) -> None:
-        """Close all regions; a second time is fine."""
+        """Close all regions. A second call does nothing."""
         self._closed = True
         self._closing.close()
 
@@ -184,9 +188,9 @@ class Geo:
 
 
 def regions_of(path: AnyPath) -> list[str]:
-    """The names of the regions whose world is at ``path``, sorted: what ``Geo`` wants to be told again.
+    """Return the names of the regions whose world is at ``path``, sorted, for ``Geo``.
 
-    Raises ``NotAStore`` where there is none.
+    Raises ``NotAStore`` if there is no world.
     """
     return list(names_at(path))
 
@@ -204,17 +208,19 @@ def open_region(
     placement: int | None = None,
     snapshot_lifetime: float = 60,
 ) -> Region:
-    """Open one region of a world whose others are elsewhere.
+    """Open one region of a world whose other regions are in other processes.
 
     Args:
-        region: its name.
-        peers: links to its neighbours, by their names.
-        regions: the names of all regions, where they are not all neighbours.
+        region: the name of the region.
+        peers: links to the region's neighbours, by name.
+        regions: the names of all regions, if they are not all neighbours.
 
     Raises:
-        DuplicateRegion: two regions have one name; ``WrongShape``, ``WrongFormat``: a neighbour that answers
-        has other shards, or speaks another format; ``Corrupt``: it holds more of this region than is here.
-        One that does not answer is waited for in the background; what is wrong with it, ``staleness`` says.
+        DuplicateRegion: two regions have one name.
+        WrongShape, WrongFormat: a neighbour has another shape, or another message format.
+        Corrupt: a neighbour holds more of this region's chains than the store at ``path``.
+
+    A neighbour that does not answer is asked again in the background; ``staleness`` reports its problem.
     """
     _check_links(peers)
     check_names([region])
@@ -244,7 +250,7 @@ def open_region(
 
 
 def check_names(regions: Iterable[str]) -> tuple[str, ...]:
-    """The names, sorted. Raises ``UsageError``, ``DuplicateRegion``."""
+    """Return the names, sorted. Raises ``UsageError``, ``DuplicateRegion``."""
     if isinstance(regions, str | bytes):
         raise UsageError(f"regions is a list of names, not {regions!r}")
     try:
@@ -274,7 +280,9 @@ def _check_geo(durability: str, max_clock_skew: float, snapshot_lifetime: float)
     check_positive(snapshot_lifetime=snapshot_lifetime)
     if durability == "none":
         hint = 'use "commit" or "interval"'
-        raise UsageError("a region does not take durability='none': others keep what it forgets", hint=hint)
+        raise UsageError(
+            "a region does not take durability='none': others would keep what it loses", hint=hint
+        )
     if type(max_clock_skew) not in (int, float) or not 0 <= max_clock_skew <= 86_400:
         raise LimitExceeded(f"max_clock_skew is from 0 to 86400 s, not {max_clock_skew!r}", limit=86_400)
 
@@ -312,7 +320,7 @@ def _open(
     assert isinstance(store, WritingStore)
     try:
         identity, manifest = options.region, store.manifest
-        assert identity is not None, "a region's options say which it is"
+        assert identity is not None, "the options of a region hold its identity"
         speaks = Identity(identity.name, identity.names, identity.world, manifest.shards, manifest.placement)
         return Region(store, snapshot_lifetime, ReplicationAgent(store, speaks, links, max_clock_skew))
     except BaseException:

@@ -1,4 +1,4 @@
-"""Where the regions of one world live: a folder for each, by its name."""
+"""The folders of a world: one for each region, with its name."""
 
 from __future__ import annotations
 
@@ -24,15 +24,17 @@ HINT = "give the path of a new or empty folder"
 
 
 class WorldDirectory(NamedTuple):
-    """What is there before it is opened. ``shape``: of the regions that exist; None where none does. One
-    whose creation was cut short does not: opening it begins again."""
+    """A world before it is opened. ``shape`` is that of the regions that exist, or None if none does.
+
+    A region whose creation was interrupted does not exist; opening it creates it again.
+    """
 
     name: str
     directories: dict[str, StoreDirectory]
     shape: Manifest | None = None
 
     def fresh(self) -> list[FolderDirectory]:
-        """Of a world that exists, the regions that do not."""
+        """Return the folders of the regions that do not exist yet, if the world does."""
         if self.shape is None:
             return []
         return [
@@ -43,7 +45,7 @@ class WorldDirectory(NamedTuple):
 
 
 def world_at(path: AnyPath, names: Names) -> WorldDirectory:
-    """Look at the world at ``path``, which may be still to come.
+    """Return the world at ``path``, which need not exist yet.
 
     Raises ``NoParent``, ``NotAStore``, ``WrongShape``; nothing was changed.
     """
@@ -75,7 +77,7 @@ def _check_folder(first: FolderDirectory) -> None:
 
 
 def _manifest_of(directory: FolderDirectory, names: Names) -> tuple[Manifest, str]:
-    """The manifest of a region that exists, and the name of its world."""
+    """Return the manifest of a region that exists, and the name of its world."""
     manifest = find_manifest(directory)
     region = manifest.region
     if region is None or region.names != names:
@@ -86,7 +88,7 @@ def _manifest_of(directory: FolderDirectory, names: Names) -> tuple[Manifest, st
 
 
 def _refuse_others(path: str, names: Names) -> None:
-    """A world begins in a folder that has nothing else in it."""
+    """Raise ``NotAStore`` or ``WrongShape`` if the folder of a new world holds other files."""
     others = set(os.listdir(path)) - set(names) if os.path.isdir(path) else set()
     if not others:
         return
@@ -98,7 +100,7 @@ def _refuse_others(path: str, names: Names) -> None:
 
 
 def names_at(path: AnyPath) -> Names:
-    """The names of the regions whose world is at ``path``. Raises ``NotAStore``."""
+    """Return the names of the regions whose world is at ``path``. Raises ``NotAStore``."""
     first = directory_at(path)
     found = _names_in(first.path) if isinstance(first, FolderDirectory) else None
     if found is None:
@@ -119,8 +121,7 @@ def _names_in(path: str) -> Names | None:
 
 
 def name_of_world(directory: StoreDirectory, names: Names) -> str:
-    """What the world of a region that stands alone in its process is called: as it was created, or by the
-    names of all its regions."""
+    """Return the name of a single region's world: that of its manifest, or the names of all regions."""
     if isinstance(directory, FolderDirectory) and directory.is_made():
         found = find_manifest(directory).region
         if found is not None and found.names == names:
@@ -129,6 +130,6 @@ def name_of_world(directory: StoreDirectory, names: Names) -> str:
 
 
 def remove(directories: list[FolderDirectory]) -> None:
-    """Take back what an opening made that failed."""
+    """Remove the folders that a failed opening has created."""
     for directory in directories:
         shutil.rmtree(directory.path)

@@ -1,11 +1,12 @@
-"""A host in the simulator: the embedded store's own ``Host`` on a memory disk, which may crash or forget.
+"""A host in the simulator: the embedded store's own ``Host`` on a memory disk, which may crash or lose its
+disk.
 
-It takes its messages in batches, as a real one does. A batch takes time to commit, and what it sends leaves
-when it has. A crash in between loses the batch, or only what it was to send.
+The host handles its messages in batches, as the embedded host does. A batch takes time to commit, and its
+messages leave after the commit. A crash in between loses the batch, or only its messages.
 
-A host whose disk cannot be trusted - a record is damaged, or it is older than what its peers were told - has
-no vote (contracts B2): it starts with an empty one, an epoch begins without it, and its replicas take part
-when they have images of that epoch or a later one (``state_transfer.py``).
+A host whose disk cannot be trusted, because a record is damaged or because the disk is older than messages
+that the host has sent, has no vote (contracts B2). It starts with an empty disk, an epoch begins without it,
+and its replicas take part again when they have images of that epoch or a later one (``state_transfer.py``).
 """
 
 from __future__ import annotations
@@ -31,20 +32,21 @@ from kvstore.storage.sorted_map import SortedMap
 from kvstore.types import Epoch, HostId, ShardId
 
 GATHER_US, COMMIT_US = 100, 300
-"""How long a host gathers messages for a batch, and how long a commit takes at least."""
+"""The time for which a host gathers messages for a batch, and the shortest time of a commit."""
 TICK_US = 10_000
+"""The period with which a host looks at its timers."""
 RESTART_TIMERS = ("view", "epoch", "image")
-"""What a replica may have been in the middle of when its host crashed."""
+"""Timers of the protocols that a crash may have interrupted; they fire when the host starts."""
 
 
 class Shape(NamedTuple):
-    """Of a store that is simulated."""
+    """The shape and the settings of a simulated store."""
 
     shards: int
     replicas: int
     retention: int = 1 << 30
     ahead: tuple[int, ...] = (0,)
-    """The hosts whose learners execute before a quorum has logged it: at most f."""
+    """Hosts whose learners execute a transaction before a quorum has logged it: at most f of them."""
 
 
 class Letter(NamedTuple):
@@ -58,12 +60,12 @@ InboxItem = Letter | Timer | HostMessage | Prepared
 
 
 def asking_host(number: int) -> int:
-    """By this number a host asks other hosts for their promises, as a coordinator would."""
+    """Return the coordinator number under which a host asks other hosts for their promises."""
     return -1 - number
 
 
 class SimulatedWorld(Protocol):
-    """What a node of the simulator asks of it."""
+    """The part of the simulator that its hosts use."""
 
     now: Micros
     chance: random.Random
@@ -71,17 +73,17 @@ class SimulatedWorld(Protocol):
     faults: Counter[str]
 
     def after(self, delay: Micros, action: Callable[[], None]) -> None:
-        """Call it at that time."""
+        """Call the action after this delay."""
 
     def send(self, source: Endpoint, to: Address, message: msgspec.Struct) -> None:
         """Hand a message to the network."""
 
     def committed(self, host: SimulatedHost, sends: list[Send]) -> None:
-        """Let those look at the host who check it: a batch was committed, and this is about to leave."""
+        """Tell the observers that the host has committed a batch, and is about to send these messages."""
 
 
 class SimulatedHost:
-    """One host, alive or not. What is said to it while it is dead is lost."""
+    """One host, running or crashed. Messages to a crashed host are lost."""
 
     def __init__(self, number: int, world: SimulatedWorld, shape: Shape) -> None:
         self.number = number
@@ -89,24 +91,24 @@ class SimulatedHost:
         self.world = world
         self.shape = shape
         self.host: Host | None = None
-        """None while it is dead, or has no vote."""
+        """None while the host is crashed, or has no vote."""
         self.is_up = False
         self.is_paused = False
         self.has_forgotten = False
-        """Its disk cannot be trusted."""
+        """Whether the disk cannot be trusted."""
         self.lacks_vote = False
-        """From then until all its replicas have their images."""
+        """Whether the host has lost its disk, and not all replicas have their images yet."""
         self.life = 0
-        """Counts its starts: what was to happen in an earlier life never does."""
+        """Number of starts. Actions scheduled before the last start are dropped."""
         self._inbox: list[InboxItem] = []
         self._batch: list[Send] | None = None
-        """What leaves when the batch that is under way has committed."""
+        """Messages that leave when the batch that is under way has committed."""
         self._timers: dict[tuple[ShardId, str], int] = {}
         self._next_timer = 0
         self._detector = FailureDetector(0, self._backoff)
         self._lock_watch = LockWatch()
         self._promises: dict[int, Epoch] = {}
-        """Of one that has forgotten: what others promised."""
+        """Epochs that other hosts have promised, by host, while this host's disk cannot be trusted."""
 
     @property
     def folder(self) -> MemoryFolder:
@@ -115,7 +117,7 @@ class SimulatedHost:
     # -- life and death ----------------------------------------------------------------------
 
     def start(self) -> None:
-        """Load the host from its disk; one whose disk is damaged has no vote (contracts B4)."""
+        """Load the host from its disk. A host whose disk is damaged has no vote (contracts B4)."""
         self.life += 1
         self.is_up, self.is_paused = True, False
         self.world.disk.commits_left.pop(str(self.number), None)
@@ -133,7 +135,7 @@ class SimulatedHost:
             self._look_around()
 
     def _look_around(self) -> None:
-        """Go on with whatever the replicas are in the middle of."""
+        """Continue the protocols that the crash interrupted."""
         for shard in range(self.shape.shards):
             for name in RESTART_TIMERS:
                 self._receive(Timer(ShardId(shard), name))
@@ -153,24 +155,24 @@ class SimulatedHost:
         )
 
     def crash(self) -> None:
-        """It loses all that it did not commit; what it was about to commit may be lost or not."""
+        """Lose all that is not committed; the batch that is under way may be committed or lost."""
         if self._batch is not None and self.host is not None and self.world.chance.random() < 0.5:
             with suppress(OutcomeUnknown):
-                self._commit(self.host, [])  # but what it was to send is lost
+                self._commit(self.host, [])  # its messages are lost
         self.is_up, self.host, self._batch = False, None, None
         self._inbox.clear()
         self._timers.clear()
 
     def lose_disk(self, older: SortedMap | None = None) -> None:
-        """Dead, it finds at its next start what cannot be trusted: an older disk, or a damaged one."""
-        assert not self.is_up, "a living host has its disk in its hands"
+        """Have a crashed host find an older disk, or a damaged one, at its next start."""
+        assert not self.is_up, f"host {self.number} is running, and only a crashed host may lose its disk"
         self.lacks_vote = True
         if older is not None:
             self.world.disk.folders[str(self.number)] = MemoryFolder(committed=older, synced=older)
         self.has_forgotten = True
 
     def resume(self) -> None:
-        """Go on after a pause, with all that came meanwhile."""
+        """Continue after a pause, with the messages received meanwhile."""
         self.is_paused = False
         if self._batch is not None:
             self._later(COMMIT_US, self._end_batch)
@@ -178,14 +180,14 @@ class SimulatedHost:
             self._later(GATHER_US, self._begin_batch)
 
     def _later(self, delay: Micros, action: Callable[[], None]) -> None:
-        """Do it if this life still lasts then."""
+        """Call the action after the delay, unless the host has crashed meanwhile."""
         life = self.life
         self.world.after(delay, lambda: action() if self.is_up and life == self.life else None)
 
-    # -- what comes --------------------------------------------------------------------------
+    # -- receiving --------------------------------------------------------------------------
 
     def receive(self, item: InboxItem) -> None:
-        """Take what the network brings."""
+        """Receive a message from the network."""
         if not self.is_up:
             return
         if self.has_forgotten:
@@ -208,14 +210,14 @@ class SimulatedHost:
         return self.world.chance.randint(0, most // 1000) * 1000
 
     def overdue_locks(self) -> list[Request]:
-        """Return the general transactions that an Abort should end, as this host sees it now."""
+        """Return the general transactions that hold locks for too long, as this host sees it."""
         if self.host is None or self.is_paused:
             return []
         outstanding = (stamped.request for stamped in self.host.executor.outstanding())
         return self._lock_watch.look(outstanding, self._now_ns())
 
     def _tick(self, life: int) -> None:
-        """Look at the clock, again and again."""
+        """Look at the timers, periodically."""
         if life != self.life or not self.is_up:
             return
         self.world.after(TICK_US, lambda: self._tick(life))
@@ -232,7 +234,7 @@ class SimulatedHost:
     # -- batches -----------------------------------------------------------------------------
 
     def _begin_batch(self) -> None:
-        """Have the roles take what is there; the commit comes later."""
+        """Handle the messages that have arrived; the commit follows after its delay."""
         host = self.host
         if host is None or self.is_paused or self._batch is not None or not self._inbox:
             return
@@ -258,7 +260,7 @@ class SimulatedHost:
         return sends + host.finish()
 
     def _end_batch(self) -> None:
-        """Commit, and let go what waited for that."""
+        """Commit the batch, and send its messages."""
         host, sends = self.host, self._batch
         if host is None or sends is None or self.is_paused:
             return
@@ -285,7 +287,7 @@ class SimulatedHost:
             self.start()
 
     def fail_for_good(self, why: str) -> None:
-        """A damaged record was met: the host ends, and has no vote when it comes back."""
+        """Crash because a record is damaged; the host has no vote when it starts again."""
         self.world.faults[why] += 1
         self._batch = None
         self.crash()
@@ -305,17 +307,17 @@ class SimulatedHost:
         if self._timers.get(key) == number:
             self._receive(Timer(*key))
 
-    # -- a host that has forgotten -----------------------------------------------------------
+    # -- a host without a vote ----------------------------------------------------------------
 
     def _ask_for_promises(self) -> None:
-        """Which epochs have begun, one of a majority of the others knows."""
+        """Ask the other hosts for their epochs; a majority of them knows the last one that has begun."""
         asker = asking_host(self.number)
         for other in range(self.shape.replicas):
             if other != self.number:
                 self.world.send(self.node, HostAddress(other), Prepare(asker, Epoch(0)))
 
     def _remember(self, item: InboxItem) -> None:
-        """Begin with an empty disk, and with the promise to take nothing but what is newer."""
+        """Begin with an empty disk once a majority has answered, and promise to accept only later epochs."""
         if not isinstance(item, Prepared):
             return
         self._promises[item.host] = item.promised

@@ -1,7 +1,7 @@
 """A network that loses, repeats, delays and reorders, in virtual time and from a seed (contracts E).
 
-Every pair of nodes has a link in each direction. A link that is cut loses everything; one that is clogged
-keeps everything until it is opened. What the links do beyond that is chance, drawn from the simulator's seed.
+Every pair of nodes has a link in each direction. A link that is cut loses all messages; a link that is
+clogged keeps all messages until it is opened. All other faults are random, drawn from the simulator's seed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Micros = int
 
 
 class Endpoint(NamedTuple):
-    """Who sends or receives: a host, a sequencer, a coordinator, or a client."""
+    """A sender or receiver: a host, a sequencer, a coordinator, a client or a region."""
 
     kind: str
     number: int
@@ -26,12 +26,12 @@ class Endpoint(NamedTuple):
 
 
 Direction = tuple[Endpoint, Endpoint]
-"""From the first to the second."""
+"""A link, from the first endpoint to the second."""
 
 
 @dataclass
 class SimulatedNetwork:
-    """How messages fare. ``arrivals`` is asked for each message, once."""
+    """Decides the fate of each message. The simulator calls ``arrivals`` once for each message."""
 
     chance: random.Random
     loss: float = 0.0
@@ -42,12 +42,12 @@ class SimulatedNetwork:
     """Share of messages that take up to a hundred times as long."""
     cut: set[Direction] = field(default_factory=set)
     clogged: dict[Direction, list[object]] = field(default_factory=dict)
-    """What waits in each link that is clogged."""
+    """Messages that wait in each clogged link."""
     counts: Counter[str] = field(default_factory=Counter)
-    """How many messages met which fault."""
+    """Number of messages, by fault."""
 
     def arrivals(self, link: Direction) -> list[Micros]:
-        """After how long a message arrives: never, once, or twice."""
+        """Return the delays after which a message arrives: none, one or two."""
         if link in self.cut:
             self.counts["cut"] += 1
             return []
@@ -68,7 +68,7 @@ class SimulatedNetwork:
         return delay
 
     def cut_off(self, some: set[Endpoint], others: set[Endpoint], *, both_ways: bool = True) -> None:
-        """Cut every link from these nodes to those, and back."""
+        """Cut every link from these nodes to the others, and, unless told otherwise, back."""
         for one in some:
             for other in others - {one}:
                 self.cut.add((one, other))
@@ -76,14 +76,14 @@ class SimulatedNetwork:
                     self.cut.add((other, one))
 
     def clog(self, link: Direction) -> None:
-        """From now on everything waits in this link."""
+        """Keep all messages of this link until ``unclog``."""
         self.clogged.setdefault(link, [])
 
     def unclog(self, link: Direction) -> list[object]:
-        """Open the link; return what waited in it."""
+        """Open the link; return the messages that waited in it."""
         return self.clogged.pop(link, [])
 
     def heal(self) -> None:
-        """No link is cut, and nothing is lost, repeated or late any more."""
+        """Open all cut links; lose, repeat and delay no more messages. Clogged links stay clogged."""
         self.cut.clear()
         self.loss = self.repeats = self.stragglers = 0.0

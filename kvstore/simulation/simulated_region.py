@@ -1,9 +1,9 @@
 """Regions in virtual time: the embedded store's own cluster on a memory disk, and its exchange with others.
 
-A region consists of the objects that a process runs - sequencer, client, host, ``Neighbours`` - but nothing
-runs by itself: the simulator decides when a group is committed, when the disk is synced, when a message
-arrives, whether twice or never, when a region loses its power, and what was not synced with it, and when a
-region is started from an older state of its disk.
+A region consists of the objects that a process runs: sequencer, client, host and ``Neighbours``. The
+simulator decides when a group is committed, when the disk is synced, when a message arrives, twice or never,
+when a region loses power and with it all that was not synced, and when a region starts from an older state of
+its disk.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ from kvstore.types import RegionId, RequestId, ShardId, Slot, Timestamp
 PULL_EVERY_NS = 20_000_000
 SKEW_NS = 10 * 10**9
 TURN_US, ANSWER_US = 500, 2_000
-"""How long a region gathers messages, and reads its disk for an answer, at most."""
+"""The longest time for which a region gathers messages, and for which it reads its disk for an answer."""
 START_NS = 1_700_000_000 * 10**9
 
 
 class EndlessLeases:
-    """Leases that never expire (``ports.Leases``): all clients of the simulator conclude what they begin."""
+    """Leases that never expire (``ports.Leases``): a simulated client always concludes its transaction."""
 
     def begin(self, preliminary: RequestId) -> None: ...
     def end(self, preliminary: RequestId) -> None: ...
@@ -68,7 +68,7 @@ class EndlessLeases:
 
 
 class SimulatedRegion:
-    """One region, alive or not."""
+    """One region, running or not."""
 
     def __init__(self, world: RegionSimulator, name: str, owner: Callable[[int, int | None], Owns]) -> None:
         self.world = world
@@ -77,21 +77,21 @@ class SimulatedRegion:
         self.node = Endpoint("region", self.number)
         self.disk = MemoryDisk()
         self.offset = 0
-        """How far its clock is from true time, in nanoseconds."""
+        """The error of the region's clock, in nanoseconds."""
         self.cluster: Cluster | None = None
-        """None while it is dead."""
+        """None while the region is down."""
         self.life = 0
         self.incarnation = 0
-        """How often its disk was exchanged: what is under way to an earlier disk is lost."""
+        """Number of times that the disk was exchanged. Messages on their way to an earlier disk are lost."""
         self.is_put_back = False
-        """Whether its disk is an older state of itself."""
+        """Whether the disk was replaced by an older state of itself."""
         self.synced: list[Slot] = []
         self.synced_ends: Vector = {}
         """The ends of all chains on disk."""
         self.syncs_at_once = False
         """Whether each commit is on disk when it returns."""
         self.on_sync: list[Callable[[], None]] = []
-        """Told when all that was committed is on disk."""
+        """Called when every commit is on disk."""
         self._options = Options(
             shards=world.shards,
             replicas=1,
@@ -102,7 +102,7 @@ class SimulatedRegion:
         )
         self._importing: tuple[Run, PendingRequest] | None = None
         self._turn: Micros | None = None
-        """Time of the next turn."""
+        """Time of the region's next turn, or None."""
         self.neighbours: Neighbours
 
     @property
@@ -131,21 +131,21 @@ class SimulatedRegion:
         self._turn_soon()
 
     def lose_power(self) -> None:
-        """What was not synced is gone; so is all that was in memory."""
+        """Lose all that is in memory, and all that is not synced."""
         self.cluster = None
         self.life += 1
         self.disk.lose_power()
 
     def disk_state(self) -> dict[str, MemoryFolder]:
-        """Return what is on disk now: it stays what it is."""
+        """Return a copy of the disk's synced state."""
         return {
             name: MemoryFolder(folder.synced, folder.synced, folder.manifest)
             for name, folder in self.disk.folders.items()
         }
 
     def exchange_disk(self, state: dict[str, MemoryFolder], *, is_old: bool) -> None:
-        """Dead, find another state of the disk at the next start; ``is_old``: it is not the last one."""
-        assert self.cluster is None, "a living region has its disk in its hands"
+        """Have a region that is down start from another state of its disk; ``is_old`` if not the last one."""
+        assert self.cluster is None, f"{self.name} is running, and its disk is in use"
         self.disk.folders = state
         self.incarnation += 1
         self.is_put_back = is_old
@@ -154,7 +154,7 @@ class SimulatedRegion:
         return START_NS + self.world.now * 1000 + self.offset
 
     def physical(self) -> Timestamp:
-        """What the region's machine believes the time is."""
+        """Return the time that the region's clock shows."""
         return Timestamp(self.clock())
 
     # -- reading -------------------------------------------------------------------------------
@@ -165,7 +165,7 @@ class SimulatedRegion:
         return self.cluster.learner.environment.view()
 
     def log(self) -> RegionLog:
-        """What may leave the region."""
+        """Return all chains; of the own chains, what may leave the region."""
         return RegionLog(self.view, self.world.shards, self.number, len(self.world.names), self.synced)
 
     def executed(self) -> list[Slot]:
@@ -174,7 +174,7 @@ class SimulatedRegion:
     # -- writing -------------------------------------------------------------------------------
 
     def process(self, group: list[PendingRequest]) -> None:
-        """Commit a group; what it completes is done then."""
+        """Commit a group of requests, and call back those that it completes."""
         assert self.cluster is not None
         for told in self.world.before_commits:
             told(self)
@@ -201,7 +201,7 @@ class SimulatedRegion:
         self._turn_soon()
 
     def sync(self) -> None:
-        """Put on disk all that was committed."""
+        """Sync every commit to disk."""
         assert self.cluster is not None
         ends = self.executed()
         self.cluster.learner.environment.sync()
@@ -214,7 +214,7 @@ class SimulatedRegion:
     # -- talking -------------------------------------------------------------------------------
 
     def _turn_soon(self) -> None:
-        """Take a turn when other messages may have come as well."""
+        """Take a turn soon; other messages may arrive until then."""
         self._turn_by(self.world.now + self.world.chance.randint(1, TURN_US))
 
     def _turn_by(self, at: Micros) -> None:
@@ -231,7 +231,7 @@ class SimulatedRegion:
         self._turn_by(max(self.world.now + 1, self.neighbours.next_tick() // 1000 + 1))
 
     def take(self, neighbour: str, message: LinkMessage) -> None:
-        """Handle what came from another region."""
+        """Handle a message of another region."""
         self._carry_out(self.neighbours.handle(neighbour, message, self.world.now_ns()))
         self._turn_soon()
 
@@ -251,7 +251,7 @@ class SimulatedRegion:
                     self.world.report(self, problem)
 
     def _answer(self, neighbour: str, pull: Pull) -> None:
-        """Read the disk, and send the answer when other things may have happened here."""
+        """Read the disk, and send the answer later, when other events may have happened."""
         log, life = self.log(), self.life
         answer = self.neighbours.begin_answer(pull, log.ends(), self.physical())
         read = answer.read(log)
@@ -268,7 +268,7 @@ class SimulatedRegion:
             self.process([PendingRequest(ClientRequest(operations, 0, 1))])
 
     def _import_next(self) -> None:
-        """Import what can be imported, unless a run is under way."""
+        """Import all runs that can be imported, unless one is under way."""
         while self._importing is None:
             run = self.neighbours.next_run(self.physical())
             if run is None:
@@ -279,7 +279,7 @@ class SimulatedRegion:
 
 
 class RegionSimulator:
-    """All regions, the network between them, and virtual time. The same seed is the same run."""
+    """All regions, the network between them, and virtual time. A seed determines the run."""
 
     def __init__(
         self, seed: int, names: tuple[str, ...], shards: int, owner: Callable[[int, int | None], Owns]
@@ -291,11 +291,11 @@ class RegionSimulator:
         self.network = SimulatedNetwork(random.Random(self.chance.getrandbits(64)))
         self.faults: Counter[str] = Counter()
         self.observers: list[Callable[[SimulatedRegion], None]] = []
-        """Called whenever a region has committed something."""
+        """Called after every commit of a region."""
         self.before_commits: list[Callable[[SimulatedRegion], None]] = []
-        """Called whenever a region is about to commit something."""
+        """Called before every commit of a region."""
         self.problems: list[Callable[[SimulatedRegion, Error], None]] = []
-        """Called when a region does not listen to a neighbour, or stops because its disk is old."""
+        """Called when a region refuses a neighbour, or stops because its disk is old."""
         self._queue: list[tuple[Micros, int, Callable[[], None]]] = []
         self._number = count()
         self._trace = sha256()
@@ -305,7 +305,7 @@ class RegionSimulator:
         heappush(self._queue, (self.now + delay, next(self._number), action))
 
     def now_ns(self) -> int:
-        """Return the time that passes for all regions alike, in nanoseconds."""
+        """Return the virtual time, which all regions share, in nanoseconds."""
         return self.now * 1000
 
     def report(self, region: SimulatedRegion, problem: Error) -> None:
@@ -317,7 +317,7 @@ class RegionSimulator:
             observer(region)
 
     def send(self, source: SimulatedRegion, peer: str, message: LinkMessage) -> None:
-        """Hand a message to the network. A shipment travels in parts, region by region."""
+        """Hand a message to the network; a shipment is sent as one message for each region's chains."""
         target = self.regions[self.names.index(peer)]
         for part in parts_of(message):
             encoded = encode(part)
@@ -335,7 +335,7 @@ class RegionSimulator:
         target.take(source.name, decode(encoded))
 
     def run_until(self, end: Micros, is_over: Callable[[], bool] = lambda: False) -> bool:
-        """Go on until then, or until it is over; return whether it is."""
+        """Let time pass until ``end``, or until ``is_over`` returns true; return its value."""
         while self._queue and self._queue[0][0] <= end:
             if is_over():
                 return True
@@ -345,12 +345,12 @@ class RegionSimulator:
         return is_over()
 
     def trace(self) -> str:
-        """What tells one run from another."""
+        """Return the hash of all messages so far."""
         return self._trace.hexdigest()
 
 
 def parts_of(message: LinkMessage) -> list[LinkMessage]:
-    """What is sent apart: of a shipment what belongs to one region, and how far all reach."""
+    """Return a shipment as one message for each region's chains; any other message as it is."""
     if not isinstance(message, Shipment) or not message.chains:
         return [message]
     regions = sorted({segment.region for segments in message.chains.values() for segment in segments})

@@ -1,17 +1,19 @@
 """Whole clusters in virtual time, from one seed: the roles of the store on a network and disks that fail.
 
-The roles are those that the embedded store runs. Hosts, sequencers, coordinators and clients are nodes;
-what they send goes over a network that loses, repeats, delays and reorders (``simulated_network.py``), and
-hosts crash, stop and forget (``simulated_host.py``). One thread, one heap of events, one source of chance:
-a seed is a run, to the last message, and the trace's hash says whether two runs were the same.
+The roles are those that the embedded store runs. Hosts, sequencers, coordinators and clients are nodes. Their
+messages go over a network that loses, repeats, delays and reorders (``simulated_network.py``), and hosts
+crash, pause and lose their disks (``simulated_host.py``). There is one thread, one heap of events and one
+source of randomness, so a seed determines the run to the last message. The hash of the trace shows whether
+two runs are equal.
 
-What there is of each role, and who takes over:
+Failover of each role:
 
-* A sequencer belongs to an epoch. When START-EPOCH leaves the coordinator, a new one begins, and clients hear
-  of it after a while. The old one goes on, if it lives, and nobody listens.
-* One coordinator leads, but those before it may live on and believe that they do.
-* Locks of a client that is dead, or slow, are released by the host that has watched them for too long: an
-  Abort goes through the sequencer, as from any client (section 7).
+* A sequencer belongs to an epoch. When the coordinator sends START-EPOCH, a new sequencer begins, and clients
+  learn of it after a delay. The old one may continue; replicas ignore its messages.
+* One coordinator leads; earlier ones may continue, and believe that they lead.
+* Locks of a client that has crashed, or is slow, are released by a host that has seen them held for too long:
+  the
+  host sends an Abort through the sequencer, as a client does (section 7).
 """
 
 from __future__ import annotations
@@ -51,30 +53,31 @@ from kvstore.types import ClientId, Epoch, ShardId, Timestamp
 
 COORDINATORS = 3
 RECENT = 40
-"""What a sequencer can send again, for each shard."""
+"""Number of messages that a sequencer can send again, for each shard."""
 ROUTE_US = 10_000
-"""How long it may take until a client knows the new sequencer."""
+"""The longest time until a client knows a new sequencer."""
 LOCKS_US = 25_000
-"""How often hosts look for locks that have been held for too long."""
+"""The period with which hosts look for locks that are held for too long."""
 PHYSICAL_START = 1_000 * 10**9
+"""Physical time at the start of a run, in nanoseconds."""
 
 Packet = tuple[Endpoint, Endpoint, InboxItem | msgspec.Struct]
-"""From, to, and what."""
+"""Sender, receiver and message."""
 
 
 class Observer(Protocol):
-    """Somebody who looks on, and raises when a promise is broken."""
+    """A checker, which raises if an invariant is violated."""
 
     def committed(self, host: SimulatedHost, sends: list[Send]) -> None:
-        """A host committed a batch, and is about to send this."""
+        """Check a host that has committed a batch, and is about to send these messages."""
 
     def spoke(self, coordinator: CoordinatorNode, sends: list[Send]) -> None:
-        """A coordinator sends this, which rests on its record."""
+        """Check the messages that a coordinator sends."""
 
 
 @dataclass
 class CoordinatorNode:
-    """One of the coordinators; its memory is gone with it, as its record is with the hosts."""
+    """A coordinator. Its record is stored by the hosts; a crash loses the rest of its state."""
 
     number: int
     role: ReplicatedCoordinator
@@ -96,19 +99,19 @@ class SequencerNode:
 
 @dataclass
 class ClientNode:
-    """A client; ``told`` gets what it is answered."""
+    """A client; ``told`` is called with its answers."""
 
     role: Client
     told: Callable[[Answer], None]
     endpoint: Endpoint
-    """Where it runs: a node of its own, or a host."""
+    """The node that the client runs on: its own, or a host."""
     route: Epoch = Epoch(0)  # noqa: RUF009  # an int
     is_up: bool = True
     timer: int = 0
 
 
 class Simulator:
-    """A store and its world. Nothing moves but in ``run_until``."""
+    """A store and its environment. Virtual time passes only in ``run_until``."""
 
     def __init__(self, seed: int, shape: Shape) -> None:
         self.seed = seed
@@ -116,7 +119,7 @@ class Simulator:
         self.chance = random.Random(seed)
         self.now: Micros = 0
         self.clock_error = 0
-        """What is wrong with the sequencer's clock, in nanoseconds."""
+        """The error of the sequencer's clock, in nanoseconds."""
         self.network = SimulatedNetwork(random.Random(self.chance.random()))
         self.disk = MemoryDisk()
         self.faults: Counter[str] = Counter()
@@ -125,12 +128,12 @@ class Simulator:
         self.sequencers: dict[Epoch, SequencerNode] = {}
         self.coordinators: dict[int, CoordinatorNode] = {}
         self.leading = 0
-        """The coordinator that everybody turns to."""
+        """The coordinator that the other nodes send to."""
         self.clients: dict[ClientId, ClientNode] = {}
         self._last_client = 0
         self._events: list[tuple[Micros, int, Callable[[], None]]] = []
         self.events = 0
-        """How many have happened: a run in which nothing comes to an end has more and more."""
+        """Number of events that have happened. A bound on it ends a run that makes no progress."""
         self._scheduled = 0
         self._trace = hashlib.sha256()
         for host in self.hosts:
@@ -141,12 +144,12 @@ class Simulator:
     # -- time --------------------------------------------------------------------------------
 
     def after(self, delay: Micros, action: Callable[[], None]) -> None:
-        """Call it after so long."""
+        """Call the action after this delay."""
         self._scheduled += 1
         heappush(self._events, (self.now + delay, self._scheduled, action))
 
     def run_until(self, end: Micros, done: Callable[[], bool] | None = None) -> bool:
-        """Let time pass; return early, with True, when ``done`` says so."""
+        """Let time pass until ``end``; return True early, when ``done`` returns true."""
         while self._events and self._events[0][0] <= end:
             self.now, _, action = heappop(self._events)
             self.events += 1
@@ -157,15 +160,15 @@ class Simulator:
         return False
 
     def trace(self) -> str:
-        """What tells this run from every other."""
+        """Return the hash of all events so far."""
         return self._trace.hexdigest()
 
     def note(self, what: str) -> None:
-        """Write into the trace."""
+        """Add a line to the trace."""
         self._trace.update(f"{self.now} {what}\n".encode())
 
     def physical(self) -> Timestamp:
-        """What the sequencer's machine believes the time is."""
+        """Return the time that the sequencer's clock shows."""
         return Timestamp(max(0, PHYSICAL_START + self.now * 1000 + self.clock_error))
 
     # -- messages ----------------------------------------------------------------------------
@@ -211,11 +214,11 @@ class Simulator:
         return self._place(packet[0]), self._place(packet[1])
 
     def _place(self, node: Endpoint) -> Endpoint:
-        """Where a node runs."""
+        """Return the endpoint on which a node runs."""
         return self.clients[ClientId(node.number)].endpoint if node.kind == "client" else node
 
     def unclog(self, link: Direction) -> None:
-        """Let through what waits in a link."""
+        """Open a link, and deliver the messages that waited in it."""
         for packet in self.network.unclog(link):
             self.after(self.network.fastest, lambda packet=packet: self._deliver(packet))  # type: ignore[misc]  # a lambda keeps its own
 
@@ -240,7 +243,7 @@ class Simulator:
     # -- sequencers --------------------------------------------------------------------------
 
     def _begin_stamping(self, epoch: Epoch, clock: Timestamp) -> None:
-        """Put a sequencer into service for an epoch that starts, and let clients know of it."""
+        """Start the sequencer of an epoch, and let clients learn of it."""
         if epoch <= max(self.sequencers, default=0):
             return
         role = Sequencer(epoch=epoch, shards=self.shape.shards, clock=clock, kept=RECENT)
@@ -255,7 +258,7 @@ class Simulator:
         client.route = max(client.route, epoch)
 
     def _flush(self, epoch: Epoch) -> None:
-        """The sequencer's own timer."""
+        """Run the sequencer's timer."""
         node = self.sequencers[epoch]
         if not node.is_up:
             return
@@ -282,11 +285,11 @@ class Simulator:
                 self.send(Endpoint("sequencer", epoch), effect.to, effect.message)
 
     def crash_sequencer(self) -> None:
-        """The sequencer of the latest epoch ends for ever: what it knew was soft."""
+        """Stop the sequencer of the latest epoch for good; its state is soft."""
         self.sequencers[max(self.sequencers)].is_up = False
 
     def pause_sequencer(self, epoch: Epoch, *, paused: bool) -> None:
-        """Stop one for a while, or let it go on with what came meanwhile."""
+        """Pause a sequencer, or resume it with the messages received meanwhile."""
         node = self.sequencers[epoch]
         node.is_paused = paused
         waiting, node.waiting = node.waiting, []
@@ -296,7 +299,7 @@ class Simulator:
     # -- coordinators ------------------------------------------------------------------------
 
     def start_coordinator(self, number: int) -> None:
-        """Let a coordinator begin, and everybody turn to it; others may live on."""
+        """Start a coordinator and let it lead; earlier ones may continue."""
         role = ReplicatedCoordinator(
             number=number,
             life=self._scheduled,
@@ -320,7 +323,7 @@ class Simulator:
             self._give_coordinator(number, message)
 
     def _oldest_client(self) -> ClientId:
-        """All below it have ended."""
+        """Return the number of the oldest client that is up; all clients below it have ended."""
         living = (client for client, node in self.clients.items() if node.is_up)
         return min(living, default=ClientId(self._last_client + 1))
 
@@ -362,7 +365,7 @@ class Simulator:
     # -- clients -----------------------------------------------------------------------------
 
     def start_client(self, told: Callable[[Answer], None], endpoint: Endpoint | None = None) -> ClientNode:
-        """A new client, which nobody ever was before."""
+        """Start a client under a new number."""
         self._last_client += 1
         number = ClientId(self._last_client)
         role = Client(client=number, replicas=self.shape.replicas)
@@ -372,7 +375,7 @@ class Simulator:
         return node
 
     def ask(self, node: ClientNode, effects: list[Effect]) -> None:
-        """Carry out what a client wants."""
+        """Carry out the effects of a client."""
         source = Endpoint("client", node.role.client)
         for effect in effects:
             match effect:
@@ -419,14 +422,14 @@ class Simulator:
     def _end_client(node: ClientNode) -> None:
         node.is_up = False
 
-    # -- looking on --------------------------------------------------------------------------
+    # -- observing --------------------------------------------------------------------------
 
     def committed(self, host: SimulatedHost, sends: list[Send]) -> None:
         for observer in self.observers:
             observer.committed(host, sends)
 
     def living(self) -> list[SimulatedHost]:
-        """The hosts that take part."""
+        """Return the hosts that are up and have a vote."""
         return [host for host in self.hosts if host.host is not None]
 
     def shards(self) -> list[ShardId]:

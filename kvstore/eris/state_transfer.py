@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from kvstore.eris import dropped_messages, view_change
+from kvstore.eris import dropped_messages, epoch_change, view_change
 from kvstore.eris.effects import CancelTimer, Dropped, Effect, ReplicaAddress, Send
 from kvstore.eris.messages import Image, ImageRequest, LogEntry
 from kvstore.eris.replica_state import ReplicaState
@@ -160,4 +160,9 @@ def _carry_over(replica: ReplicaState, own: ShardRecord, kept: Sequence[LogEntry
             record.view = ViewNumber(record.view + 1)  # never in a view with what was promised away
         replica.take_status()
     effects = replica.execute_as_learner() if replica.is_learner else []
-    return [*effects, *view_change.on_view_timer(replica), *dropped_messages.go_on(replica)]
+    return [
+        *effects,
+        *epoch_change.on_epoch_timer(replica),  # the image may be of an epoch before the one that is awaited
+        *view_change.on_view_timer(replica),
+        *dropped_messages.go_on(replica),
+    ]

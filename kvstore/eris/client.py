@@ -1,4 +1,4 @@
-"""The client: sends each request once, waits for a quorum of every participant, retries for ever.
+"""The client: sends each request once, waits for a quorum of every participant, and retries without end.
 
 A shard has answered when f+1 of its replicas replied with *equal* epoch, view and slot, and the
 designated learner of that view is among them (Eris, SOSP 2017, section 6.2). The learner's outcome
@@ -9,7 +9,7 @@ voted that all is as it was read, the Commit follows at once, and carries the wr
 Abort follows, or the votes are answered and the caller says later how it ends: the locks wait for that.
 
 INVARIANTS
-    CLIENT-1  A request is never given up: its id is answered or outstanding, for ever (eris.md, 2.4). A
+    CLIENT-1  The client never gives a request up: each id is answered or outstanding (eris.md, 2.4). A
         preliminary is outstanding until it is concluded.
     CLIENT-2  What a request says is ``answered`` names only ids whose answers went to the caller.
     CLIENT-3  The "retry" timer is armed exactly while requests are outstanding.
@@ -33,9 +33,9 @@ from kvstore.execution.operations import Call, IdempotencyToken, Operations, Out
 from kvstore.types import ClientId, RequestId, ShardId, Slot, Timestamp
 
 RETRY_MS = 100
-"""How long replies may take before the request is sent again, under a new stamp."""
+"""The time after which a request without all replies is sent again, under a new stamp."""
 UNANSWERED_RANGES_MAX = 16
-"""Ranges of ids a request carries; more are joined, which only makes windows larger."""
+"""Most ranges of ids that a request carries; further ranges are joined, which only makes windows larger."""
 NONE_YET = RequestId(0)
 NO_TIME = Timestamp(0)
 NO_EDGES: dict[ShardId, Slot] = {}
@@ -43,9 +43,10 @@ _ARM, _DISARM = SetTimer("retry", RETRY_MS), CancelTimer("retry")
 
 
 class SecondHalf(NamedTuple):
-    """What a general transaction is to do when it has its locks and nothing has changed.
+    """The writes of a general transaction, which follow when it has its locks and no read has changed.
 
-    ``keeps_locks``: if something has, the caller gets the votes and concludes; else it is aborted.
+    If a read has changed, the transaction is aborted; with ``keeps_locks`` the caller gets the votes and
+    concludes.
     """
 
     writes: Operations
@@ -97,7 +98,7 @@ class Client:
         after: Timestamp = NO_TIME,
         edges: dict[ShardId, Slot] = NO_EDGES,
     ) -> list[Effect]:
-        """Send a new request; its id is ``last_request`` afterwards."""
+        """Send a new request, whose id is then ``last_request``; return the effects."""
         first = not self.outstanding
         answered = self.last_request if first else RequestId(next(iter(self.outstanding)) - 1)
         self.last_request = number = RequestId(self.last_request + 1)
@@ -136,7 +137,7 @@ class Client:
     ) -> list[Effect]:
         """End a general transaction whose votes were answered: commit these writes, or abort it (None).
 
-        One that was ended meanwhile is answered as aborted.
+        A transaction that another client has ended meanwhile is answered as aborted.
         """
         found = self._find(preliminary)
         if found is None or found.concluded_by is not None:
@@ -153,7 +154,8 @@ class Client:
         return effects
 
     def park(self) -> None:
-        """What is outstanding now takes long: later requests name it apart, so windows stay small."""
+        """Park the outstanding requests, which take long: later requests name them apart, which keeps windows
+        small."""
         if self.outstanding:
             oldest, parked = next(iter(self.outstanding)), next(reversed(self.parked), NONE_YET)
             assert parked < oldest, f"CLIENT-2: request {parked} was parked, and {oldest} is outstanding"
@@ -175,8 +177,8 @@ class Client:
     def on_vote(self, reply: Reply) -> list[Effect]:
         """Take the learner's word for its shard's vote, before the commit that both halves share.
 
-        For a driver that commits both halves in one batch: then they stand at a quorum together, or the
-        client never was (contracts C2). Other replies are left for ``handle``.
+        For a driver that commits both halves in one batch: either both are at a quorum, or the client never
+        existed (contracts C2). Other replies are left for ``handle``.
         """
         waiting = self._find(reply.request)
         if waiting is None or waiting.second_half is None or reply.client != self.client:
@@ -186,7 +188,7 @@ class Client:
         return self._take(waiting, reply, reply.outcome)
 
     def _take(self, waiting: Outstanding, reply: Reply, outcome: Outcome) -> list[Effect]:
-        """A shard has answered; when it was the last one, go on."""
+        """Take the outcome of one shard; continue when it was the last one."""
         operations = waiting.request.operations
         assert reply.shard in operations, (
             f"CLIENT-4: shard {reply.shard} answers request {reply.request}, and takes no part in it"
@@ -203,7 +205,7 @@ class Client:
         return self._answer(number, Answer(number, waiting.slots, waiting.outcomes))
 
     def _on_votes(self, waiting: Outstanding, second_half: SecondHalf) -> list[Effect]:
-        """All participants voted, and hold the locks."""
+        """Send the second half, or answer with the votes: all participants have voted, and hold the locks."""
         if waiting.concluded_by is not None:
             return []
         number = waiting.request.request
@@ -242,7 +244,7 @@ class Client:
         return waiting
 
     def _quorum_outcome(self, waiting: Outstanding, reply: Reply) -> Outcome | None:
-        """The learner's outcome, if this reply completed a view-consistent quorum of its shard."""
+        """Return the learner's outcome if this reply completes a view-consistent quorum, else None."""
         if waiting.replies is None:
             waiting.replies = {}
         votes = waiting.replies.setdefault(reply.shard, [])
@@ -265,7 +267,7 @@ class Client:
         return learner.outcome
 
     def on_timer(self, name: str) -> list[Effect]:
-        """Replies are late: send everything unanswered again. The stamps will be new."""
+        """Send every unanswered request again, because replies are late. It gets a new stamp."""
         assert name == "retry", name
         all_outstanding = chain(self.parked.values(), self.outstanding.values())
         unanswered = [waiting for waiting in all_outstanding if not waiting.is_complete()]
@@ -274,7 +276,7 @@ class Client:
 
 
 def _ranges(parked: dict[RequestId, Outstanding]) -> tuple[IdRange, ...]:
-    """Few ranges that cover all these ids; they come in order, mostly."""
+    """Return a few ranges that cover all these ids, which are mostly in order."""
     ranges: list[IdRange] = []
     for number in sorted(parked):
         if ranges and (number == ranges[-1][1] + 1 or len(ranges) == UNANSWERED_RANGES_MAX):

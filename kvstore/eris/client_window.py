@@ -35,7 +35,7 @@ class ClientWindow(msgspec.Struct, array_like=True):
 
     INVARIANTS
         WINDOW-1  No id in ``outcomes`` or ``tombstones`` is answered.
-        WINDOW-2  How a general transaction ended is remembered once, and not changed.
+        WINDOW-2  The end of a general transaction is recorded once, and not changed.
     """
 
     answered: RequestId = RequestId(0)
@@ -46,7 +46,7 @@ class ClientWindow(msgspec.Struct, array_like=True):
     """Whether a general transaction was committed, by the id of its preliminary."""
 
     def outcome_of(self, request: RequestId) -> Outcome | Answered | None:
-        """The outcome of a request executed before; ANSWERED if long ago; None if it is new."""
+        """Return the outcome of an executed request; ANSWERED if it is no longer kept, None if new."""
         if self._is_answered(request):
             return ANSWERED
         return self.outcomes.get(request)

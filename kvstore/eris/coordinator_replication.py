@@ -40,11 +40,11 @@ from kvstore.ports import Table
 from kvstore.types import ClientId, Epoch
 
 RECORD_KEY, PROMISED_KEY, REJOIN_KEY = b"coordinator", b"promised", b"rejoin"
-"""Where in the host's table they stand."""
+"""Keys of the record, the promise and the rejoin epoch in the host's table."""
 NOBODY_ENDED, NO_EPOCH = ClientId(0), Epoch(0)
 PREPARE_MS = 40
 SAVE_MS = 20
-"""How long answers of hosts may take before they are asked again."""
+"""The time after which hosts that have not answered are asked again."""
 
 
 class RecordKeeper:
@@ -55,7 +55,7 @@ class RecordKeeper:
         self._table = table
 
     def record(self) -> CoordinatorRecord:
-        """What is kept, or the record of a store that no coordinator ever wrote to."""
+        """Return the kept record, or an empty one if no coordinator has saved any."""
         stored = self._table.get(RECORD_KEY)
         return CoordinatorRecord() if stored is None else decode_record(stored)
 
@@ -68,7 +68,7 @@ class RecordKeeper:
         self._table.put(RECORD_KEY, encode_record(record))
 
     def promised(self) -> Epoch:
-        """The promised epoch: records of lower epochs are refused."""
+        """Return the promised epoch; records of lower epochs are refused."""
         return max(self._promise()[0], self.record().epoch)
 
     def _promise(self) -> tuple[Epoch, int]:
@@ -82,7 +82,7 @@ class RecordKeeper:
         self._table.put(PROMISED_KEY, epoch.to_bytes(8, "big") + life.to_bytes(8, "big"))
 
     def forget(self, rejoin: Epoch) -> None:
-        """Its disk is not to be trusted: it takes only what is newer, and until then says nothing."""
+        """Note that the disk cannot be trusted: answer nothing until a record of a later epoch arrives."""
         self.promise(rejoin)
         began = self.record().epoch
         assert rejoin > began, f"IMAGE-4: host {self._host} is to wait for epoch {rejoin}, and keeps {began}"
@@ -107,7 +107,7 @@ class RecordKeeper:
         elif message.epoch == promised and self._promise() != (promised, message.life):
             if self._promise()[0] < promised:
                 return [Dropped(message, "a record of this epoch came without its promise")]
-            promised = Epoch(promised + 1)  # it is taken, by another life of this coordinator
+            promised = Epoch(promised + 1)  # the epoch is taken, by an earlier start of this coordinator
         record = encode_record(self.record())
         answer = Prepared(self._host, message.epoch, promised, record)
         return [Send(CoordinatorAddress(message.coordinator), answer)]
@@ -126,12 +126,12 @@ class RecordKeeper:
 
 
 def _tells(effect: Effect) -> bool:
-    """Return whether anybody but a host, which is asked to keep a record, hears of this."""
+    """Return whether the effect is a message to another node than a host that is asked to keep a record."""
     return type(effect) is Send and type(effect.to) is not HostAddress
 
 
 class Unsaved(NamedTuple):
-    """What waits until a majority keeps the record of this counter."""
+    """Effects that wait until a majority keeps the record of this counter."""
 
     counter: int
     effects: list[Effect]
@@ -143,7 +143,7 @@ class ReplicatedCoordinator:
 
     number: int
     life: int = 0
-    """Its driver gives no two lives of a coordinator the same."""
+    """Number of the coordinator's start; the driver never uses a number twice."""
     coordinators: int
     hosts: int
     shards: int
@@ -152,15 +152,15 @@ class ReplicatedCoordinator:
     """The epoch that this coordinator prepares or leads."""
     leading: FailureCoordinator | None = None
     is_preparing: bool = False
-    """Whether hosts are being asked for promises. A coordinator that another one overtook neither prepares
-    nor leads until a replica asks it for something."""
+    """Whether hosts are being asked for promises. A coordinator that another one has replaced neither
+    prepares nor leads until a replica sends it a request."""
     prepared: dict[int, CoordinatorRecord] = field(default_factory=dict)
     unsaved: deque[Unsaved] = field(default_factory=deque)
     saved: dict[int, int] = field(default_factory=dict)
     """Counter of the record that each host keeps, by host."""
 
     def prepare(self, at_least: Epoch) -> list[Effect]:
-        """Step 1, with the first epoch of its own from there on."""
+        """Step 1: ask for promises of this coordinator's first epoch from ``epoch`` on."""
         lowest = max(at_least, Epoch(self.epoch + 1))
         self.epoch = Epoch(lowest + (self.number - lowest) % self.coordinators)
         assert self.epoch % self.coordinators == self.number, (
@@ -202,7 +202,8 @@ class ReplicatedCoordinator:
         return self._hold_back(self.leading, self.leading.handle(message))
 
     def on_timer(self, name: str) -> list[Effect]:
-        """
+        """Process a timer that has expired; return the effects.
+
         prepare     not enough hosts have promised
         save        not enough hosts keep the record
         epoch       not enough replicas have shown their logs
@@ -217,7 +218,7 @@ class ReplicatedCoordinator:
         return self._hold_back(leading, leading.on_timer(name))
 
     def _on_prepared(self, message: Prepared) -> list[Effect]:
-        """Step 2; or another coordinator came first."""
+        """Step 2: count a promise; stop if another coordinator has prepared a later epoch."""
         if message.epoch != self.epoch:
             return [Dropped(message, f"of epoch {message.epoch}, this is epoch {self.epoch}")]
         if message.promised > self.epoch:
@@ -248,7 +249,7 @@ class ReplicatedCoordinator:
         return []
 
     def _hold_back(self, leading: FailureCoordinator, effects: list[Effect]) -> list[Effect]:
-        """Step 3: what follows from a record that is not saved waits, and so does what comes after."""
+        """Step 3: hold back the messages that follow from an unsaved record, and all later ones."""
         counter = leading.record.counter
         known = self.unsaved[-1].counter if self.unsaved else self._saved_by_majority()
         assert counter >= known, f"MAJORITY-1: the record has counter {counter}, and {known} was kept"

@@ -17,7 +17,7 @@ from kvstore.types import ClientId, Epoch, ShardId, Slot, TransactionId, ViewNum
 
 
 class CoordinatorRecord(msgspec.Struct, frozen=True, array_like=True):
-    """What the coordinator must not forget; the newest by (epoch, counter) counts (contracts B1)."""
+    """The coordinator's durable record; the newest one by (epoch, counter) counts (contracts B1)."""
 
     epoch: Epoch = Epoch(0)
     counter: int = 0
@@ -26,9 +26,9 @@ class CoordinatorRecord(msgspec.Struct, frozen=True, array_like=True):
     start_epochs: tuple[StartEpoch, ...] = ()
     """The saved START-EPOCH of ``last_started``, one per shard."""
     found: tuple[Stamped, ...] = ()
-    """Transactions of this epoch that were lost somewhere and happen all the same."""
+    """Transactions of this epoch that were lost at a replica, and are kept."""
     dropped: frozenset[TransactionId] = frozenset()
-    """Names of those that do not."""
+    """Names of the lost transactions that are dropped."""
 
 
 encode_record = msgspec.msgpack.Encoder().encode
@@ -53,11 +53,11 @@ class CoordinatorState:
 
     @property
     def is_normal(self) -> bool:
-        """Whether no epoch change is under way."""
+        """Return whether no epoch change is under way."""
         return self.record.last_started == self.record.epoch
 
     def addresses(self, shards: Iterable[int]) -> list[ReplicaAddress]:
-        """All replicas of these shards."""
+        """Return the addresses of all replicas of these shards."""
         return [
             ReplicaAddress(ShardId(shard), replica)
             for shard in sorted(shards)
@@ -70,7 +70,7 @@ class CoordinatorState:
         found: tuple[Stamped, ...] | None = None,
         dropped: frozenset[TransactionId] | None = None,
     ) -> None:
-        """Put a decision into the record, which is kept before anybody hears of it."""
+        """Put a decision into the record, which is saved before any message announces it."""
         record = self.record
         self.record = after = msgspec.structs.replace(
             record,

@@ -94,10 +94,10 @@ def _on_has(coordinator: CoordinatorState, message: HasTransaction) -> list[Effe
 
 
 def _on_temp_dropped(coordinator: CoordinatorState, message: TempDroppedTransaction) -> list[Effect]:
-    """Count promises; of each shard those of the newest view."""
+    """Count the promises of each shard in its newest view; drop the transaction when there are enough."""
     promises = coordinator.promises.get(message.id)
     if promises is None:
-        return []  # decided already, or asked for by a coordinator that forgot it
+        return []  # decided already, or asked for by an earlier coordinator
     assert _found(coordinator, message.id) is None, (
         f"DECISION-1: {message.id} was found, and a promise of shard {message.shard} is counted against it"
     )
@@ -113,7 +113,7 @@ def _on_temp_dropped(coordinator: CoordinatorState, message: TempDroppedTransact
 
 
 def _has_promised(coordinator: CoordinatorState, shard: ShardId, name: TransactionId) -> bool:
-    """Whether a majority of the shard has, in one view, the learner of that view among it."""
+    """Return whether a majority of the shard has promised in one view, its learner included."""
     promises = coordinator.promises[name]
     views = {address.replica: view for address, view in promises.items() if address.shard == shard}
     newest = max(views.values(), default=None)

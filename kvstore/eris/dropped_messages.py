@@ -57,23 +57,23 @@ from kvstore.eris.shard_state import Status
 from kvstore.types import SequenceNumber, Slot, TransactionId
 
 GAP_MS = 10
-"""How long an answer may take before the next one is asked."""
+"""The time after which a replica without an answer asks again, or asks the coordinator too."""
 PEERS_ASKED_ALONE = 1
-"""Times that only the peers are asked before the coordinator is."""
+"""Number of times that only the peers are asked before the coordinator is asked too."""
 
 
-# -- what comes out of order -------------------------------------------------------------------
+# -- messages out of order ---------------------------------------------------------------------
 
 
 def drain(replica: ReplicaState) -> list[Effect]:
-    """Append what is held, up to the first gap or promise; ask for what is missing there."""
+    """Append the held transactions up to the first gap or promise; ask for the missing number."""
     effects: list[Effect] = []
     record = replica.record
     assert record.epoch == record.last_normal_epoch, (
         f"EPOCH-1: epoch {record.last_normal_epoch} goes on after the change to epoch {record.epoch}"
     )
     for number in [number for number in replica.held if number < replica.next_number]:
-        del replica.held[number]  # it came into the log by another way, with a view or from a peer
+        del replica.held[number]  # the number is in the log meanwhile, with a view or from a peer
     while True:
         number = replica.next_number
         stamped = replica.held.pop(number, None)
@@ -101,7 +101,7 @@ def drain(replica: ReplicaState) -> list[Effect]:
 
 
 def go_on(replica: ReplicaState) -> list[Effect]:
-    """What is held may be the next by now."""
+    """Append held transactions that follow the log by now; return the effects."""
     return drain(replica) if replica.status is Status.NORMAL else []
 
 
@@ -117,7 +117,7 @@ def _ask_if_missing(replica: ReplicaState) -> list[Effect]:
 
 
 def _ask(replica: ReplicaState, *, coordinator: bool) -> list[Effect]:
-    """Begin to ask for the next number, unless that was begun."""
+    """Ask for the next number, unless the replica does already."""
     number = replica.next_number
     if replica.missing == number:
         return []
@@ -150,7 +150,7 @@ def on_gap_timer(replica: ReplicaState) -> list[Effect]:
 
 
 def on_flush(replica: ReplicaState, flush: Flush) -> list[Effect]:
-    """The sequencer says how far it has come: the last message to this shard may be lost."""
+    """Note the sequencer's last number; ask for numbers up to it, whose messages may be lost."""
     if flush.epoch != replica.record.epoch or replica.status is not Status.NORMAL:
         return [Dropped(flush, f"of epoch {flush.epoch}, this is epoch {replica.record.epoch}")]
     record = replica.record
@@ -166,7 +166,7 @@ def on_flush(replica: ReplicaState, flush: Flush) -> list[Effect]:
 
 
 def on_slot_request(replica: ReplicaState, request: SlotRequest) -> list[Effect]:
-    """Answer from the log, or from what is held; who has neither is silent."""
+    """Answer from the log or the held transactions; do not answer if the slot is in neither."""
     record = replica.record
     if (request.epoch, request.view) != (record.epoch, record.view) or replica.status is not Status.NORMAL:
         return [Dropped(request, "of another epoch or view")]
@@ -183,7 +183,7 @@ def on_slot_request(replica: ReplicaState, request: SlotRequest) -> list[Effect]
 
 
 def on_slot_answer(replica: ReplicaState, answer: SlotAnswer) -> list[Effect]:
-    """A peer has it. What it brings still has to pass the promises."""
+    """Take a peer's answer. The transaction enters the log only if no promise covers it."""
     record = replica.record
     if (answer.epoch, answer.view) != (record.epoch, record.view) or replica.status is not Status.NORMAL:
         return [Dropped(answer, "of another epoch or view")]
@@ -208,7 +208,7 @@ def on_slot_answer(replica: ReplicaState, answer: SlotAnswer) -> list[Effect]:
 
 
 def on_transaction_request(replica: ReplicaState, request: TransactionRequest) -> list[Effect]:
-    """Show it, or promise to do nothing with it until it is decided (LOSS-1, LOSS-3)."""
+    """Send the transaction, or promise not to process it before the decision (LOSS-1, LOSS-3)."""
     record, (shard, own) = replica.record, replica.address
     if request.id.epoch != record.epoch or replica.status is Status.EPOCH_CHANGE:
         return [Dropped(request, f"of epoch {request.id.epoch}, this is epoch {record.epoch}")]
@@ -231,8 +231,10 @@ def on_transaction_request(replica: ReplicaState, request: TransactionRequest) -
 
 
 def _find(replica: ReplicaState, name: TransactionId) -> Stamped | None:
-    """A transaction of this name: in the log of the shard that is named, in what is held, or in what stands
-    in the own log and need not stand in that one."""
+    """Return the transaction of this id, or None.
+
+    It may be in the log of the shard that the id names, among the held ones, or only in this replica's log.
+    """
     named = _named_here(replica, name)
     if named is not None and named.log.first <= (slot := Slot(named.record.base + name.sequence)):
         stamped = named.logged(slot) if slot <= named.last_slot else None
@@ -243,22 +245,21 @@ def _find(replica: ReplicaState, name: TransactionId) -> Stamped | None:
 
 
 def _named_here(replica: ReplicaState, name: TransactionId) -> Shard | None:
-    """This host's replica of the shard that a name is of; a host that executes as one answers as one
-    (LOSS-4)."""
+    """Return this host's replica of the shard that an id names, if it has begun that epoch; else None."""
     named = replica.executor.replicas.get(name.shard)
     return named if named is not None and named.record.last_normal_epoch == name.epoch else None
 
 
 def _is_resolved(replica: ReplicaState, name: TransactionId) -> bool:
-    """Whether this host knows what became of it, or may have known, and need not have it any more."""
+    """Return whether the transaction may be resolved here, and may have been truncated."""
     named = _named_here(replica, name)
     if named is None or named.record.base + name.sequence <= named.last_slot:
         return True
-    return named.record.clock < replica.record.truncated_clock  # it may have been cut, with an image
+    return named.record.clock < replica.record.truncated_clock  # an image may have come with a truncated log
 
 
 def unsettled(replica: ReplicaState) -> Iterator[tuple[Slot, Stamped]]:
-    """What other participants may lack: what is not stable here, or not executed, or waits for its pieces."""
+    """Yield transactions that other participants may lack: not stable, not executed, or incomplete."""
     record = replica.record
     end = min(record.stable, record.executed)
     yield from ((slot, stamped) for slot, stamped in replica.waiting() if slot <= end)
@@ -292,7 +293,7 @@ def on_transaction_dropped(replica: ReplicaState, dropped: TransactionDropped) -
 
 
 def drop(replica: ReplicaState, names: Iterable[TransactionId]) -> None:
-    """Remember what is dropped, and take it out of the log (LOSS-2)."""
+    """Record dropped ids, and replace their transactions in the log by NO-OPs (LOSS-2)."""
     record = replica.record
     fresh = set(names) - record.perm_drops
     if not fresh:

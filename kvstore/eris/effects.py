@@ -1,4 +1,4 @@
-"""What a protocol state machine asks of the world, and the names it asks by.
+"""The effects that a protocol state machine asks of its driver, and the addresses in them.
 
 Effects are values; a driver carries them out. The durability contract: a role may read and write
 through its host's open batch inside ``handle``; the ``Send``s it returned leave the host only after
@@ -28,13 +28,13 @@ class GroupAddress(NamedTuple):
 
 
 class HostAddress(NamedTuple):
-    """A host, for what is about its environment and not about one shard."""
+    """A host, for messages that concern its environment and not one shard."""
 
     host: int
 
 
 class CoordinatorAddress(NamedTuple):
-    """One of the coordinators that there are; ``COORDINATOR`` is the one that leads."""
+    """One of the coordinators; ``COORDINATOR`` is the one that leads."""
 
     coordinator: int
 
@@ -46,7 +46,7 @@ class ClientAddress(NamedTuple):
 
 
 class RoleAddress(NamedTuple):
-    """A role of which there is one: the sequencer, the failure coordinator, the user's thread."""
+    """A role that exists once: the sequencer, the leading coordinator, the user's thread."""
 
     name: str
 
@@ -81,7 +81,7 @@ class CancelTimer(msgspec.Struct, frozen=True):
 
 
 class Dropped(msgspec.Struct, frozen=True):
-    """The message was ignored, and why: counted by the driver."""
+    """Report an ignored message, with the reason; the driver counts them."""
 
     message: msgspec.Struct
     reason: str

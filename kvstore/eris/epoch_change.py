@@ -1,16 +1,20 @@
-"""A replica crosses from one sequencer's epoch to the next (Eris, SOSP 2017, section 6.5).
+"""The change from one sequencer's epoch to the next, at a replica (Eris, SOSP 2017, section 6.5).
 
-    1. EPOCH-CHANGE-REQ: it has heard of a later epoch, or nothing of its sequencer for long.
-    2. EPOCH-CHANGE: process nothing older any more, and show the coordinator the unstable log, and what
-       waits: another participant may never have got that.
-    3. START-EPOCH: take over the log that all replicas of the shard begin the epoch with, execute
-       it, forget ended clients, and listen to the new sequencer.
+    1. EPOCH-CHANGE-REQ: a replica asks for an epoch, because it has received a message of a later one, or
+       because
+       its sequencer has been silent for long.
+    2. EPOCH-CHANGE: the replica stops processing lower epochs, and sends the coordinator its unstable log,
+       and
+       the stable transactions that wait, because another participant may never have received them.
+    3. START-EPOCH: the replica takes over the log with which all replicas of the shard begin the epoch,
+       executes
+       it, forgets ended clients, and accepts messages of the new sequencer.
 
-What the coordinator makes of the logs is in ``failure_coordinator.py``.
+The coordinator's part is in ``failure_coordinator.py``.
 
 INVARIANTS
-    EPOCH-1  After EPOCH-CHANGE nothing of a lower epoch is processed, also after a crash.
-    EPOCH-2  All replicas of a shard begin an epoch with the same log. One that cannot needs an image.
+    EPOCH-1  After EPOCH-CHANGE a replica processes no message of a lower epoch, also after a crash.
+    EPOCH-2  All replicas of a shard begin an epoch with equal logs. A replica that cannot needs an image.
 """
 
 from __future__ import annotations
@@ -30,11 +34,11 @@ from kvstore.eris.shard_state import Status
 from kvstore.types import ClientId, Epoch, SequenceNumber, Slot
 
 EPOCH_MS = 50
-"""How long an epoch may take to begin before the coordinator is asked again."""
+"""The time after which a replica asks the coordinator again for an epoch that has not begun."""
 
 
 def ask(replica: ReplicaState, epoch: Epoch) -> list[Effect]:
-    """Step 1. Once for an epoch; the timer says it again for as long as it has not begun here."""
+    """Step 1: ask the coordinator for an epoch, once; the timer repeats it until the epoch has begun here."""
     if epoch <= replica.wanted_epoch:
         return []
     began = replica.record.last_normal_epoch
@@ -44,7 +48,7 @@ def ask(replica: ReplicaState, epoch: Epoch) -> list[Effect]:
 
 
 def on_epoch_timer(replica: ReplicaState) -> list[Effect]:
-    """The epoch that was asked for, or agreed to, has not begun here."""
+    """Ask again for the epoch that was asked for or agreed to, unless it has begun here."""
     record = replica.record
     assert record.epoch >= record.last_normal_epoch, (
         f"EPOCH-1: epoch {record.last_normal_epoch} began after the change to epoch {record.epoch}"
@@ -60,12 +64,12 @@ def _ask_again(replica: ReplicaState) -> list[Effect]:
 
 
 def on_silence(replica: ReplicaState) -> list[Effect]:
-    """The sequencer of this epoch was not heard for long: a later one has to begin."""
+    """Ask for a later epoch, because the sequencer of this one has been silent for long."""
     return ask(replica, Epoch(replica.record.last_normal_epoch + 1))
 
 
 def on_epoch_change(replica: ReplicaState, message: EpochChange) -> list[Effect]:
-    """Step 2: from here on this replica never processes a lower epoch (EPOCH-1)."""
+    """Step 2: stop processing lower epochs for good (EPOCH-1), and show the log."""
     record = replica.record
     begins_again = message.epoch == record.epoch and replica.status is Status.EPOCH_CHANGE
     if message.epoch <= record.epoch and not begins_again:
@@ -99,14 +103,14 @@ def _shown(replica: ReplicaState, since: Slot | None) -> list[LogEntry]:
 
 
 def _unresolved(replica: ReplicaState) -> list[Stamped]:
-    """What is stable here, but may never have come to another participant."""
+    """Return the stable transactions that another participant may never have received."""
     record = replica.record
     unsettled = dropped_messages.unsettled(replica)
     return [stamped for slot, stamped in unsettled if record.base < slot <= record.stable]
 
 
 def on_start_epoch(replica: ReplicaState, message: StartEpoch) -> list[Effect]:
-    """Step 3. A replica whose log cannot be completed by the message has to be made anew."""
+    """Step 3: begin the epoch. A replica whose log the message cannot complete asks for an image."""
     record = replica.record
     if message.epoch < record.epoch or message.epoch == record.last_normal_epoch:
         return [Dropped(message, f"epoch {record.epoch} is known already")]
@@ -182,7 +186,7 @@ def _begin(replica: ReplicaState, message: StartEpoch) -> list[Effect]:
 
 
 def _forget_losses(replica: ReplicaState) -> None:
-    """What was lost in the epoch before is in the log that this one begins with, or never happened."""
+    """Forget the losses of the last epoch: the new log contains them, or they were dropped."""
     record = replica.record
     assert record.base == replica.last_slot, (
         f"EPOCH-2: epoch {record.epoch} begins after slot {record.base}, and the log has {replica.last_slot}"

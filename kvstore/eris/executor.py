@@ -1,18 +1,18 @@
-"""Executing whole transactions on one host, in the order of its logs or around those that wait.
+"""Execution of whole transactions on one host, in the order of its logs, except around transactions that
+wait.
 
-A host carries replicas of many shards and waits as one (contracts A2): a transaction is executed when
-every replica here that takes part has come to its slot and nothing in the way of any of its pieces is
-left; then on all of them in one step. In the way are earlier transactions that are not resolved and
-touch the same items: preliminaries between their two halves, and what waits for those. All others
-overtake. The slots of what is not resolved are kept with each shard's record (contracts A6), and the
-rest is rebuilt from the log.
+A host holds replicas of many shards, and waits as a whole (contracts A2). A transaction is executed on all of
+its shards here in one step, when every replica has reached its slot and no earlier unresolved transaction
+conflicts with it. Such conflicts are preliminaries between their two halves, and the transactions that wait
+for them. All other transactions overtake. The slots of unresolved transactions are kept with each shard's
+record (contracts A6); the rest of this state is rebuilt from the log.
 
 INVARIANTS
-    EXECUTOR-1  A transaction is executed on all hosted participants in one step, or on none; but for those
-        whose part came with an image (``state_transfer.py``).
+    EXECUTOR-1  A transaction is executed on all hosted participants in one step, or on none, except on
+        participants whose image contained it (``state_transfer.py``).
     EXECUTOR-2  Two transactions that conflict are executed in the order of the log.
-    EXECUTOR-3  Nothing is claimed, and no lock looked at, while nothing stands in anybody's way.
-    EXECUTOR-4  When a host has caught up, each of its shards has executed all that is stable, or it waits.
+    EXECUTOR-3  While no transaction waits, no transaction claims or looks up locks.
+    EXECUTOR-4  When a host has caught up, each stable slot of its shards is executed, or waits.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from kvstore.types import ClientId, RequestId, ShardId, Slot, Timestamp
 
 
 class Unresolved:
-    """A transaction that came to a slot of this host and is not resolved."""
+    """A transaction in a slot of this host that is not resolved."""
 
     __slots__ = (
         "blocked",
@@ -51,13 +51,13 @@ class Unresolved:
         self.stamped = stamped
         self.clock = stamped.stamp.clock
         self.missing = hosted
-        """Pieces that are still to come."""
+        """Number of pieces that have not arrived."""
         self.slots: dict[ShardId, Slot] = {}
         self.claims: dict[ShardId, Footprint] | None = None
-        """What it claimed, by shard; None while it needs no claims because nothing came after it."""
+        """Its claims, by shard; None while it needs none because no later transaction has arrived."""
         self.blockers: set[Unresolved] = _NOBODY
         self.blocked: set[Unresolved] = _NOBODY
-        """Transactions that wait for this one. An empty set of either kind is shared, and never changed."""
+        """Transactions that wait for this one. Empty sets are shared, and never changed."""
         self.votes: dict[ShardId, Outcome] | None = None
         """Votes by shard, of a preliminary that holds its locks; else None."""
         self.conclusories: tuple[Unresolved, ...] = ()
@@ -80,7 +80,7 @@ class Executor:
     def __init__(self) -> None:
         self.replicas: dict[ShardId, Shard] = {}
         self.touched: set[ShardId] = set()
-        """Shards where something began or ceased to wait, perhaps by what came to another."""
+        """Shards whose waiting slots have changed, and are to be saved."""
         self.behind: list[Shard] = []
         """Shards that have stable slots to execute."""
         self._unresolved: dict[Timestamp, Unresolved] = {}
@@ -96,10 +96,10 @@ class Executor:
         self.ready: list[tuple[Timestamp, Unresolved]] = []
         self._is_restoring = False
 
-    # -- what comes ----------------------------------------------------------------------------
+    # -- arrivals ------------------------------------------------------------------------------
 
     def arrive(self, replica: Shard, slot: Slot, stamped: Stamped | None) -> list[Effect]:
-        """Take the next slot of a shard, and execute what can be executed now; return the replies."""
+        """Take the next slot of a shard, execute the transactions that are ready, and return the replies."""
         record = replica.record
         assert slot == record.executed + 1, f"EXECUTOR-2: slot {slot} is executed after {record.executed}"
         assert replica.is_learner or slot <= record.stable, (
@@ -134,8 +134,10 @@ class Executor:
         return self._next_piece(self._begin(stamped, {replica.address.shard}), replica, slot)
 
     def _pass_over(self, replica: Shard, slot: Slot, stamped: Stamped) -> None:
-        """A copy has no effects. But its slot is resolved only when all its pieces are here: until then
-        another participant may need to get it from this one."""
+        """Let a copy wait without effects until all its pieces are here.
+
+        Its slot is not resolved before, because another participant may need the copy from this one.
+        """
         replica.note_nothing(slot)
         clock = stamped.stamp.clock
         assert slot <= replica.record.executed, (
@@ -149,13 +151,13 @@ class Executor:
             self.touched.update(slots)
 
     def _copy(self, replica: Shard, slot: Slot, stamped: Stamped, first: Unresolved) -> list[Effect]:
-        """A copy of a request that is under way: its vote, if there is one; else the first will answer."""
+        """Return the vote of a request that is under way, to its copy; without a vote the first answers."""
         self._pass_over(replica, slot, stamped)
         vote = None if first.votes is None else first.votes.get(replica.address.shard)
         return [] if vote is None else replica.reply(first.stamped.request, slot, vote)
 
     def note_behind(self, replica: Shard) -> None:
-        """More of this replica's log is stable than it has executed."""
+        """Note that this replica has stable slots to execute."""
         assert replica.record.stable <= replica.last_slot, (
             f"REPLICA-2: slot {replica.record.stable} is stable, and the log ends at slot {replica.last_slot}"
         )
@@ -163,8 +165,8 @@ class Executor:
             self.behind.append(replica)
 
     def catch_up(self) -> list[Effect]:
-        """On followers, execute what a quorum holds: over all shards in one order, so that the pieces of a
-        transaction come together. Return the replies of those that lead other shards."""
+        """On followers, execute the slots that a quorum holds, merged over all shards by time; return the
+        replies of this host's learners. The order brings the pieces of a transaction together."""
         behind, self.behind = self.behind, []
         replies: list[Effect] = []
         if len(behind) == 1:
@@ -186,7 +188,7 @@ class Executor:
         return replies
 
     def _missing(self, stamped: Stamped, here: Set[ShardId]) -> int:
-        """How many pieces are to come to this host besides these."""
+        """Return how many pieces are still to arrive at this host besides these."""
         others = (self.replicas.keys() & stamped.stamp.numbers.keys()) - here
         if not others:
             return 0
@@ -194,10 +196,10 @@ class Executor:
         is_settled = any(self.replicas[shard].record.last_normal_epoch > epoch for shard in here)
         return sum(not self.replicas[other].has_passed(stamped, is_settled=is_settled) for other in others)
 
-    # -- who waits for whom --------------------------------------------------------------------
+    # -- waiting ------------------------------------------------------------------------------
 
     def _begin(self, stamped: Stamped, here: Set[ShardId]) -> Unresolved:
-        """These pieces have come, others are to come; but those that an image brought are over."""
+        """Register a transaction that lacks pieces; a piece that an image contained counts as executed."""
         assert self.arriving is None, (
             f"EXECUTOR-1: {stamped.stamp} begins to arrive, and one of {self.arriving.clock} is not whole"
         )
@@ -206,7 +208,7 @@ class Executor:
         return transaction
 
     def _next_piece(self, transaction: Unresolved, replica: Shard, slot: Slot) -> list[Effect]:
-        """Put a piece to those that just came; a transaction that is whole runs, or waits."""
+        """Add a piece to the arriving transaction; run or register it when it has all pieces."""
         transaction.slots[replica.address.shard] = slot
         transaction.missing -= 1
         assert transaction.missing >= 0, (
@@ -246,7 +248,7 @@ class Executor:
         return [] if self._is_restoring else self.run_ready()
 
     def settle_arriving(self) -> None:
-        """Something else came, or the batch ends: what misses pieces is one of those that wait."""
+        """Register the arriving transaction: another one has arrived, or the batch ends."""
         if self.arriving is not None:
             assert self.arriving.missing > 0, (
                 f"EXECUTOR-1: the transaction of {self.arriving.clock} is whole, and was not executed"
@@ -320,7 +322,7 @@ class Executor:
                 if locks.is_empty():
                     del self._locks[shard]
 
-    # -- what is executed ----------------------------------------------------------------------
+    # -- execution -----------------------------------------------------------------------------
 
     def _put_ready(self, transaction: Unresolved) -> None:
         assert not transaction.blockers, (
@@ -374,7 +376,7 @@ class Executor:
         return replies
 
     def _conclude(self, transaction: Unresolved, conclusory: Conclusory) -> list[Effect]:
-        """Whichever conclusory comes first in the order wins, here as everywhere."""
+        """Conclude a preliminary; the first conclusory in the order of the log decides."""
         assert not transaction.missing, (
             f"EXECUTOR-1: the conclusory of {transaction.clock} misses {transaction.missing} pieces"
         )
@@ -429,10 +431,10 @@ class Executor:
             f"EXECUTOR-3: nothing waits, and shards {sorted(self._locks)} have locks"
         )
 
-    # -- what is kept --------------------------------------------------------------------------
+    # -- kept slots ----------------------------------------------------------------------------
 
     def waiting(self, shard: ShardId) -> tuple[Slot, ...]:
-        """A shard's slots that are not resolved, in order."""
+        """Return a shard's slots that are not resolved, in order."""
         self.settle_arriving()
         if not self._unresolved and not self._copies:
             return ()
@@ -444,14 +446,16 @@ class Executor:
         return tuple(sorted(pieces[shard] for pieces in self._copies.values() if shard in pieces))
 
     def restore(self) -> None:
-        """After a host was loaded: take back what was not resolved when it stopped (contracts A6). What
-        waits no more is executed in the next batch: what was written now would be lost."""
+        """Register the transactions that were not resolved when the host stopped (contracts A6).
+
+        Transactions that are ready are executed in the next batch, because no batch is open now.
+        """
         assert not self._unresolved, f"EXECUTOR-1: {len(self._unresolved)} wait before the others are read"
         pieces = [
             (stamped.stamp.clock, replica, slot, stamped)
             for replica in self.replicas.values()
             for slot in replica.record.waiting
-            if (stamped := replica.logged(slot)) is not None  # else it is dropped, and waits for nothing
+            if (stamped := replica.logged(slot)) is not None  # otherwise the transaction is dropped
         ]
         self._is_restoring = True
         for _, together in groupby(sorted(pieces, key=itemgetter(0)), itemgetter(0)):
@@ -472,8 +476,8 @@ class Executor:
         self.settle_arriving()
 
     def rebuild(self, replaced: ShardId | None = None) -> list[Effect]:
-        """The record of a shard was replaced, or an epoch has begun: see anew what waits, and for which
-        pieces; return the replies of what waits no more."""
+        """Register all waiting transactions again, after an image or the beginning of an epoch; return the
+        replies of those that are ready."""
         self.settle_arriving()
         if replaced is None and not self._unresolved and not self._copies:
             return []
@@ -493,7 +497,7 @@ class Executor:
         return self.run_ready()
 
     def outstanding(self) -> list[Stamped]:
-        """The preliminaries that no second half has come for."""
+        """Yield the preliminaries that have no second half yet."""
         return [
             transaction.stamped
             for transaction in self._unresolved.values()
@@ -502,7 +506,7 @@ class Executor:
 
 
 def _stable_entries(replica: Shard) -> Iterator[tuple[Timestamp, Shard, Slot, Stamped | None]]:
-    """What a follower may execute, with its time; a NO-OP goes with what stands before it."""
+    """Yield the entries that a follower may execute, by time; a NO-OP has the time of its predecessor."""
     clock = Timestamp(0)
     for entry in replica.entries_up_to(replica.record.stable):
         if entry.stamped is not None:

@@ -1,16 +1,16 @@
 """The failure coordinator's part in an epoch change (Eris, SOSP 2017, section 6.5; contracts B1).
 
-One logical service for all shards. Its record is durable before it speaks: ``CoordinatorRecord`` is at a
-majority of environments before the sends are carried out that a step returned. In one process the driver
-sees to that, over a network ``coordinator_replication.py`` does. Its part in single lost messages (section
-6.3) is in ``drop_decisions.py``.
+One logical service for all shards. Its ``CoordinatorRecord`` is at a majority of environments before the
+messages of a step are sent: the driver ensures this in one process, and ``coordinator_replication.py`` over a
+network. Its part in single lost messages (section 6.3) is in ``drop_decisions.py``.
 
 INVARIANTS
-    COORDINATOR-1  An epoch is started at most once, and with one meaning: START-EPOCH is saved first.
+    COORDINATOR-1  An epoch is started at most once, with one START-EPOCH, which is saved first.
     COORDINATOR-2  A transaction that any consulted replica of any shard holds is given to all its
         participants.
-    COORDINATOR-3  A transaction that a client saw committed is in every epoch that follows: it stood at a
-        majority, and a majority of every shard is consulted.
+    COORDINATOR-3  A transaction that a client saw committed is in every later epoch: it was at a majority,
+    and
+        a majority of every shard is consulted.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ from kvstore.types import (
 )
 
 EPOCH_MS = 50
-"""How long acknowledgements may take before EPOCH-CHANGE is said again."""
+"""The time after which EPOCH-CHANGE is sent again to replicas that have not acknowledged."""
 
 
 class Beginning(NamedTuple):
-    """How the log of a shard begins that START-EPOCH tells: up to ``stable`` as it is held by all who began
-    the epoch ``follows``, then ``entries``, up to ``last``."""
+    """The log with which a shard begins an epoch: up to ``stable`` the log of every replica that began the
+    epoch ``follows``, then ``entries``, up to ``last``."""
 
     follows: Epoch
     stable: Slot
@@ -62,7 +62,7 @@ class Beginning(NamedTuple):
 
 @dataclass(slots=True, kw_only=True)
 class FailureCoordinator(CoordinatorState):
-    """Starts one epoch after another, and decides about lost transactions in between."""
+    """Starts one epoch after another, and decides about lost transactions of each."""
 
     def handle(self, message: CoordinatorMessage) -> list[Effect]:
         """Take one message and return the effects it causes."""
@@ -82,7 +82,7 @@ class FailureCoordinator(CoordinatorState):
     def begin(self, epoch: Epoch, since: Mapping[ShardId, Slot] | None = None) -> list[Effect]:
         """Ask the replicas to leave the current epoch. ``epoch`` is above all before.
 
-        ``since``: by shard, where the log of a replica that is behind ends, if that is known.
+        ``since`` is the end of the log of a replica that is behind, by shard, where that is known.
         """
         before = self.record.epoch
         assert epoch > before, f"COORDINATOR-1: epochs never go back, and {epoch} is to follow {before}"
@@ -106,7 +106,7 @@ class FailureCoordinator(CoordinatorState):
         return Send(address, EpochChange(self.record.epoch, self.since.get(address.shard)))
 
     def _on_request(self, request: EpochChangeRequest) -> list[Effect]:
-        """Bring one to the epoch that was started, or that is about to be; a later one is begun elsewhere."""
+        """Send a replica the epoch that was started, or is about to start; the driver begins later epochs."""
         address = ReplicaAddress(request.shard, request.replica)
         if request.epoch > self.record.epoch:
             return [Dropped(request, f"epoch {self.record.epoch} is the latest")]
@@ -123,7 +123,7 @@ class FailureCoordinator(CoordinatorState):
         return all(2 * count > self.replicas for count in counts)
 
     def _on_ack(self, ack: EpochChangeAck) -> list[Effect]:
-        """Collect; when enough replicas have shown their logs, start the epoch."""
+        """Collect an acknowledgement; start the epoch when enough replicas have shown their logs."""
         if ack.epoch != self.record.epoch or self.is_normal:
             return []
         assert ack.last_normal_epoch < ack.epoch, (
@@ -135,13 +135,15 @@ class FailureCoordinator(CoordinatorState):
         return self._start() if is_enough else []
 
     def _has_hosts(self) -> bool:
-        """Whether a majority of hosts has shown all its shards: what a host executed as a whole, and does not
-        show for one shard any more, it shows for another."""
+        """Return whether a majority of hosts has shown the logs of all its shards.
+
+        A transaction that a host has executed may be truncated in the log of one shard, and shown by another.
+        """
         shown = Counter(address.replica for address in self.acks)
         return 2 * sum(count == self.shards for count in shown.values()) > self.replicas
 
     def _start(self) -> list[Effect]:
-        """What a replica showed counts if it began the last epoch: another may hold what was dropped."""
+        """Start the epoch. Logs of replicas that did not begin the last one may hold dropped transactions."""
         current = [ack for ack in self.acks.values() if ack.last_normal_epoch == self.record.last_started]
         view, clock = self._next_view(current), self._latest_clock(current)
         shards = map(ShardId, range(self.shards))
@@ -154,7 +156,7 @@ class FailureCoordinator(CoordinatorState):
         assert not late, f"SEQUENCER-2: epoch {epoch} is to begin after clock {clock}, and logs have {late}"
         left_out = self._left_out(starts, current)
         assert not left_out, f"COORDINATOR-2: epoch {epoch} is to begin, and {left_out} are left out"
-        # What was found or dropped stands in the logs now, and is forgotten.
+        # The logs contain the decisions now; they are forgotten.
         self.record = CoordinatorRecord(epoch, self.record.counter + 1, epoch, view, starts)
         everybody = self.addresses(range(self.shards)) if self.consulted is None else sorted(self.consulted)
         return [Send(address, starts[address.shard]) for address in everybody]
@@ -177,7 +179,7 @@ class FailureCoordinator(CoordinatorState):
         ]
 
     def _next_view(self, current: list[EpochChangeAck]) -> ViewNumber:
-        """The first view, from the greatest on, whose learner can begin every shard, or at least one."""
+        """Return the first view, from the greatest on, whose learner can begin all shards, or else one."""
         view = max(ack.view for ack in current or self.acks.values())
         able = [{ack.replica for ack in current if ack.shard == shard} for shard in range(self.shards)]
         learners = set.intersection(*able) or set.union(*able) or {address.replica for address in self.acks}
@@ -186,7 +188,7 @@ class FailureCoordinator(CoordinatorState):
         return view
 
     def _latest_clock(self, current: list[EpochChangeAck]) -> Timestamp:
-        """Above it the next sequencer begins (contracts D1)."""
+        """Return the greatest time in any log, above which the next sequencer begins (contracts D1)."""
         logged = (ack.clock for ack in self.acks.values())
         started = (start.clock for start in self.record.start_epochs)
         return max(chain(logged, started, (stamped.stamp.clock for stamped in self._known(current))))
@@ -247,7 +249,7 @@ class FailureCoordinator(CoordinatorState):
         return min(stable, max(oldest, self.since.get(shard, stable)))
 
     def _decided(self, current: list[EpochChangeAck], shard: ShardId) -> dict[SequenceNumber, Stamped]:
-        """This shard's transactions by number, but for dropped ones (COORDINATOR-2, DECISION-1)."""
+        """Return this shard's transactions by number, without dropped ones (COORDINATOR-2, DECISION-1)."""
         return {
             stamped.stamp.numbers[shard]: stamped
             for stamped in self._known(current)
@@ -255,7 +257,7 @@ class FailureCoordinator(CoordinatorState):
         }
 
     def _known(self, current: list[EpochChangeAck]) -> Iterator[Stamped]:
-        """All that any consulted replica of any shard showed, and all that was found."""
+        """Yield all transactions that a consulted replica of any shard showed, and all found ones."""
         for ack in current:
             yield from (entry.stamped for entry in ack.entries if entry.stamped is not None)
             yield from ack.unresolved

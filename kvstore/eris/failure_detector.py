@@ -121,7 +121,7 @@ class LockWatch:
     def look(self, outstanding: Iterable[Request], now: int) -> list[Request]:
         """Return the preliminaries that an Abort should end; ``outstanding``: all that hold locks now.
 
-        A preliminary that goes on holding its locks is returned again after another lease.
+        A preliminary that still holds its locks is returned again after another lease.
         """
         since: dict[tuple[ClientId, RequestId], int] = {}
         suspected: list[Request] = []

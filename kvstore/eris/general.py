@@ -1,13 +1,14 @@
 """General transactions: what their two halves do on one shard (Eris, SOSP 2017, section 7; contracts C2).
 
-    1. The preliminary locks what it names, and votes: is all as it was read? If not, the locks stay and
-       the vote carries what is there now.
-    2. The conclusory writes, or does not, and the locks go. Its place, version and time are those of the
+    1. The preliminary locks the keys that it names, and votes on whether its reads still hold. If they do
+       not,
+       the locks stay, and the vote carries the current values.
+    2. The conclusory writes or aborts, and releases the locks. Its slot, version and time are those of the
        preliminary (contracts A1).
 
-Which of several conclusories counts is a matter of the log: the first. It leaves a tombstone, so that a
-later one changes nothing and is told the truth, and a later copy of the preliminary locks nothing. Who
-locks and waits is in ``executor.py``; how a client leads both halves is in ``client.py``.
+The first conclusory in the log decides. It leaves a tombstone, so a later one changes nothing and returns the
+decision, and a later copy of the preliminary locks nothing. Locking and waiting are in ``executor.py``, the
+client's part in ``client.py``.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ ABORTED = REFUSED
 
 
 class LockedPreliminary(NamedTuple):
-    """A preliminary on one shard: where it stands, when it was stamped, and what it voted."""
+    """A preliminary on one shard: its slot, its time and its vote."""
 
     slot: Slot
     time: Timestamp
@@ -35,7 +36,7 @@ class LockedPreliminary(NamedTuple):
 
 
 def vote(replica: Shard, request: Request) -> Outcome:
-    """Validate every value and every range that was read; the locks are held."""
+    """Validate every value and every range that was read, while the locks are held; return the vote."""
     operations, state = request.operations[replica.address.shard], replica.tables.state
     changed = first_changed(operations, state)
     if changed is None:
@@ -46,7 +47,7 @@ def vote(replica: Shard, request: Request) -> Outcome:
 def conclude(
     replica: Shard, stamped: Stamped, slot: Slot, conclusory: Conclusory, locked: LockedPreliminary | None
 ) -> Outcome:
-    """End a preliminary, unless it ended before; the outcome says whether it ended as this one wants."""
+    """End a preliminary, unless it has ended; return whether it ended as this conclusory asks."""
     window = replica.window_of(conclusory.client)
     committed = window.tombstones.get(conclusory.preliminary, False)
     if locked is not None:
@@ -63,7 +64,7 @@ def conclude(
 
 
 def _write(replica: Shard, stamped: Stamped, locked: LockedPreliminary) -> None:
-    """Carry out the writes in the preliminary's slot, where the chain shows them."""
+    """Carry out the writes in the preliminary's slot, where the region's chain shows them."""
     state, slot = replica.tables.state, locked.slot
     operations = stamped.request.operations[replica.address.shard]
     if replica.region is not None:

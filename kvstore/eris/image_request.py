@@ -1,7 +1,7 @@
-"""How a replica asks its peers for an image of their state; ``state_transfer.py`` says what an image is.
+"""The request of a replica for an image of a peer's state (``state_transfer.py``).
 
-INVARIANT IMAGE-4: a replica whose disk forgot something takes part in nothing until it has an image of an
-epoch that began afterwards (contracts B2).
+INVARIANT IMAGE-4: a replica whose disk lost state is inactive until it has an image of an epoch that began
+afterwards (contracts B2).
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from kvstore.eris.replica_state import ReplicaState
 from kvstore.types import Epoch
 
 IMAGE_MS = 40
-"""How long an image may take to come before the next peer is asked."""
+"""The time after which the next peer is asked for an image."""
 
 
 def forget(replica: ReplicaState, rejoin: Epoch) -> list[Effect]:
-    """Its disk is not to be trusted. ``rejoin`` is above every epoch that had begun when that was seen."""
+    """Note that the disk cannot be trusted; ``rejoin`` is above every epoch that had begun by then."""
     began = replica.record.last_normal_epoch
     assert rejoin > began, f"IMAGE-4: it is to wait for epoch {rejoin}, and has begun epoch {began}"
     replica.record.rejoin = rejoin
@@ -25,7 +25,7 @@ def forget(replica: ReplicaState, rejoin: Epoch) -> list[Effect]:
 
 
 def ask(replica: ReplicaState) -> list[Effect]:
-    """Ask the peers for an image, one after another, until one came that helps."""
+    """Ask the next peer for an image; the timer repeats it until a useful image arrives."""
     peers = replica.peers()
     if not peers:
         return []
@@ -44,5 +44,5 @@ def ask(replica: ReplicaState) -> list[Effect]:
 
 
 def on_image_timer(replica: ReplicaState) -> list[Effect]:
-    """None came yet, or none that helped."""
+    """Ask the next peer, if no useful image has arrived."""
     return ask(replica) if replica.needs_image or replica.has_diverged() else []

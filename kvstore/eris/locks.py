@@ -19,7 +19,7 @@ LockHolder = TypeVar("LockHolder")
 
 
 IMPORT_LOCK = b""
-"""What stands for a shard's imports, none of which overtakes another (contracts D3); no key is empty."""
+"""The key that all imports of a shard lock, so that none overtakes another (contracts D3)."""
 
 
 class Footprint(NamedTuple):
@@ -33,8 +33,10 @@ class Footprint(NamedTuple):
 
 
 def footprint(request: Request, shard: ShardId) -> Footprint:
-    """What a request touches there; a procedure all that it declared; a conclusory nothing that its
-    preliminary did not lock already."""
+    """Return the keys and ranges that a request touches on a shard.
+
+    A procedure touches all that it has declared; a conclusory only keys that its preliminary has locked.
+    """
     found = Footprint([], [])
     if type(request.half) is Conclusory:
         return found
@@ -73,7 +75,7 @@ class Locks(Generic[LockHolder]):
         return not self._keys and not self._ranges
 
     def in_the_way_of(self, touched: Footprint) -> list[LockHolder]:
-        """Whose claims conflict; of claims on one key only the latest, as they wait for the earlier."""
+        """Return the holders of conflicting claims; on each key the latest, which waits for earlier ones."""
         found: list[LockHolder] = []
         for key, writes in touched.keys:
             if (claims := self._keys.get(key)) is not None:
@@ -109,7 +111,7 @@ class Locks(Generic[LockHolder]):
         self._ranges.extend((start, stop, writes, holder) for start, stop, writes in touched.ranges)
 
     def release(self, touched: Footprint, holder: LockHolder) -> None:
-        """Take back what ``claim`` added."""
+        """Remove the claims that ``claim`` added."""
         for key, writes in touched.keys:
             claims = self._keys.get(key, [])
             assert (holder, writes) in claims, f"LOCKS-1: {key!r} is released, and not claimed, by {holder!r}"
@@ -124,7 +126,7 @@ class Locks(Generic[LockHolder]):
 
 
 def _latest(claims: list[tuple[LockHolder, bool]], writes: bool) -> list[LockHolder]:
-    """For a reader the last writer; for a writer also the readers since."""
+    """Return the last writer of a key, and for a writer also the readers since."""
     found: list[LockHolder] = []
     for holder, also_writes in reversed(claims):
         if writes or also_writes:

@@ -8,9 +8,9 @@ one batch, so a reference never points outside what was committed with it.
                   1 byte 1, then shard as 2 and slot as 8 bytes big-endian        a reference
                   1 byte 2                                                        a NO-OP
 
-What a slot changed follows from its operations, mostly. Where it does not - an ``add``, a condition, a
-procedure, a copy of a request executed before - the effects stand beside the log, in a table by slot,
-and go when the slot goes.
+The effects of a slot mostly follow from its operations. Where they do not (an ``add``, a condition, a
+procedure, a copy of a request executed before), they are stored in a table by slot, and are removed with the
+slot.
 
 INVARIANTS
     LOG-1  The slots of a log follow each other: the next one that is written is the last one + 1.
@@ -33,38 +33,38 @@ from kvstore.types import ShardId, Slot, Timestamp
 
 BODY, REFERENCE, NO_OP = b"\x00", b"\x01", b"\x02"
 READ_MAX = 256
-"""Records read at once when a log is walked."""
+"""Number of records that ``walk`` reads at once."""
 
 
 decode_changes = msgspec.msgpack.Decoder(ValueChanges).decode
 
 
 class BodyIndex:
-    """Where on this host the bodies of the open batch's transactions stand."""
+    """The places of the bodies of the open batch's transactions on this host."""
 
     def __init__(self) -> None:
         self.placed: dict[Timestamp, tuple[ShardId, Slot]] = {}
         self.logs: dict[ShardId, ports.RecordLog] = {}
         self.is_displaced = False
-        """Whether marks that were made of the logs' ends say nothing any more."""
+        """Whether slots were replaced, so that earlier marks of the logs' ends are void."""
         self.appended_bytes = 0
         """Bytes appended to all logs since the host last looked."""
         self.appended_records = 0
 
     def displace(self, shard: ShardId) -> None:
-        """Nothing stands any more where it did in this shard's log."""
+        """Forget the places in this shard's log, because its slots were replaced."""
         assert shard in self.logs, f"LOG-2: shard {shard} has no log here, only {sorted(self.logs)} have"
         self.is_displaced = True
         self.placed = {clock: place for clock, place in self.placed.items() if place[0] != shard}
 
     def forget(self) -> None:
-        """The batch ended: later transactions cannot share bodies with it."""
+        """Forget all places at the end of the batch; later transactions share no bodies with it."""
         if self.placed:
             self.placed.clear()
 
 
 class TransactionLog:
-    """One shard's slots. Index of the stored log = slot."""
+    """One shard's log; the index in the stored log is the slot."""
 
     __slots__ = ("_bodies", "_effects", "_shard", "stored")
 
@@ -107,13 +107,15 @@ class TransactionLog:
         self._effects.put(effects_key(slot), record)
 
     def replace(self, slot: Slot, stamped: Stamped | None) -> None:
-        """Overwrite a slot by what an epoch change decided."""
+        """Overwrite a slot with the transaction or NO-OP that an epoch change decided."""
         assert self.first <= slot <= self.last, f"LOG-1: slot {slot} is not one of {self.first}..{self.last}"
         self.stored.replace(slot, self._record(slot, stamped))
 
     def inline_bodies_from(self, shard: ShardId) -> bool:
-        """Hold the bodies that stand in another shard's log, which is about to be replaced; return whether
-        there are any."""
+        """Copy the bodies that this log refers to in another shard's log, which is about to be replaced.
+
+        Return whether there were any.
+        """
         last = self.last
         records = self.stored.read(self.first, last + 1 - self.first)
         away = [slot for slot, record in records if _is_in(record, shard)]
@@ -129,13 +131,13 @@ class TransactionLog:
         return record if place is None or place[0] != shard else self._referred(*place)
 
     def reset(self, first: Slot) -> None:
-        """Forget everything; the next slot is this one."""
+        """Remove all slots; the next slot is ``first``."""
         self._bodies.displace(self._shard)
         self.stored.reset(first)
         assert self.last + 1 == first, f"LOG-1: slot {first} is to be next, and the log ends at {self.last}"
 
     def shorten(self, end: Slot) -> None:
-        """Forget what stands behind this slot."""
+        """Remove all slots after this one."""
         assert self.first <= end + 1 <= self.last, f"LOG-1: {end} is no slot in {self.first}..{self.last}"
         self._bodies.displace(self._shard)
         self.stored.replace_from(end + 1, [])
@@ -160,7 +162,7 @@ class TransactionLog:
         return [LogEntry(Slot(slot), read_body(record, self._referred)) for slot, record in records]
 
     def walk(self, first: Slot, last: Slot) -> Iterator[LogEntry]:
-        """Yield what is left of the entries from ``first`` to ``last``, both included, read ahead in part."""
+        """Yield the entries from ``first`` to ``last``, both included, without truncated ones."""
         first = max(first, self.first)
         while first <= last:
             entries = self.read(first, min(READ_MAX, last - first + 1))
@@ -173,7 +175,7 @@ class TransactionLog:
         return record
 
     def truncate_before(self, slot: Slot, count_max: int) -> int:
-        """Forget up to ``count_max`` slots below ``slot``, and their effects; return how many went."""
+        """Remove up to ``count_max`` slots below ``slot``, and their effects; return their number."""
         count = self.stored.truncate_before(slot, count_max)
         assert not count or self.first <= slot, (
             f"LOG-3: {count} slots went, up to {self.first - 1}: more than those before {slot}"
@@ -184,12 +186,12 @@ class TransactionLog:
 
 
 def effects_key(slot: Slot) -> bytes:
-    """Where a slot's effects stand."""
+    """Return the key of a slot's effects."""
     return slot.to_bytes(8, "big")
 
 
 def reference_in(record: bytes) -> tuple[ShardId, Slot] | None:
-    """Where a slot's record points to; None when it holds its body itself, or is a NO-OP."""
+    """Return the place that a slot's record refers to; None if it holds its body, or is a NO-OP."""
     if record[:1] != REFERENCE:
         return None
     return ShardId(int.from_bytes(record[1:3], "big")), Slot(int.from_bytes(record[3:11], "big"))
@@ -203,7 +205,7 @@ def _is_in(record: bytes, shard: ShardId) -> bool:
 def read_body(record: bytes, referred: Callable[[ShardId, Slot], bytes]) -> Stamped | None:
     """Decode a slot record; ``referred`` fetches the record that a reference points to.
 
-    Where that is a NO-OP the transaction was dropped, for all its participants, this one too.
+    If that record is a NO-OP, the transaction was dropped for all its participants, this one included.
     """
     place = reference_in(record)
     if place is not None:

@@ -1,9 +1,9 @@
-"""What the learner committed after a place in the log, in commit order: the source of every watch.
+"""The transactions that the learner committed after a position in the log, in commit order, for every watch.
 
-The shards' logs are merged by the clock of their transactions, which is unique, rises with the slots of
-each shard, and is the same in every piece of a transaction. A commit of the learner is closed (contracts
-A2), so what lies in one view is whole. It is shown up to the first transaction that is not resolved on any
-shard (contracts D8), so all that comes later has a later clock.
+The shards' logs are merged by the time of their transactions, which is unique, rises with the slots of each
+shard, and is equal in all pieces of a transaction. A commit of the learner is closed (contracts A2), so a
+view holds whole transactions. They are shown up to the first one that is not resolved on any shard (contracts
+D8), so every transaction shown later has a later time.
 
 INVARIANTS
     TAIL-1  A position only moves forward, so each slot is shown once, in order.
@@ -35,13 +35,13 @@ from kvstore.ports import CommitView
 from kvstore.types import ShardId, Slot, Timestamp
 
 READ_BYTES = 256 << 10
-"""About so much of each shard's log is read ahead."""
+"""Approximate bytes of each shard's log that are read ahead."""
 READ_MAX = 32
 RECORD_BYTES_GUESS = 16 << 10
 
 
 class CommittedPart(NamedTuple):
-    """What a transaction changed on one shard."""
+    """The effects of a transaction on one shard."""
 
     shard: ShardId
     slot: Slot
@@ -49,7 +49,7 @@ class CommittedPart(NamedTuple):
 
 
 class Committed(NamedTuple):
-    """One transaction, whole; a participant where nothing changed has an empty piece."""
+    """One whole transaction; a participant without changes has an empty piece."""
 
     stamped: Stamped
     pieces: list[CommittedPart]
@@ -60,24 +60,24 @@ class Committed(NamedTuple):
 
 
 BodyPlace = tuple[ShardId, Slot]
-"""Where a transaction's body stands: with its lowest participant."""
+"""The place of a transaction's body: the slot of its lowest participant."""
 Position = list[Slot]
-"""By shard, the last slot that was seen."""
+"""The last slot that was returned, by shard."""
 
 
 def shard_record(view: CommitView, shard: ShardId) -> ShardRecord:
-    """The learner's record of a shard, as of this view."""
+    """Return the learner's record of a shard, as of this view."""
     stored = view.table(HOST_TABLE).get(record_key(shard))
     return ShardRecord() if stored is None else decode_record(stored)
 
 
 def log_record(view: CommitView, shard: ShardId, slot: Slot) -> bytes:
-    """One slot's record, as it stands in this view."""
+    """Return one slot's record, as of this view."""
     return view.log(log_name(shard), shard_record(view, shard).head).read(slot, 1)[0][1]
 
 
 def executed(view: CommitView, shards: int) -> Position:
-    """The end of what may be shown of this view: before the first transaction that is not resolved."""
+    """Return the last slots that may be shown, by shard: before the first unresolved transaction."""
     return _ends(view, _records(view, shards))
 
 
@@ -86,8 +86,11 @@ def _records(view: CommitView, shards: int) -> list[ShardRecord]:
 
 
 def _ends(view: CommitView, records: list[ShardRecord]) -> Position:
-    """Others overtake what is not resolved. What did so on two shards, of which only one has something
-    unresolved before it, is shown when it can be shown whole (contracts D8)."""
+    """Return the last slots that may be shown, by shard, given those that are not resolved.
+
+    A transaction that has overtaken an unresolved one on one of its shards is shown only when it can be shown
+    as a whole (contracts D8).
+    """
     unresolved = [
         _clock_at(view, ShardId(shard), record.waiting[0], record.waiting[0])
         for shard, record in enumerate(records)
@@ -100,7 +103,7 @@ def _ends(view: CommitView, records: list[ShardRecord]) -> Position:
 
 
 def before(view: CommitView, shards: int, horizon: Timestamp) -> Position:
-    """By shard, the last slot that was stamped before this time."""
+    """Return the last slot stamped before this time, by shard."""
     return [
         _last_before(view, ShardId(shard), record, horizon)
         for shard, record in enumerate(_records(view, shards))
@@ -108,12 +111,12 @@ def before(view: CommitView, shards: int, horizon: Timestamp) -> Position:
 
 
 def clock_of(view: CommitView, shard: ShardId, slot: Slot) -> Timestamp:
-    """When a slot was stamped; 0 where there is none."""
+    """Return the time of a slot; 0 if there is none."""
     return _clock_at(view, shard, slot, Slot(shard_record(view, shard).head[0]))
 
 
 def _last_before(view: CommitView, shard: ShardId, record: ShardRecord, horizon: Timestamp) -> Slot:
-    """The last slot that was stamped before the horizon: clocks rise with the slots."""
+    """Return the last slot stamped before the horizon; times rise with the slots."""
     first = record.head[0]
     low, high = first - 1, int(record.executed)
     while low < high:
@@ -126,7 +129,7 @@ def _last_before(view: CommitView, shard: ShardId, record: ShardRecord, horizon:
 
 
 def _clock_at(view: CommitView, shard: ShardId, slot: Slot, first: Slot) -> Timestamp:
-    """When the slot was stamped; a NO-OP goes with what stands before it."""
+    """Return the time of a slot; a NO-OP has the time of its predecessor."""
     while slot >= first:
         stamped = read_body(log_record(view, shard, slot), partial(log_record, view))
         if stamped is not None:
@@ -136,7 +139,7 @@ def _clock_at(view: CommitView, shard: ShardId, slot: Slot, first: Slot) -> Time
 
 
 def committed_after(view: CommitView, position: Position) -> Iterator[Committed]:
-    """Walk the transactions behind ``position``, and move it along: it is behind what was yielded."""
+    """Yield the transactions after ``position``, and move it past each transaction that is yielded."""
     heads: dict[BodyPlace, Stamped] = {}
     records = _records(view, len(position))
     ends = _ends(view, records)
@@ -161,7 +164,8 @@ def committed_after(view: CommitView, position: Position) -> Iterator[Committed]
 class _ShardTail:
     """One shard's log behind a position: some records read ahead, of which only the first is decoded.
 
-    ``heads`` are those first ones of all shards by the place of their bodies: participants share them.
+    ``heads`` holds the first transactions of all shards, by the place of their bodies, which participants
+    share.
     """
 
     def __init__(
@@ -187,7 +191,7 @@ class _ShardTail:
         self._next_effects: tuple[bytes, bytes] | None = (b"", b"")
 
     def clock(self) -> Timestamp | None:
-        """When the next transaction was stamped; None at the end."""
+        """Return the time of the next transaction; None at the end."""
         while self._head is None:
             if self._records:
                 self._decode(*self._records.popleft())
@@ -204,7 +208,7 @@ class _ShardTail:
 
     @property
     def stamped(self) -> Stamped:
-        """The next transaction, where there is one."""
+        """Return the next transaction, which must exist."""
         assert self._head is not None
         return self._head[2]
 
@@ -226,7 +230,7 @@ class _ShardTail:
             self._head = slot, place, stamped
 
     def take(self) -> CommittedPart:
-        """The next transaction's piece; the position moves behind it."""
+        """Return the next transaction's piece, and move past it."""
         assert self._head is not None
         (slot, place, stamped), self._head = self._head, None
         assert slot > self._position[self.shard], (
@@ -239,13 +243,13 @@ class _ShardTail:
         if kept is not None:
             changes = decode_changes(kept)
         elif type(request.half) is Conclusory:
-            changes = {}  # what it wrote stands in the slot of its preliminary (contracts A1)
+            changes = {}  # its writes are in the slot of its preliminary (contracts A1)
         else:
             changes = plain_effects(request.operations[self.shard])
         return CommittedPart(self.shard, slot, changes)
 
     def _kept_effects(self, slot: Slot) -> bytes | None:
-        """The record beside this slot. Slots are asked for in order, so one scan passes over many."""
+        """Return the kept effects of a slot, or None. Slots are asked for in order: one scan serves many."""
         key = effects_key(slot)
         if self._next_effects is not None and self._next_effects[0] < key:
             stop = effects_key(Slot(self._end + 1))

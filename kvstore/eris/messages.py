@@ -1,4 +1,4 @@
-"""The messages of Eris, a closed set: who sends each to whom, and why (eris.md, section 12).
+"""The messages of Eris, a closed set, each with its sender and its receiver (eris.md, section 12).
 
 Every message is an immutable value. Field order and tags are part of storage format 1, because
 ``Stamped`` is what the log holds and ``StartEpoch`` is what the coordinator saves. ``gc=False``
@@ -40,22 +40,22 @@ class MultiStamp(msgspec.Struct, frozen=True, array_like=True, gc=False):
     numbers: dict[ShardId, SequenceNumber]
 
     def ids(self) -> list[TransactionId]:
-        """Every name of the transaction: one per participant."""
+        """Return all ids of the transaction: one for each participant."""
         return [TransactionId(self.epoch, shard, number) for shard, number in self.numbers.items()]
 
     def matches(self, names: Collection[TransactionId]) -> bool:
-        """Whether *any* name of the transaction is among these (section 6.3)."""
+        """Return whether *any* id of the transaction is among these (section 6.3)."""
         return bool(names) and any(name in names for name in self.ids())
 
 
 class Preliminary(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
-    """The first half of a general transaction: lock all that is named, and say whether it is as it was
-    read (section 7; contracts C2). Its id is the client's and the request's."""
+    """The first half of a general transaction: lock its keys, and vote on whether its reads still hold
+    (section 7; contracts C2). Its id is that of the client and the request."""
 
 
 class Conclusory(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
-    """The second half: write, or do not, and let go of the locks of this preliminary. Anybody may send
-    one; the first in the order wins."""
+    """The second half: write or abort, and release the locks of this preliminary. Any client may send one;
+    the first in the order of the log decides."""
 
     client: ClientId
     preliminary: RequestId
@@ -92,7 +92,7 @@ class Stamped(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
 
 
 class Reply(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3):
-    """Replica -> client: the request stands in this slot of my log. The learner adds the outcome."""
+    """Replica -> client: the request is in this slot of my log. The learner adds the outcome."""
 
     client: ClientId
     request: RequestId
@@ -130,7 +130,7 @@ class SyncReply(msgspec.Struct, frozen=True, array_like=True, tag=5):
 class SyncCommit(msgspec.Struct, frozen=True, array_like=True, tag=6):
     """Learner -> followers: a quorum holds the log up to this slot; execute it (section 6.6).
 
-    ``dropped``: names in the place of which there are NO-OPs in it.
+    ``dropped``: ids of dropped transactions, whose slots hold NO-OPs.
     """
 
     shard: ShardId
@@ -143,8 +143,8 @@ class SyncCommit(msgspec.Struct, frozen=True, array_like=True, tag=6):
 class EpochChange(msgspec.Struct, frozen=True, array_like=True, tag=7):
     """Coordinator -> every replica: process nothing of older epochs, and show your log.
 
-    Above your stable slot, that is; above ``since`` where that is lower, because another replica is
-    known to lack what you hold from there on.
+    The log is shown above the stable slot, or above ``since`` if that is lower, because another replica is
+    known to lack the slots from there on.
     """
 
     epoch: Epoch
@@ -159,11 +159,11 @@ class LogEntry(msgspec.Struct, frozen=True, array_like=True):
 
 
 class EpochChangeAck(msgspec.Struct, frozen=True, array_like=True, tag=8):
-    """Replica -> coordinator: where my log stands, and what is in it above ``stable``.
+    """Replica -> coordinator: the state of my log, and its entries above ``stable``.
 
-    ``base``: the last slot before the replica's last normal epoch began. Up to ``stable`` the log is
-    known to be at a quorum, so no other replica of the shard needs to see it. ``unresolved``: what stands
-    below and waits, perhaps because another participant never got it.
+    ``base``: the last slot before the replica's last normal epoch began. Up to ``stable`` the log is known to
+    be at a quorum, so no other replica of the shard needs it. ``unresolved``: transactions up to ``stable``
+    that wait, perhaps because another participant never received them.
     """
 
     epoch: Epoch
@@ -179,9 +179,9 @@ class EpochChangeAck(msgspec.Struct, frozen=True, array_like=True, tag=8):
 
 
 class StartEpoch(msgspec.Struct, frozen=True, array_like=True, tag=9):
-    """Coordinator -> every replica of a shard: the log all begin this epoch with.
+    """Coordinator -> every replica of a shard: begin this epoch with this log.
 
-    The log is what every replica holds up to ``stable``, but for what has a name in ``dropped``; then
+    The log is that of every replica up to ``stable``, without the transactions in ``dropped``; then
     ``entries``. ``clock``: the greatest time in any log; the next sequencer starts above it (contracts D1).
     ``follows``: the epoch whose logs it was made from; a replica that did not begin that one may hold slots
     that were dropped. ``clients_from``: all clients below it have ended (contracts C4); None is the epoch.
@@ -199,7 +199,7 @@ class StartEpoch(msgspec.Struct, frozen=True, array_like=True, tag=9):
 
 
 class EpochChangeRequest(msgspec.Struct, frozen=True, array_like=True, tag=10):
-    """Replica -> coordinator: this epoch or a later one has to begin, or began without me (section 6.5)."""
+    """Replica -> coordinator: start this epoch, or send it to me if it has begun (section 6.5)."""
 
     shard: ShardId
     replica: int
@@ -207,7 +207,7 @@ class EpochChangeRequest(msgspec.Struct, frozen=True, array_like=True, tag=10):
 
 
 class Flush(msgspec.Struct, frozen=True, array_like=True, tag=11):
-    """Sequencer -> every replica of a shard, when it has been idle: so far I have numbered this many.
+    """Sequencer -> every replica of a shard, when it has been idle: this is my last number.
 
     Without it the loss of the last message to a shard would go unnoticed (Hydra, NSDI 2023).
     """
@@ -227,7 +227,7 @@ class ResendRequest(msgspec.Struct, frozen=True, array_like=True, tag=12):
 
 
 class SlotRequest(msgspec.Struct, frozen=True, array_like=True, tag=13):
-    """Replica -> its peers: what stands in this slot of our log? (section 6.3, step 0)"""
+    """Replica -> its peers: which transaction is in this slot of our log? (section 6.3, step 0)"""
 
     shard: ShardId
     replica: int
@@ -237,9 +237,9 @@ class SlotRequest(msgspec.Struct, frozen=True, array_like=True, tag=13):
 
 
 class SlotAnswer(msgspec.Struct, frozen=True, array_like=True, tag=14):
-    """Peer -> replica: this does. ``stamped`` is None for a NO-OP, which the coordinator decided.
+    """Peer -> replica: this transaction. ``stamped`` is None for a NO-OP, which the coordinator decided.
 
-    With ``is_truncated`` it is neither: the slot is resolved, and gone from my log.
+    With ``is_truncated`` the slot is resolved, and no longer in my log.
     """
 
     shard: ShardId
@@ -259,9 +259,9 @@ class FindTransaction(msgspec.Struct, frozen=True, array_like=True, tag=15):
 
 
 class TransactionRequest(msgspec.Struct, frozen=True, array_like=True, tag=16):
-    """Coordinator -> all replicas of all shards: TXN-REQUEST. Have you a transaction of this id?
+    """Coordinator -> all replicas of all shards: TXN-REQUEST. Do you have a transaction of this id?
 
-    Of all, because who takes part in it is not known.
+    All replicas are asked, because the participants are not known.
     """
 
     shard: ShardId
@@ -269,15 +269,15 @@ class TransactionRequest(msgspec.Struct, frozen=True, array_like=True, tag=16):
 
 
 class HasTransaction(msgspec.Struct, frozen=True, array_like=True, tag=17):
-    """Replica -> coordinator: HAS-TXN. Here it is."""
+    """Replica -> coordinator: HAS-TXN. I have the transaction."""
 
     id: TransactionId
     stamped: Stamped
 
 
 class TempDroppedTransaction(msgspec.Struct, frozen=True, array_like=True, tag=18):
-    """Replica -> coordinator: TEMP-DROPPED-TXN. I have not, and promise to do nothing with it until you
-    decide."""
+    """Replica -> coordinator: TEMP-DROPPED-TXN. I do not have the transaction, and promise not to process it
+    before the decision."""
 
     shard: ShardId
     replica: int
@@ -286,14 +286,14 @@ class TempDroppedTransaction(msgspec.Struct, frozen=True, array_like=True, tag=1
 
 
 class TransactionFound(msgspec.Struct, frozen=True, array_like=True, tag=19):
-    """Coordinator -> all replicas of its participants: TXN-FOUND. It happens."""
+    """Coordinator -> all replicas of its participants: TXN-FOUND. The transaction is kept."""
 
     shard: ShardId
     stamped: Stamped
 
 
 class TransactionDropped(msgspec.Struct, frozen=True, array_like=True, tag=20):
-    """Coordinator -> all replicas of all shards: TXN-DROPPED. What has one of these ids never happens."""
+    """Coordinator -> all replicas of all shards: TXN-DROPPED. The transaction with these ids is dropped."""
 
     shard: ShardId
     epoch: Epoch
@@ -301,8 +301,8 @@ class TransactionDropped(msgspec.Struct, frozen=True, array_like=True, tag=20):
 
 
 class ViewChangeRequest(msgspec.Struct, frozen=True, array_like=True, tag=21):
-    """Replica -> its shard: leave your view for this one. From the learner-to-be, ``last`` is the end of its
-    log, so that replicas show all that it lacks (section 6.4)."""
+    """Replica -> its shard: join this view. From the learner of that view, ``last`` is the end of its log, so
+    that replicas send all slots that it lacks (section 6.4)."""
 
     shard: ShardId
     replica: int
@@ -312,7 +312,7 @@ class ViewChangeRequest(msgspec.Struct, frozen=True, array_like=True, tag=21):
 
 
 class ViewChange(msgspec.Struct, frozen=True, array_like=True, tag=22):
-    """Replica -> learner of a new view: what I hold above ``since``, and what I promised and heard."""
+    """Replica -> learner of a new view: my log above ``since``, my promises, and the decisions I know."""
 
     shard: ShardId
     replica: int
@@ -327,7 +327,7 @@ class ViewChange(msgspec.Struct, frozen=True, array_like=True, tag=22):
 
 
 class StartView(msgspec.Struct, frozen=True, array_like=True, tag=23):
-    """Learner of a new view -> its shard: it began, with this log above ``since`` (section 6.4)."""
+    """Learner of a new view -> its shard: begin the view, with this log above ``since`` (section 6.4)."""
 
     shard: ShardId
     epoch: Epoch
@@ -340,7 +340,7 @@ class StartView(msgspec.Struct, frozen=True, array_like=True, tag=23):
 
 
 class ImageRequest(msgspec.Struct, frozen=True, array_like=True, tag=24):
-    """Replica -> a peer: messages cannot complete me any more; give me an image of what you have."""
+    """Replica -> a peer: messages can no longer complete my log; send me an image of your state."""
 
     shard: ShardId
     replica: int
@@ -348,10 +348,11 @@ class ImageRequest(msgspec.Struct, frozen=True, array_like=True, tag=24):
 
 
 class Image(msgspec.Struct, frozen=True, array_like=True, tag=29):
-    """Peer -> replica: all that I have of our shard, as of one moment.
+    """Peer -> replica: my state of our shard, as of one commit.
 
-    ``epoch``: the last that I began. ``record``: my record of the shard, encoded. ``tables``: the rows of
-    each table. ``entries``: my log. ``truncated_clock``: up to this time it may have been cut.
+    ``epoch``: the last epoch that I began. ``record``: my record of the shard, encoded. ``tables``: the rows
+    of each table. ``entries``: my log. ``truncated_clock``: the time up to which the log may have been
+    truncated.
     """
 
     shard: ShardId
@@ -363,10 +364,10 @@ class Image(msgspec.Struct, frozen=True, array_like=True, tag=29):
 
 
 class Prepare(msgspec.Struct, frozen=True, array_like=True, tag=25):
-    """A coordinator that begins -> every host: take no record of a lower epoch, and show what you have.
+    """Starting coordinator -> every host: accept no record of a lower epoch, and send me your record.
 
-    ``life``: a coordinator that begins again is another one, and must not take an epoch for its own that it
-    has taken before.
+    ``life`` counts the coordinator's starts: after a start it must not take an epoch for its own that it took
+    before.
     """
 
     coordinator: int
@@ -375,8 +376,8 @@ class Prepare(msgspec.Struct, frozen=True, array_like=True, tag=25):
 
 
 class Prepared(msgspec.Struct, frozen=True, array_like=True, tag=26):
-    """Host -> coordinator: I promise it; this is what I keep. ``promised`` is above the epoch asked for where
-    another coordinator came first."""
+    """Host -> coordinator: my promise, and the record that I keep. ``promised`` is above the requested epoch
+    if another coordinator came first."""
 
     host: int
     epoch: Epoch
@@ -394,7 +395,7 @@ class SaveRecord(msgspec.Struct, frozen=True, array_like=True, tag=27):
 
 
 class RecordSaved(msgspec.Struct, frozen=True, array_like=True, tag=28):
-    """Host -> coordinator: I keep it."""
+    """Host -> coordinator: I keep the record of this epoch and counter."""
 
     host: int
     epoch: Epoch

@@ -1,16 +1,16 @@
 """A replica of one shard: the normal case (Eris, SOSP 2017, section 6.2).
 
-It appends stamped transactions in the order of their numbers. The designated learner, replica
-``view % n``, has each executed at once (``executor.py``) and answers with the outcome; the others log,
-acknowledge, and execute what the learner says a quorum holds (section 6.6, ``synchronization.py``).
-What is lost on the way is in ``dropped_messages.py`` (section 6.3), a learner that is lost in
-``view_change.py`` (6.4), a sequencer that is in ``epoch_change.py`` (6.5). A replica that none of them can
-complete gets an image: ``state_transfer.py``.
+A replica appends stamped transactions in the order of their numbers. The designated learner, replica ``view %
+n``, has each executed at once (``executor.py``) and replies with the outcome. The followers log, acknowledge,
+and execute the slots that a quorum holds, as the learner announces them (section 6.6,
+``synchronization.py``). Lost messages are in ``dropped_messages.py`` (section 6.3), failed learners in
+``view_change.py`` (6.4), failed sequencers in ``epoch_change.py`` (6.5). A replica that messages cannot
+complete gets an image (``state_transfer.py``).
 
-Every message has its epoch. One of a lower epoch is dropped; one of a higher says that an epoch began without
-this replica, which asks the coordinator for it.
+Every message has an epoch. A message of a lower epoch is dropped. A message of a higher epoch shows that an
+epoch began without this replica, which asks the coordinator for it.
 
-What it remembers, and its invariants, are in ``replica_state.py``; what it executes is in ``shard.py``.
+The replica's state and its invariants are in ``replica_state.py``, the execution in ``shard.py``.
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ _AN = {Status.VIEW_CHANGE: "a", Status.EPOCH_CHANGE: "an"}
 
 @dataclass(slots=True, kw_only=True)
 class Replica(ReplicaState):
-    """One replica of one shard: which message and which timer is handled where."""
+    """One replica of one shard: passes each message and each timer to its phase of the protocol."""
 
     def handle(self, message: ReplicaMessage) -> list[Effect]:
-        """Take one message and return the effects it causes, in order."""
+        """Process one message; return its effects, in order."""
         if type(message) is Stamped and self.status is Status.NORMAL:
             return self._on_stamped(message)
         if self.has_diverged() and type(message) is not Image:
@@ -142,7 +142,7 @@ class Replica(ReplicaState):
                 raise AssertionError(name)
 
     def end_batch(self) -> list[Effect]:
-        """Say how far the log reaches, and write the durable record; the host calls it before each commit."""
+        """Report the end of the log, and write the durable record; the host calls this before each commit."""
         effects = [] if self.status is Status.DIVERGED else synchronization.on_batch_end(self)
         record = self.record
         record.head = self.log.stored.head
@@ -176,7 +176,7 @@ class Replica(ReplicaState):
 
 
 def epoch_of(message: ReplicaMessage) -> Epoch:
-    """The epoch that a message belongs to."""
+    """Return the epoch of a message."""
     match message:
         case Stamped():
             return message.stamp.epoch

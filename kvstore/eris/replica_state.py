@@ -1,4 +1,4 @@
-"""What a replica of one shard remembers, and the steps that its phases share.
+"""The state of a replica of one shard, and the steps that its phases share.
 
 The phases of the protocol are functions over this state: lost messages (``dropped_messages.py``), views
 (``view_change.py``), epochs (``epoch_change.py``), images (``state_transfer.py``) and synchronization
@@ -6,11 +6,12 @@ The phases of the protocol are functions over this state: lost messages (``dropp
 
 INVARIANTS
     REPLICA-1  Slot ``base + k`` holds exactly the transaction with number k of the current epoch, or NO-OP.
-    REPLICA-2  executed <= last slot; executed <= stable but on a learner that is ahead of its quorum. At
-        most f replicas of a shard may be, so the tables of a majority are never to be taken back.
+    REPLICA-2  executed <= last slot; executed <= stable, except on a learner that is ahead of its quorum. At
+        most f replicas of a shard may be ahead, so the tables of a majority never have to be undone.
     REPLICA-3  The clock rises with the slots (contracts D1).
 
-What is asserted here of lost messages, epochs and views is explained in the modules of these phases.
+Invariants of lost messages, epochs and views that are asserted here are stated in the modules of these
+phases.
 """
 
 from __future__ import annotations
@@ -31,28 +32,28 @@ NO_EPOCH = Epoch(0)
 
 @dataclass(slots=True, kw_only=True)
 class ReplicaState(Shard):
-    """A replica's part in the protocol, beside the shard that it executes."""
+    """A replica's state in the protocol, on top of the shard that it executes."""
 
     executor: Executor
-    """Shared by all replicas of the host."""
+    """The executor, which all replicas of the host share."""
     is_ahead: bool = True
-    """Whether it executes at once as the learner, and does not wait until a quorum has what it executes."""
+    """Whether this replica, as the learner, executes a transaction before a quorum has logged it."""
     sync_replies: dict[int, Slot] = field(default_factory=dict)
-    """On the learner: how far each follower's log is durable."""
+    """The last durable slot of each follower's log, by replica; on the learner only."""
     reported: Slot | None = None
-    """On a follower: how far it last told the learner that its log reaches."""
+    """The end of the log that this follower last reported to the learner."""
     held: dict[SequenceNumber, Stamped] = field(default_factory=dict)
-    """What came before its turn, by this shard's number (section 6.3)."""
+    """Transactions that arrived ahead of a gap, by this shard's number (section 6.3)."""
     announced: SequenceNumber = NONE_ANNOUNCED
-    """How far the sequencer says it has come."""
+    """The last number that the sequencer has announced."""
     missing: SequenceNumber | None = None
     """The number that is asked for, and how often the peers were asked."""
     asked: int = 0
     view_changes: dict[int, ViewChange] = field(default_factory=dict)
-    """On the learner of a view that has not begun: who joined it (section 6.4)."""
+    """VIEW-CHANGE messages for a view that has not begun, by replica; on its learner only (section 6.4)."""
 
     wanted_epoch: Epoch = NO_EPOCH
-    """The latest epoch that the coordinator was asked for."""
+    """The latest epoch that this replica has asked the coordinator for."""
     needs_image: bool = False
     """Whether peers are asked for one, and how often they were."""
     image_asked: int = 0
@@ -63,7 +64,7 @@ class ReplicaState(Shard):
         self.take_status()
 
     def take_status(self) -> None:
-        """Whether transactions are processed, by what is on disk: it may have crashed within any change."""
+        """Set the status from the durable record, because a crash may have interrupted any change."""
         record = self.record
         assert record.epoch >= record.last_normal_epoch, (
             f"EPOCH-1: epoch {record.last_normal_epoch} began after the change to epoch {record.epoch}"
@@ -95,7 +96,7 @@ class ReplicaState(Shard):
 
     @property
     def next_number(self) -> SequenceNumber:
-        """The number of this shard that is to come next."""
+        """Return the next number of this shard."""
         return SequenceNumber(self.last_slot - self.record.base + 1)
 
     def take(self, stamped: Stamped | None) -> list[Effect]:
@@ -106,7 +107,7 @@ class ReplicaState(Shard):
         return self.acknowledge(slot, stamped)
 
     def acknowledge(self, slot: Slot, stamped: Stamped | None) -> list[Effect]:
-        """A follower's reply: the transaction stands in this slot of its log."""
+        """Return a follower's reply: the transaction is in this slot of its log."""
         if stamped is None:
             return []
         record, (shard, replica) = self.record, self.address
@@ -130,7 +131,7 @@ class ReplicaState(Shard):
         return slot
 
     def execute_as_learner(self) -> list[Effect]:
-        """Execute all that the learner may."""
+        """Execute all slots that the learner may execute."""
         return self.executor.execute_up_to(self, self.last_slot if self.is_ahead else self.record.stable)
 
     def shorten(self, end: Slot) -> None:
@@ -142,28 +143,28 @@ class ReplicaState(Shard):
             self.inline_bodies()
             self.log.shorten(end)
             self.last_slot = self.log.last
-            self.record.clock = Timestamp(0)  # of what is gone; the epoch brings its own
+            self.record.clock = Timestamp(0)  # drops of removed slots; the next epoch has its own
 
     def inline_bodies(self) -> None:
-        """Have the other shards of the host hold what they only refer to in this log."""
+        """Copy the bodies in this log to the host's other logs that refer to them."""
         for shard, other in self.executor.replicas.items():
             if other is not self and other.log.inline_bodies_from(self.address.shard):
                 self.executor.touched.add(shard)
 
     def waiting(self) -> Iterator[tuple[Slot, Stamped]]:
-        """What came to its slot here and is not resolved, in order."""
+        """Return the slots that are not resolved, in order."""
         for slot in self.executor.waiting(self.address.shard):
             stamped = self.logged(slot)
             if stamped is not None:
                 yield slot, stamped
 
     def peers(self) -> list[ReplicaAddress]:
-        """The other replicas of this shard."""
+        """Return the addresses of the other replicas of this shard."""
         shard, own = self.address
         return [ReplicaAddress(shard, number) for number in range(self.replicas) if number != own]
 
     def forget_view(self) -> None:
-        """A view is left, or another begins: what was asked and said in the last one is void."""
+        """Forget the requests and replies of the last view, because another one begins."""
         record = self.record
         assert record.view >= record.normal_view, (
             f"VIEW-1: view {record.normal_view} began after view {record.view} was joined"

@@ -1,9 +1,9 @@
 """The sequencer: one number per participant shard, all assigned at once (Eris, SOSP 2017, section 5).
 
-Soft state only: an epoch, a clock and a counter per shard. It never stamps a request twice the same
-way; a retry gets a new stamp and a new slot. It may keep what it sent of late, and sends that again as it was
-to a replica that missed it; and when it is idle it says how far it has come, so that the loss of a shard's
-last message is noticed (Hydra, NSDI 2023).
+The sequencer has soft state only: an epoch, a clock and a counter per shard. It never repeats a stamp; a
+retried request gets a new stamp and a new slot. It may keep its recent messages, and sends them again,
+unchanged, to a replica that missed them. When it is idle it announces its last number, so that the loss of a
+shard's last message is noticed (Hydra, NSDI 2023).
 
 INVARIANTS
     SEQUENCER-1  Within an epoch each shard's numbers are 1, 2, 3, ... without gap or repeat.
@@ -29,10 +29,10 @@ class Sequencer:
     epoch: Epoch
     shards: int
     clock: Timestamp
-    """The greatest time in any log when the epoch began, then the last time stamped."""
+    """The last time stamped; at the start of the epoch the greatest time in any log."""
     sequencer: int = 0
     kept: int = 0
-    """How many of the last messages to each shard it can send again."""
+    """Number of the last messages to each shard that the sequencer can send again."""
     numbers: list[SequenceNumber] = field(init=False)
     _groups: list[GroupAddress] = field(init=False)
     _recent: list[deque[Stamped]] = field(init=False)
@@ -66,7 +66,7 @@ class Sequencer:
         return [Send(groups[shard], stamped) for shard in numbers]
 
     def on_resend(self, request: ResendRequest) -> list[Effect]:
-        """Send one replica what it missed, as it was; nothing if it is too old, or of another epoch."""
+        """Send a replica a message again, unchanged; nothing if it is too old, or of another epoch."""
         if request.epoch != self.epoch:
             return [Dropped(request, f"of epoch {request.epoch}, this is epoch {self.epoch}")]
         shard, number = request.shard, request.number
@@ -74,7 +74,7 @@ class Sequencer:
         return [] if found is None else [Send(ReplicaAddress(shard, request.replica), found)]
 
     def on_timer(self, name: str) -> list[Effect]:
-        """ "flush": say how far it has come, and that its epoch has begun, over and over."""
+        """ "flush": announce the epoch and the last number of each shard, periodically."""
         assert name == "flush", name
         flushes: list[Effect] = [
             Send(group, Flush(group.shard, self.epoch, number))

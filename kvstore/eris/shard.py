@@ -1,4 +1,4 @@
-"""One shard on one host: what it executes, remembers and replies.
+"""One shard on one host: its execution, its outcomes and its replies.
 
 The replica of the shard (``replica.py``) decides which slots may be executed; the host's executor
 (``executor.py``) decides when. Execution stages the effects of a transaction and writes them to the tables
@@ -31,7 +31,7 @@ from kvstore.types import ClientId, Slot
 
 @dataclass(slots=True, kw_only=True)
 class Shard:
-    """One shard on one host. Storage comes in as tables and a log of the host's open batch."""
+    """One shard on one host, on tables and a log of the host's open batch."""
 
     address: ReplicaAddress
     replicas: int
@@ -40,9 +40,9 @@ class Shard:
     log: TransactionLog
     tables: ShardTables
     owns: Owns
-    """Which keys belong to which shard, for procedures."""
+    """Returns whether a key belongs to a shard, for procedures."""
     region: RegionExecution | None = None
-    """In a region, what carries out this shard's parts."""
+    """The execution of this shard's parts in a region; None in a plain store."""
     status: Status = Status.NORMAL
     last_slot: Slot = field(init=False)
     is_learner: bool = field(init=False)
@@ -51,18 +51,19 @@ class Shard:
         return self.status is Status.DIVERGED
 
     def entries_up_to(self, last: Slot) -> Iterator[LogEntry]:
-        """The logged slots from ``executed`` on."""
+        """Yield the logged slots after ``executed``, up to ``last``."""
         return self.log.walk(Slot(self.record.executed + 1), last)
 
     def logged(self, slot: Slot) -> Stamped | None:
-        """The transaction in a slot of the log; None for a NO-OP, and where the log was cut."""
+        """Return the transaction in a slot of the log; None for a NO-OP, and for a truncated slot."""
         return None if slot < self.log.first else self.log.read(slot, 1)[0].stamped
 
     def has_passed(self, stamped: Stamped, *, is_settled: bool) -> bool:
-        """Whether the own part of a transaction, which does not wait, is over: it came with an image.
+        """Return whether this shard's part of a transaction, which does not wait, is executed: an image
+        contained it.
 
-        ``is_settled``: a later epoch began with it, so it is in the logs of all participants. What a later
-        epoch of this shard did not begin with may still be found not to be in the others' logs either.
+        ``is_settled``: a later epoch began with the transaction, so it is in the logs of all participants.
+        Before that, the transaction may still turn out to be dropped.
         """
         record, stamp = self.record, stamped.stamp
         if stamp.epoch != record.last_normal_epoch:
@@ -110,13 +111,13 @@ class Shard:
         return applied.outcome
 
     def note_nothing(self, slot: Slot) -> None:
-        """What stands in this slot changes nothing, whatever its operations are."""
+        """Note that this slot has no effects, whatever its operations are."""
         self.log.note_effects(slot, {})
         if self.region is not None:
             self.note_shipped(slot, ())
 
     def note_shipped(self, slot: Slot, effects: tuple[operations.KeyEffect, ...]) -> None:
-        """Keep what goes to other regions of a slot, because its operations do not tell."""
+        """Keep a slot's effects for other regions, because they do not follow from its operations."""
         assert slot <= self.last_slot, f"LOG-2: effects of slot {slot}, and the log ends at {self.last_slot}"
         self.tables.shipped.put(effects_key(slot), encode_effects(effects))
 
@@ -137,22 +138,24 @@ class Shard:
         )
         window.record(request.request, request.answered, outcome, request.unanswered)
         token = request.token
-        if token is not None and not (token.result and outcome.refused):  # then the function runs again
+        if token is not None and not (token.result and outcome.refused):  # a refused function runs again
             self._remember_token(token, stamped, slot, outcome)
 
     def known_outcome(self, stamped: Stamped) -> Outcome | Answered | None:
-        """What a request came to that was executed before; None if it is new. What still comes of a client
-        that had ended when the epoch began counts as answered."""
+        """Return the outcome of a request that was executed before; None if it is new.
+
+        A request of a client that had ended when the epoch began counts as answered.
+        """
         record, request = self.record, stamped.request
         if request.client < record.clients_from and stamped.stamp.epoch == record.last_normal_epoch:
             return ANSWERED
         window = record.windows.get(request.client)
         if window is None or (request.request > window.newest and not window.tombstones):
-            return None  # nothing of the client's is as new, and nothing was concluded for it
+            return None  # the client's window has neither an outcome nor a tombstone of it
         return window.outcome_of(request.request)
 
     def window_of(self, client: ClientId) -> ClientWindow:
-        """What is remembered of a client's requests."""
+        """Return the window of a client's requests."""
         window = self.record.windows.get(client)
         if window is None:
             window = self.record.windows[client] = ClientWindow()
@@ -172,7 +175,7 @@ class Shard:
         )
 
     def reply(self, request: Request, slot: Slot, outcome: Outcome) -> list[Effect]:
-        """The learner's reply; a follower replied when it logged the transaction."""
+        """Return the learner's reply; a follower replies when it logs the transaction."""
         if not self.is_learner:
             return []
         record, (shard, replica) = self.record, self.address

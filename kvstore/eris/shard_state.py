@@ -1,13 +1,13 @@
-"""What a shard keeps on disk beside its log, and under which names.
+"""The tables and the log of a shard on disk, and their names.
 
 tables of shard s   s as 2 bytes big-endian, then one byte:
-    0x00            what is shown of each key; in a region with the record of its cells (contracts D5)
-    0x01            in a region, the records of keys of which nothing is shown
+    0x00            the shown value of each key; in a region with the record of its cells (contracts D5)
+    0x01            in a region, the records of keys that show no value
     0x80            outcomes of idempotency keys
     0x81            when those expire
     0x82            effects of slots that do not follow from their operations (log.py)
-    0x83            in a region, effects as they go to other regions, where they do not either
-    0x84            in a region, which import brought what of the other regions' chains
+    0x83            in a region, effects for other regions that do not follow from operations either
+    0x84            in a region, the slot of the import of each segment of the other regions' chains
 table of the host   ff ff 80: the record of each shard under the shard's 2 bytes, so that the
                     records of all shards lie on one page
 log of shard s      s as 2 bytes, then 0x00
@@ -31,22 +31,22 @@ EMPTY_LOG: Head = (1, 0, 0)
 
 
 def table_name(shard: ShardId, kind: int) -> bytes:
-    """The storage name of one of a shard's tables."""
+    """Return the storage name of one of a shard's tables."""
     return shard.to_bytes(2, "big") + kind.to_bytes(1, "big")
 
 
 def log_name(shard: ShardId) -> bytes:
-    """The storage name of a shard's log."""
+    """Return the storage name of a shard's log."""
     return shard.to_bytes(2, "big") + b"\x00"
 
 
 def record_key(shard: ShardId) -> bytes:
-    """Where in the host's table a shard's record stands."""
+    """Return the key of a shard's record in the host's table."""
     return shard.to_bytes(2, "big")
 
 
 class Status(Enum):
-    """Whether transactions are processed."""
+    """Whether a replica processes transactions, and why not."""
 
     NORMAL = "normal"
     VIEW_CHANGE = "view change"
@@ -64,22 +64,22 @@ class ShardRecord(msgspec.Struct, array_like=True):
     view                its learner is replica view % n
     base                last slot before the epoch: slot = base + number
     stable              up to here the log is known to be at a quorum and never changes
-    executed            every slot up to here is executed, or is one of those that wait
+    executed            every slot up to here is executed, or waits
     clock               time of the last stamped slot
     head                where the log begins and ends, kept outside the data it covers (B4)
     windows             outcomes of requests not yet known to be answered, by client
-    waiting             slots up to ``executed`` that are not resolved: preliminaries without their
-                        second half, and what waits for their locks; in order
-    temp_drops          names of transactions that the coordinator was promised not to touch
-    perm_drops          names that it decided to drop
-    un_drops            names that it decided to keep
-    normal_view         the last view of this epoch that this replica was in; ``view`` is one it has
-                        joined, but that may not have begun
-    diverged            it executed what was dropped, or has forgotten something
-    rejoin              of one that has forgotten: what began before this epoch may be what it has forgotten
-    truncated_clock     of one that was made of an image: up to this time the log may have been truncated
-    copies              those of ``waiting`` that are without effect, and wait only for their pieces
-    clients_from        clients with lower ids have ended: what still comes of theirs is late, and void
+    waiting             slots up to ``executed`` that are not resolved, in order: preliminaries without their
+                        second half, and transactions that wait for their locks
+    temp_drops          ids of transactions that this replica has promised not to process
+    perm_drops          ids that the coordinator decided to drop
+    un_drops            ids that the coordinator decided to keep
+    normal_view         the last view of this epoch that began at this replica; ``view`` may be a later one
+                        that it has joined and that has not begun
+    diverged            the replica executed a dropped transaction, or its disk has lost state
+    rejoin              after a loss: the first epoch of which the replica may install an image
+    truncated_clock     after an image: the time up to which the log may have been truncated
+    copies              slots of ``waiting`` that have no effect and wait only for their pieces
+    clients_from        clients with lower ids have ended; their late requests are void
     """
 
     epoch: Epoch = Epoch(0)
@@ -104,7 +104,7 @@ class ShardRecord(msgspec.Struct, array_like=True):
 
     @property
     def resolved_end(self) -> Slot:
-        """Up to here all slots are resolved: the frontier of contracts A1."""
+        """The last slot up to which all slots are resolved: the frontier of contracts A1."""
         return Slot(self.waiting[0] - 1) if self.waiting else self.executed
 
 
@@ -135,13 +135,13 @@ class ShardTables:
         ]  # fmt: skip
 
     def region_execution(self, region: RegionId) -> RegionExecution:
-        """What executes this shard in a region."""
-        from kvstore.execution.crdt.region_shard import RegionShard  # a plain store never loads it
+        """Return the execution of this shard in a region."""
+        from kvstore.execution.crdt.region_shard import RegionShard  # a plain store does not load this module
 
         return RegionShard(region, self.state, self.hidden, self.chains)
 
     def load(self) -> ShardRecord:
-        """The stored record, or that of a shard nothing was ever written to. Raises ``Corrupt``."""
+        """Return the stored record, or that of an empty shard. Raises ``Corrupt``."""
         stored = self._records.get(self._key)
         return ShardRecord() if stored is None else decode_record(stored)
 

@@ -37,11 +37,11 @@ ROWS_ALL = 1 << 62
 Rows = tuple[tuple[bytes, bytes], ...]
 
 
-# -- who gives ---------------------------------------------------------------------------------
+# -- the sender --------------------------------------------------------------------------------
 
 
 def on_image_request(replica: ReplicaState, request: ImageRequest) -> list[Effect]:
-    """Give what is here, if it can help, and nothing of it may still be dropped anywhere (IMAGE-2)."""
+    """Send an image, unless it cannot help or contains transactions that may still be dropped (IMAGE-2)."""
     record = replica.record
     if request.epoch > record.last_normal_epoch:
         return [Dropped(request, "of a later epoch")]
@@ -68,18 +68,18 @@ def _rows(table: Table) -> Rows:
 
 
 def _truncated_clock(replica: ReplicaState, entries: Iterable[LogEntry]) -> Timestamp:
-    """Whatever was cut in this epoch is older than the first that is left."""
+    """Return the time up to which the log may be truncated; truncated slots are older than the first."""
     if replica.log.first <= replica.record.base + 1:
         return replica.record.truncated_clock
     first = next((entry.stamped for entry in entries if entry.stamped is not None), None)
     return replica.record.clock if first is None else first.stamp.clock
 
 
-# -- who gets it -------------------------------------------------------------------------------
+# -- the receiver ------------------------------------------------------------------------------
 
 
 def on_image(replica: ReplicaState, image: Image) -> list[Effect]:
-    """Put it in the place of what is here, and carry over what was said to others (IMAGE-1)."""
+    """Replace this replica's state by the image; carry over its logged slots and its promises (IMAGE-1)."""
     theirs, own = decode_record(image.record), replica.record
     if not replica.needs_image:
         return [Dropped(image, "no image is needed")]
@@ -90,7 +90,7 @@ def on_image(replica: ReplicaState, image: Image) -> list[Effect]:
     )
     kept: list[LogEntry] = []
     if theirs.last_normal_epoch > own.last_normal_epoch:
-        replica.held.clear()  # that epoch is over
+        replica.held.clear()  # their epoch is over
         replica.announced = SequenceNumber(0)
     else:
         kept += replica.log.walk(Slot(theirs.head[1] + 1), replica.last_slot)
@@ -99,7 +99,7 @@ def on_image(replica: ReplicaState, image: Image) -> list[Effect]:
 
 
 def _helps(replica: ReplicaState, theirs: ShardRecord) -> bool:
-    """Whether it brings the replica on, and nothing that was said in this epoch would be forgotten."""
+    """Return whether the image advances the replica and loses no slot or promise of this epoch."""
     own = replica.record
     if theirs.last_normal_epoch < max(own.last_normal_epoch, own.rejoin):
         return False
@@ -157,7 +157,7 @@ def _carry_over(replica: ReplicaState, own: ShardRecord, kept: Sequence[LogEntry
         forgotten = own.temp_drops - record.temp_drops
         assert not forgotten, f"IMAGE-1: with the image {sorted(forgotten)} are not promised away any more"
         if view_change.undecided(replica):
-            record.view = ViewNumber(record.view + 1)  # never in a view with what was promised away
+            record.view = ViewNumber(record.view + 1)  # this view must not continue with such a transaction
         replica.take_status()
     effects = replica.execute_as_learner() if replica.is_learner else []
     return [

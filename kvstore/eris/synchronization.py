@@ -22,10 +22,10 @@ from kvstore.types import SequenceNumber, Slot
 
 
 def on_batch_end(replica: ReplicaState) -> list[Effect]:
-    """Step 1, at a follower; a shard of one replica is its own quorum."""
+    """Step 1, at a follower: report the end of the log. A shard of one replica is its own quorum."""
     record = replica.record
     if replica.status is not Status.NORMAL:
-        return []  # its log may hold what the next epoch does not begin with
+        return []  # the next epoch may begin without the end of its log
     if replica.replicas == 1:
         record.stable = replica.last_slot
         return []
@@ -33,7 +33,7 @@ def on_batch_end(replica: ReplicaState) -> list[Effect]:
         f"REPLICA-2: slot {record.stable} is stable, and the log ends at slot {replica.last_slot}"
     )
     if replica.is_learner:
-        return _advance(replica)  # it may have been the one that was behind
+        return _advance(replica)  # the learner may have waited for this replica
     if replica.reported == replica.last_slot:
         return []
     replica.reported = replica.last_slot
@@ -43,7 +43,7 @@ def on_batch_end(replica: ReplicaState) -> list[Effect]:
 
 
 def on_sync_reply(replica: ReplicaState, reply: SyncReply) -> list[Effect]:
-    """Step 2, at the learner."""
+    """Step 2, at the learner: take a follower's report, and announce a new stable slot."""
     if not _is_current(replica, reply) or not replica.is_learner:
         return [Dropped(reply, "of another epoch or view")]
     assert reply.replica != replica.address.replica, (
@@ -52,13 +52,13 @@ def on_sync_reply(replica: ReplicaState, reply: SyncReply) -> list[Effect]:
     known = replica.sync_replies.get(reply.replica, Slot(0))
     replica.sync_replies[reply.replica] = max(reply.slot, known)
     advanced = _advance(replica)
-    if not advanced and known < replica.record.stable:  # it was behind when the others were told
+    if not advanced and known < replica.record.stable:  # the follower was behind when the slot was announced
         return [Send(ReplicaAddress(reply.shard, reply.replica), _commit(replica))]
     return advanced
 
 
 def on_heartbeat(replica: ReplicaState) -> list[Effect]:
-    """The learner says how far it has come, whatever was lost of that before, and that it lives."""
+    """Announce the stable slot again, in case a message was lost, and that the learner is alive."""
     if not replica.is_learner or replica.status is not Status.NORMAL:
         return []
     return [Send(peer, _commit(replica)) for peer in replica.peers()]
@@ -92,27 +92,27 @@ def _is_current(replica: ReplicaState, message: SyncReply | SyncCommit) -> bool:
 
 
 def _quorum_slot(replica: ReplicaState) -> Slot:
-    """The highest slot that a majority, this replica included, holds."""
+    """Return the highest slot that a majority, this replica included, has logged."""
     ends = sorted([replica.last_slot, *replica.sync_replies.values()], reverse=True)
     majority = replica.replicas // 2 + 1
     return min(replica.last_slot, ends[majority - 1]) if len(ends) >= majority else Slot(0)
 
 
 def on_sync_commit(replica: ReplicaState, commit: SyncCommit) -> list[Effect]:
-    """Step 3, at a follower; its host has all that became stable executed at the end of the batch."""
+    """Step 3, at a follower; the host executes all newly stable slots at the end of the batch."""
     record = replica.record
     if (
         commit.epoch == record.epoch
         and commit.view > record.view
         and replica.status is not Status.EPOCH_CHANGE
     ):
-        return view_change.join(replica, commit.view)  # it began without this replica
+        return view_change.join(replica, commit.view)  # the view began without this replica
     if not _is_current(replica, commit) or replica.is_learner:
         return [Dropped(commit, "of another epoch or view")]
     if replica.last_slot > commit.slot:
-        replica.reported = None  # its word of that may have been lost
+        replica.reported = None  # the reply may have been lost
     if commit.dropped:
-        dropped_messages.drop(replica, commit.dropped)  # before it is executed
+        dropped_messages.drop(replica, commit.dropped)  # before the slot is executed
     record.stable = max(record.stable, min(commit.slot, replica.last_slot))
     assert record.stable <= replica.last_slot, (
         f"REPLICA-2: slot {record.stable} is stable, and the log ends at slot {replica.last_slot}"
@@ -121,5 +121,5 @@ def on_sync_commit(replica: ReplicaState, commit: SyncCommit) -> list[Effect]:
     if commit.slot <= replica.last_slot:
         return []
     number = SequenceNumber(commit.slot - record.base)
-    replica.announced = max(replica.announced, number)  # there is something that never came here
+    replica.announced = max(replica.announced, number)  # slots are missing here
     return dropped_messages.drain(replica)

@@ -1,4 +1,4 @@
-"""A shard goes on under another learner (Eris, SOSP 2017, section 6.4).
+"""The change of a shard's learner (Eris, SOSP 2017, section 6.4).
 
     1. A replica that suspects the learner joins the next view and announces it to the shard; a replica that
        hears of a later view joins it. None of them logs or promises anything until the view begins.
@@ -33,18 +33,18 @@ from kvstore.eris.shard_state import Status
 from kvstore.types import Slot, TransactionId, ViewNumber
 
 VIEW_MS = 50
-"""How long a view may take to begin before everything about it is said again."""
+"""The time after which the messages of a view that has not begun are sent again."""
 
 
 def on_suspicion(replica: ReplicaState) -> list[Effect]:
-    """Nothing was heard of the learner for long: join the next view (step 1)."""
+    """Join the next view, because the learner has been silent for long (step 1)."""
     if replica.status is Status.EPOCH_CHANGE or replica.replicas == 1:
         return []
     return join(replica, ViewNumber(replica.record.view + 1))
 
 
 def on_view_timer(replica: ReplicaState) -> list[Effect]:
-    """The view has not begun: say everything again."""
+    """Send the messages of the view again, if it has not begun."""
     if replica.status is not Status.VIEW_CHANGE:
         return []
     return [*_announce(replica), *image_request.on_image_timer(replica)]
@@ -63,7 +63,7 @@ def on_view_change_request(replica: ReplicaState, request: ViewChangeRequest) ->
 
 
 def join(replica: ReplicaState, view: ViewNumber) -> list[Effect]:
-    """Leave the view for a later one; its learner says when it begins."""
+    """Leave the view for a later one, which begins with a message of its learner."""
     before = replica.record.view
     assert view > before, f"VIEW-1: view {view} is to follow view {before}"
     replica.record.view = view
@@ -92,7 +92,7 @@ def _announce(replica: ReplicaState) -> list[Effect]:
 
 
 def _show(replica: ReplicaState, since: Slot) -> Effect:
-    """VIEW-CHANGE: everything above a slot (step 2)."""
+    """Return the VIEW-CHANGE message: the log above a slot, promises and decisions (step 2)."""
     record, (shard, own) = replica.record, replica.address
     since = Slot(max(since, replica.log.first - 1))
     message = ViewChange(
@@ -114,7 +114,7 @@ def _show(replica: ReplicaState, since: Slot) -> Effect:
 
 
 def on_view_change(replica: ReplicaState, message: ViewChange) -> list[Effect]:
-    """Collect those who joined (step 3)."""
+    """Collect the VIEW-CHANGE of a replica that has joined (step 3)."""
     record = replica.record
     if message.epoch != record.epoch or replica.status is Status.EPOCH_CHANGE:
         return [Dropped(message, "of another epoch")]
@@ -124,7 +124,7 @@ def on_view_change(replica: ReplicaState, message: ViewChange) -> list[Effect]:
     if message.view < record.view or replica.status is not Status.VIEW_CHANGE:
         return [*effects, Dropped(message, "this view began, or is over")]
     if message.since > replica.last_slot:
-        # It shows what is not stable to it. Asked for more it shows that too, unless it has cut it.
+        # A replica shows the slots that are not stable to it, and lower ones if asked, unless truncated.
         replica.needs_image = True
         ignored = f"shown after slot {message.since}, this log ends at {replica.last_slot}"
         return [*effects, Dropped(message, ignored)]
@@ -136,7 +136,7 @@ def on_view_change(replica: ReplicaState, message: ViewChange) -> list[Effect]:
 
 
 def _begin_if_possible(replica: ReplicaState) -> list[Effect]:
-    """With a majority, and no promise about anything that is logged, the view begins."""
+    """Begin the view if a majority has joined, and no promise covers a logged transaction."""
     record = replica.record
     if 2 * (len(replica.view_changes) + 1) <= replica.replicas:
         return []
@@ -157,13 +157,13 @@ def _begin_if_possible(replica: ReplicaState) -> list[Effect]:
 
 
 def resume(replica: ReplicaState) -> list[Effect]:
-    """The coordinator decided something: it may be what the view waits for."""
+    """Begin the view if the coordinator's decision was the last thing that it waited for."""
     is_learners = replica.record.view % replica.replicas == replica.address.replica
     return _begin_if_possible(replica) if is_learners and replica.status is Status.VIEW_CHANGE else []
 
 
 def append_all(replica: ReplicaState, entries: Iterable[LogEntry]) -> None:
-    """Append what lies beyond the own log; what was dropped as a NO-OP."""
+    """Append the entries after the end of the log, dropped transactions as NO-OPs."""
     for entry in entries:
         if entry.slot > replica.last_slot:
             stamped = entry.stamped
@@ -237,7 +237,7 @@ def _be_normal(replica: ReplicaState) -> list[Effect]:
     return [CancelTimer("view")]
 
 
-# -- the others --------------------------------------------------------------------------------
+# -- followers --------------------------------------------------------------------------------
 
 
 def on_start_view(replica: ReplicaState, message: StartView) -> list[Effect]:
@@ -266,7 +266,7 @@ def on_start_view(replica: ReplicaState, message: StartView) -> list[Effect]:
         f"VIEW-3: of {promises} promises view {record.view} leaves {len(record.temp_drops)}"
     )
     doubtful = _find_undecided(replica)
-    if doubtful:  # beyond the end of the learner's log; START-VIEW comes again
+    if doubtful:  # after the end of the learner's log; START-VIEW is sent again
         return [*doubtful, SetTimer("view", VIEW_MS)]
     effects = _be_normal(replica)
     for entry in replica.log.walk(Slot(message.since + 1), replica.last_slot):

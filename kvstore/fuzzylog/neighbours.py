@@ -229,7 +229,7 @@ class Neighbours:
         return self._pull_from(ready, now)
 
     def _is_asked(self, neighbour: str, now: int) -> bool:
-        """Whether an answer of the neighbour may be under way."""
+        """Return whether an answer of the neighbour may be under way."""
         return neighbour in self._asked and now - self._asked[neighbour] <= self._pull_every
 
     def _may_pull(self) -> bool:

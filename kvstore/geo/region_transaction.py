@@ -98,15 +98,15 @@ class RegionBatch(Batch):
         self.write_typed(key, "counter", Add(keys.encode(key), check_amount(n)))
 
     def counter(self, key: Key) -> CounterWriter[RegionBatch]:
-        """The counter at this key, to be added to."""
+        """Return the counter at this key, for writing."""
         return CounterWriter(self, key)
 
     def set(self, key: Key) -> SetWriter[RegionBatch]:
-        """The set at this key, to be changed."""
+        """Return the set at this key, for writing."""
         return SetWriter(self, key)
 
     def bounded(self, key: Key) -> BoundedWriter[RegionBatch]:
-        """The bounded counter at this key, to be changed."""
+        """Return the bounded counter at this key, for writing."""
         return BoundedWriter(self, key)
 
     def write_typed(self, key: Key, kind: Kind, effect: KeyEffect) -> None:
@@ -169,11 +169,11 @@ class RegionTransaction(Transaction):
         self.write_typed(key, "counter", Add(keys.encode(key), check_amount(n)))
 
     def counter(self, key: Key) -> Counter:
-        """The counter at this key."""
+        """Return the counter at this key."""
         return Counter(self, key)
 
     def set(self, key: Key) -> Set:
-        """The set at this key."""
+        """Return the set at this key."""
         return Set(self, key)
 
     def bounded(self, key: Key) -> Bounded:

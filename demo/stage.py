@@ -74,11 +74,11 @@ class Stage:
 
     def business(self, rounds: int, regions: list[str] | None = None) -> None:
         """Make random deposits, withdrawals and transfers in these regions."""
-        everybody = list(self.customers.homes)
+        customers = list(self.customers.homes)
         for _ in range(rounds):
             at = self.chance.choice(regions or self.regions)
             own = self.chance.choice(self.customers.of(at))
-            other = self.chance.choice([number for number in everybody if number != own])
+            other = self.chance.choice([number for number in customers if number != own])
             self._one(own, other, self.chance.randrange(1, 20_000))
 
     def _one(self, own: Number, other: Number, cents: int) -> None:

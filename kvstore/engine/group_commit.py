@@ -170,7 +170,7 @@ class GroupCommit:
     def _one_group(self) -> None:
         queue, group = self._queue, []
         assert len(queue) < 2 or self._leading.locked(), (
-            f"GROUP-1: nobody leads, and {len(queue)} are in the queue"
+            f"GROUP-1: no thread leads, and {len(queue)} are in the queue"
         )
         size = weight = 0
         while queue and size < GROUP_BYTES_MAX and weight < GROUP_OPERATIONS_MAX:

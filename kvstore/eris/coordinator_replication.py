@@ -41,7 +41,7 @@ from kvstore.types import ClientId, Epoch
 
 RECORD_KEY, PROMISED_KEY, REJOIN_KEY = b"coordinator", b"promised", b"rejoin"
 """Keys of the record, the promise and the rejoin epoch in the host's table."""
-NOBODY_ENDED, NO_EPOCH = ClientId(0), Epoch(0)
+NONE_ENDED, NO_EPOCH = ClientId(0), Epoch(0)
 PREPARE_MS = 40
 SAVE_MS = 20
 """The time after which hosts that have not answered are asked again."""
@@ -147,7 +147,7 @@ class ReplicatedCoordinator:
     coordinators: int
     hosts: int
     shards: int
-    clients_from: ClientId = NOBODY_ENDED
+    clients_from: ClientId = NONE_ENDED
     epoch: Epoch = NO_EPOCH
     """The epoch that this coordinator prepares or leads."""
     leading: FailureCoordinator | None = None

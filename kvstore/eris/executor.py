@@ -55,8 +55,8 @@ class Unresolved:
         self.slots: dict[ShardId, Slot] = {}
         self.claims: dict[ShardId, Footprint] | None = None
         """Its claims, by shard; None while it needs none because no later transaction has arrived."""
-        self.blockers: set[Unresolved] = _NOBODY
-        self.blocked: set[Unresolved] = _NOBODY
+        self.blockers: set[Unresolved] = _NONE
+        self.blocked: set[Unresolved] = _NONE
         """Transactions that wait for this one. Empty sets are shared, and never changed."""
         self.votes: dict[ShardId, Outcome] | None = None
         """Votes by shard, of a preliminary that holds its locks; else None."""
@@ -71,7 +71,7 @@ class Unresolved:
         return self.votes is None and (conclusory.commit or bool(self.conclusories))
 
 
-_NOBODY: set[Unresolved] = set()
+_NONE: set[Unresolved] = set()
 
 
 class Executor:

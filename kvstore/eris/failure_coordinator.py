@@ -98,8 +98,8 @@ class FailureCoordinator(CoordinatorState):
         return self._ask_all()
 
     def _ask_all(self) -> list[Effect]:
-        everybody = self.addresses(range(self.shards)) if self.consulted is None else sorted(self.consulted)
-        effects: list[Effect] = [self._ask(address) for address in everybody if address not in self.acks]
+        asked = self.addresses(range(self.shards)) if self.consulted is None else sorted(self.consulted)
+        effects: list[Effect] = [self._ask(address) for address in asked if address not in self.acks]
         return effects if self.consulted is not None else [*effects, SetTimer("epoch", EPOCH_MS)]
 
     def _ask(self, address: ReplicaAddress) -> Send:
@@ -158,8 +158,8 @@ class FailureCoordinator(CoordinatorState):
         assert not left_out, f"COORDINATOR-2: epoch {epoch} is to begin, and {left_out} are left out"
         # The logs contain the decisions now; they are forgotten.
         self.record = CoordinatorRecord(epoch, self.record.counter + 1, epoch, view, starts)
-        everybody = self.addresses(range(self.shards)) if self.consulted is None else sorted(self.consulted)
-        return [Send(address, starts[address.shard]) for address in everybody]
+        asked = self.addresses(range(self.shards)) if self.consulted is None else sorted(self.consulted)
+        return [Send(address, starts[address.shard]) for address in asked]
 
     def _left_out(self, starts: tuple[StartEpoch, ...], current: list[EpochChangeAck]) -> list[TransactionId]:
         """Return the names of known transactions that are neither dropped nor in their shard's new log."""
